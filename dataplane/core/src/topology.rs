@@ -1,0 +1,276 @@
+//! What is connected to what: an immutable picture that workers swap as a whole.
+//!
+//! The control plane builds a [`Topology`], the workers hold it behind an `Arc` and change to the
+//! next one between two batches, so no frame ever sees half of a change. Everything that a frame
+//! needs is precomputed here: flooding is an array walk, a route lookup a short scan.
+//!
+//! Limits: [`PORTS_MAX`] ports, [`DOMAINS_MAX`] domains, [`UPLINKS_MAX`] uplinks.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use rustc_hash::FxBuildHasher;
+
+use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
+use crate::nat::{NatConfig, StaticRules};
+use crate::policy::Policy;
+use crate::time::Duration;
+
+/// Switch ports of one process; each costs a queue and a file descriptor per worker.
+pub const PORTS_MAX: usize = 8_192;
+/// Networks of one process.
+pub const DOMAINS_MAX: usize = 4_096;
+/// External interfaces of one process.
+pub const UPLINKS_MAX: usize = 16;
+
+/// FDB ageing time when a network does not set one (IEEE 802.1Q-2018 table 8-6).
+pub const AGEING_DEFAULT: Duration = Duration::from_secs(300);
+
+/// The whole picture, as of one generation.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    /// Grows with every installed picture.
+    pub generation: u64,
+    /// By [`PortId`].
+    pub ports: Vec<Option<Port>>,
+    /// By [`DomainId`].
+    pub domains: Vec<Option<Domain>>,
+    /// By [`UplinkId`].
+    pub uplinks: Vec<Uplink>,
+    /// The host's own IP stack, if it is linked.
+    pub host_link: Option<HostLink>,
+    /// Every address of the host the process runs on, gateway addresses excluded.
+    pub local_addresses: HashSet<IpAddr, FxBuildHasher>,
+    /// The host's routes, longest prefix first, then lowest metric.
+    pub routes: Vec<Route>,
+    /// Pairs of networks that may talk: (from, to).
+    pub allowed: HashSet<(DomainId, DomainId), FxBuildHasher>,
+    /// Published ports.
+    pub statics: StaticRules,
+    /// Ranges, timeouts and limits of the NAT.
+    pub nat: NatConfig,
+    /// Rules of the policy stage.
+    pub policy: Policy,
+}
+
+/// One switch attachment.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its index in [`Topology::ports`].
+    pub id: PortId,
+    /// The name that people use for it.
+    pub name: Box<str>,
+    /// What it connects.
+    pub role: Role,
+    /// Frames are accepted from it and sent to it.
+    pub up: bool,
+    /// Largest IP packet that may leave by it, in bytes.
+    pub mtu: u16,
+}
+
+/// What a port connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A sandbox, to a bridge domain.
+    Bridge(DomainId),
+    /// The host's IP stack, to the gateways.
+    HostLink,
+    /// An external interface, to the gateways.
+    Uplink(UplinkId),
+}
+
+/// One bridge domain with its gateway: what people call a network.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// Its index in [`Topology::domains`].
+    pub id: DomainId,
+    /// The network's name.
+    pub name: Box<str>,
+    /// How long an FDB entry lives without being heard from.
+    pub ageing: Duration,
+    /// Ports that take flooded frames, ascending.
+    pub flood: Box<[PortId]>,
+    /// Prefixes of the network.
+    pub subnets: Vec<Prefix>,
+    /// The gateway, if the network has one.
+    pub gateway: Option<Gateway>,
+    /// Endpoints by address: the gateway's static neighbours.
+    pub neighbours: HashMap<IpAddr, Neighbour, FxBuildHasher>,
+    /// Nothing outside the network is reachable.
+    pub internal: bool,
+    /// The host may reach the network and be reached from it.
+    pub host_link: bool,
+}
+
+/// The gateway of a network.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// The MAC that it answers with.
+    pub mac: MacAddr,
+    /// Its addresses; the IPv6 link-local one derived from `mac` is implied.
+    pub addresses: Vec<IpAddr>,
+    /// Largest IP packet of the network, in bytes.
+    pub mtu: u16,
+}
+
+/// An endpoint as the gateway knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// The port behind which it is.
+    pub port: PortId,
+}
+
+/// An external interface.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Its index in [`Topology::uplinks`].
+    pub id: UplinkId,
+    /// The interface's name.
+    pub name: Box<str>,
+    /// The switch port that carries it.
+    pub port: PortId,
+    /// Its MAC, which is the host's.
+    pub mac: MacAddr,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Its addresses; traffic is translated to one of the same family.
+    pub addresses: Vec<IpAddr>,
+    /// Resolved next hops and on-link stations.
+    pub neighbours: HashMap<IpAddr, MacAddr, FxBuildHasher>,
+}
+
+/// The link to the host's IP stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    /// The switch port that carries it.
+    pub port: PortId,
+    /// MAC of the interface on the host's side.
+    pub mac: MacAddr,
+}
+
+/// One route of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destinations.
+    pub prefix: Prefix,
+    /// The uplink that it leaves by; `None` when its interface is no uplink.
+    pub uplink: Option<UplinkId>,
+    /// The router, `None` for destinations on the link.
+    pub next_hop: Option<IpAddr>,
+    /// The host's preferred source address for it.
+    pub source: Option<IpAddr>,
+}
+
+impl Topology {
+    /// The port, if it is configured.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// The port, if it is configured and up.
+    #[inline]
+    pub fn port_up(&self, id: PortId) -> Option<&Port> {
+        self.port(id).filter(|port| port.up)
+    }
+
+    /// The domain, if it is configured.
+    #[inline]
+    pub fn domain(&self, id: DomainId) -> Option<&Domain> {
+        self.domains.get(id.index())?.as_ref()
+    }
+
+    /// The uplink of that index.
+    pub fn uplink(&self, id: UplinkId) -> Option<&Uplink> {
+        self.uplinks.get(id.index())
+    }
+
+    /// The domains that are configured.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.domains.iter().flatten()
+    }
+
+    /// The first of the host's routes that covers `destination`.
+    pub fn route(&self, destination: IpAddr) -> Option<&Route> {
+        self.routes
+            .iter()
+            .find(|route| route.prefix.contains(destination))
+    }
+
+    /// Ports that a frame flooded in `domain` reaches when it entered by `ingress`.
+    #[inline]
+    pub fn flood_set(&self, domain: DomainId, ingress: PortId) -> impl Iterator<Item = PortId> {
+        let flood = self.domain(domain).map_or(&[][..], |domain| &domain.flood);
+        flood
+            .iter()
+            .copied()
+            .filter(move |port| *port != ingress && self.port_up(*port).is_some())
+    }
+
+    /// Puts a port at its index.
+    pub fn put_port(&mut self, port: Port) {
+        put(&mut self.ports, port.id.index(), port);
+    }
+
+    /// Puts a domain at its index.
+    pub fn put_domain(&mut self, domain: Domain) {
+        put(&mut self.domains, domain.id.index(), domain);
+    }
+
+    /// Derives each domain's flood list from the ports, and orders the routes. The last call when
+    /// a topology is built.
+    pub fn finish(&mut self) {
+        for domain in self.domains.iter_mut().flatten() {
+            let member = |port: &&Port| port.role == Role::Bridge(domain.id);
+            domain.flood = self
+                .ports
+                .iter()
+                .flatten()
+                .filter(member)
+                .map(|port| port.id)
+                .collect();
+        }
+        // Stable: among equal prefixes the builder's order, lowest metric first, stands.
+        self.routes
+            .sort_by_key(|route| core::cmp::Reverse(route.prefix.len));
+    }
+}
+
+impl Domain {
+    /// A domain without ports, gateway or subnets.
+    pub fn new(id: DomainId, name: &str) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            ageing: AGEING_DEFAULT,
+            flood: Box::new([]),
+            subnets: Vec::new(),
+            gateway: None,
+            neighbours: HashMap::default(),
+            internal: false,
+            host_link: true,
+        }
+    }
+
+    /// Whether `address` belongs to one of the network's prefixes.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.contains(address))
+    }
+}
+
+impl Gateway {
+    /// Whether `address` is one of the gateway's own.
+    #[inline]
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || address == IpAddr::V6(self.mac.link_local_v6())
+    }
+}
+
+fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
+    if table.len() <= index {
+        table.resize_with(index + 1, || None);
+    }
+    table[index] = Some(value);
+}

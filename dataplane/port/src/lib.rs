@@ -1,0 +1,173 @@
+//! Frame I/O: one trait, several backends, and all of Causeway's `unsafe`.
+//!
+//! A [`PortIo`] is one queue of one switch port. It never blocks: a worker polls its
+//! [`PortIo::readiness`] and reads until [`std::io::ErrorKind::WouldBlock`].
+//!
+//! | backend | module | offloads | queues |
+//! |---|---|---|---|
+//! | TAP with `vnet_hdr` | [`tap`] | checksum, GSO | one per worker |
+//! | in memory | [`memory`] | as configured | one |
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use dataplane_core::frame::FrameBuf;
+
+pub mod memory;
+pub mod tap;
+
+/// Frames handed over in one call: enough to amortise a wake-up, few enough that a batch of
+/// small frames stays in the L1 cache and one port cannot starve the others for long.
+pub const BATCH_MAX: usize = 64;
+
+/// What a port can take, so that the egress stage knows what it must finish in software.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Largest frame accepted, in bytes, Ethernet header included.
+    pub frame_size_max: usize,
+    /// Frames with unfinished L4 checksums are accepted.
+    pub checksum: bool,
+    /// Oversized TCP frames (`GsoKind::TcpV4`, `TcpV6`) are accepted.
+    pub gso_tcp: bool,
+    /// Oversized UDP frames (`GsoKind::UdpL4`) are accepted.
+    pub gso_udp: bool,
+}
+
+impl Capabilities {
+    /// A port that only takes complete frames.
+    pub const fn plain(frame_size_max: usize) -> Self {
+        Self {
+            frame_size_max,
+            checksum: false,
+            gso_tcp: false,
+            gso_udp: false,
+        }
+    }
+}
+
+/// Received frames with the pool of buffers that they came from.
+///
+/// Buffers are reused last in, first out, so that a lightly loaded worker keeps touching the
+/// same cache lines.
+#[derive(Debug)]
+pub struct Batch {
+    frames: Vec<FrameBuf>,
+    pool: Vec<FrameBuf>,
+}
+
+impl Batch {
+    /// A batch for up to [`BATCH_MAX`] frames, with every buffer allocated.
+    pub fn new() -> Self {
+        Self {
+            frames: Vec::with_capacity(BATCH_MAX),
+            pool: (0..BATCH_MAX).map(|_| FrameBuf::new()).collect(),
+        }
+    }
+
+    /// A cleared buffer to receive into, or `None` when the batch is full.
+    pub fn take_buffer(&mut self) -> Option<FrameBuf> {
+        if self.is_full() {
+            return None;
+        }
+        let mut buf = self.pool.pop()?;
+        buf.clear();
+        Some(buf)
+    }
+
+    /// Adds a received frame.
+    pub fn push(&mut self, frame: FrameBuf) {
+        self.frames.push(frame);
+    }
+
+    /// Returns a buffer to the pool.
+    pub fn recycle(&mut self, buf: FrameBuf) {
+        if self.pool.len() < BATCH_MAX {
+            self.pool.push(buf);
+        }
+    }
+
+    /// The frames, writable.
+    pub fn frames_mut(&mut self) -> &mut [FrameBuf] {
+        &mut self.frames
+    }
+
+    /// The frames.
+    pub fn frames(&self) -> &[FrameBuf] {
+        &self.frames
+    }
+
+    /// Returns every frame's buffer to the pool.
+    pub fn clear(&mut self) {
+        while let Some(buf) = self.frames.pop() {
+            self.recycle(buf);
+        }
+    }
+
+    /// Frames held.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether no frame is held.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Whether no further frame fits.
+    pub fn is_full(&self) -> bool {
+        self.frames.len() >= BATCH_MAX
+    }
+}
+
+impl Batch {
+    /// Takes the received frames out, oldest first; their buffers come back by
+    /// [`Batch::recycle`].
+    pub fn drain(&mut self) -> std::vec::Drain<'_, FrameBuf> {
+        self.frames.drain(..)
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counters that a backend alone can know: loss at the kernel's edge, before or after us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeStats {
+    /// Frames the kernel dropped because we read too slowly, since the port was opened.
+    pub rx_dropped: u64,
+}
+
+/// One queue of one switch port.
+pub trait PortIo: Send {
+    /// What this queue can send.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Appends received frames to `rx` until it is full or nothing more is there, and returns how
+    /// many were appended. The offload of each frame is set.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing was there (readiness may be awaited again). `NotConnected` when
+    /// the device is gone or down for good. A frame that does not fit a buffer is skipped.
+    fn recv(&mut self, rx: &mut Batch) -> io::Result<usize>;
+
+    /// Sends `frames` from the front and returns how many were accepted. Their headroom may be
+    /// overwritten; bytes and offload are kept. A frame with an offload that
+    /// [`PortIo::capabilities`] does not name must not be passed.
+    ///
+    /// # Errors
+    /// Only when not even the first frame was accepted: `WouldBlock` when the device's queue is
+    /// full, `InvalidInput` when the first frame is one that the device refuses, `NotConnected`
+    /// when the device is gone or down.
+    fn send(&mut self, frames: &mut [FrameBuf]) -> io::Result<usize>;
+
+    /// The descriptor to wait on; `None` means that the port must be polled.
+    fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Loss at the kernel's edge.
+    fn edge_stats(&self) -> EdgeStats {
+        EdgeStats::default()
+    }
+}
