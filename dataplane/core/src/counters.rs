@@ -1,1 +1,111 @@
-//! counters
+//! Counters with one writer and many readers.
+//!
+//! Each worker owns one [`Counters`]; the control plane reads them through the same `Arc`. With a
+//! single writer an increment is a plain load and store, no locked instruction.
+//!
+//! The law of frames, checked by every test: received + released = Σ verdicts + Σ drops. What a
+//! port received is counted by the port ([`Counters::rx`] is only the core's own tally of frames
+//! that entered `forward`).
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::fdb::Learn;
+use crate::verdict::{DropReason, Verdict, VerdictKind};
+
+/// A number that one thread counts up and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`. Only the owner may call it: two writers would lose counts.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0
+            .store(self.get().wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// The current value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker's core did.
+#[derive(Debug)]
+pub struct Counters {
+    /// Frames that entered `forward`.
+    pub rx: Counter,
+    /// Held frames that were taken up again.
+    pub released: Counter,
+    /// Stations that were not learned because the table was full.
+    pub learn_full: Counter,
+    /// Moves that were refused because the station flaps.
+    pub move_refused: Counter,
+    /// Stations that moved.
+    pub moved: Counter,
+    /// Stations first heard.
+    pub learned: Counter,
+    /// ICMP errors that were not sent because too many had been.
+    pub errors_suppressed: Counter,
+    verdicts: [Counter; VerdictKind::ALL.len()],
+    drops: [Counter; DropReason::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            rx: Counter::default(),
+            released: Counter::default(),
+            learn_full: Counter::default(),
+            move_refused: Counter::default(),
+            moved: Counter::default(),
+            learned: Counter::default(),
+            errors_suppressed: Counter::default(),
+            verdicts: core::array::from_fn(|_| Counter::default()),
+            drops: core::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl Counters {
+    /// Counts a verdict.
+    #[inline]
+    pub fn record(&self, verdict: Verdict) {
+        match verdict.kind() {
+            Ok(kind) => self.verdicts[kind as usize].add(1),
+            Err(reason) => self.drops[reason as usize].add(1),
+        }
+    }
+
+    /// Counts what learning came to.
+    #[inline]
+    pub fn record_learn(&self, learn: Learn) {
+        match learn {
+            Learn::Known | Learn::Exempt => {}
+            Learn::New => self.learned.add(1),
+            Learn::Moved { .. } => self.moved.add(1),
+            Learn::Full => self.learn_full.add(1),
+            Learn::MoveRefused => self.move_refused.add(1),
+        }
+    }
+
+    /// Frames that got verdicts of this kind.
+    pub fn verdict(&self, kind: VerdictKind) -> u64 {
+        self.verdicts[kind as usize].get()
+    }
+
+    /// Frames that were dropped for this reason.
+    pub fn drop(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+
+    /// Frames that have a verdict, drops included: equals `rx + released`.
+    pub fn judged(&self) -> u64 {
+        self.verdicts
+            .iter()
+            .chain(&self.drops)
+            .map(Counter::get)
+            .sum()
+    }
+}

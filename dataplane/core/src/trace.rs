@@ -119,8 +119,6 @@ pub enum Answer {
         /// Which.
         kind: IcmpErrorKind,
     },
-    /// TCP reset, refusing a connection to a closed gateway port.
-    Reset,
 }
 
 /// The ICMP errors that the gateway makes.

@@ -162,8 +162,8 @@ drop_reasons! {
     PolicyDenied, Policy, "policy_denied", "a rule denies this frame";
     NoOtherPort, Egress, "no_other_port", "no other port of the domain takes flooded frames";
     EgressDown, Egress, "egress_down", "the destination's port is down or no longer configured";
-    Oversize, Egress, "oversize", "the frame is larger than the egress port's MTU allows";
     NotIp, Route, "not_ip", "the gateway was sent something that is neither ARP nor IP";
+    TaggedForGateway, Route, "tagged_for_gateway", "the gateway has no interface in the VLAN of this frame";
     L3Malformed, Route, "l3_malformed", "the ARP or IP header is truncated or contradicts itself";
     L4Malformed, Route, "l4_malformed", "the TCP, UDP or ICMP header is truncated or contradicts itself";
     ArpNotForGateway, Route, "arp_not_for_gateway", "an ARP or ND message sent to the gateway's MAC asks nothing of it";

@@ -1,8 +1,346 @@
-//! The forwarding database.
+//! The forwarding database (CAM table): which port each station was last heard on.
+//!
+//! # Theory of operation
+//! One [`Fdb`] serves all workers. Its authority is a sharded concurrent map from [`FdbKey`] to
+//! one atomic word, so refreshing and moving an entry take a shard's read lock only; inserting and
+//! removing take the write lock. In front of it each worker has an [`FdbView`] with a
+//! direct-mapped cache: a hit writes nothing shared and takes no lock.
+//!
+//! *Coherence.* Caches hold only positive results, each stamped with the epoch read at the start
+//! of the batch. Whatever could make a cached result wrong (a move, a deletion, a flush) bumps
+//! the epoch, which empties every cache at the next batch. A newly learned station cannot be
+//! cached wrongly anywhere and bumps nothing, so a MAC flooder cannot empty caches; a flapping
+//! one can, at most [`MOVES_PER_SECOND_MAX`] times a second and worker.
+//!
+//! *Ageing.* Learning refreshes the shared entry when the cache slot is older than a sixteenth of
+//! the ageing time (at least a second): a busy station costs at most 16 shared writes per ageing
+//! time and worker. Lookup never refreshes and checks the age itself, so an entry is dead the
+//! moment its time is over; [`Fdb::sweep`] only returns its memory.
+//!
+//! *Flushing a port* bumps the port's generation: entries of an older generation are dead.
+//!
+//! Limits: [`Limits`]. At a limit a station is not learned and its frames are still forwarded
+//! (flooded, where they are addressed to it).
+
+mod entry;
+mod view;
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use crossbeam::utils::CachePadded;
+use dashmap::DashMap;
+
+use crate::addr::{DomainId, MacAddr, PortId, VlanId};
+use crate::time::Instant;
+use crate::topology::PORTS_MAX;
+
+pub use entry::FdbKey;
+use entry::{FdbEntry, age};
+pub use view::{CACHE_SLOTS, FdbView, MOVES_PER_SECOND_MAX};
+
+/// Locks of the shared map. A sweep holds one at a time: at a million entries each covers 4,000.
+const SHARDS: usize = 256;
+
+/// How many stations may be learned.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// On all ports together.
+    pub entries_max: usize,
+    /// On one port, so that a flooder does not deny learning to the others.
+    pub entries_per_port_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries_max: 1_048_576,
+            entries_per_port_max: 262_144,
+        }
+    }
+}
 
 /// What learning a source MAC came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learn {
-    /// First heard.
+    /// First heard, or heard again after its entry had died.
     New,
+    /// Known on this port.
+    Known,
+    /// Moved here from another port.
+    Moved {
+        /// Where it was before.
+        from: PortId,
+    },
+    /// Not learned: the table or the port's share of it is full.
+    Full,
+    /// Not learned: it is known on another port and moves faster than may be.
+    MoveRefused,
+    /// Not learned: the port is not part of a bridge domain, or the MAC is the gateway's.
+    Exempt,
 }
+
+/// The shared table.
+#[derive(Debug)]
+pub struct Fdb {
+    entries: DashMap<FdbKey, AtomicU64, RandomState>,
+    len: CachePadded<AtomicUsize>,
+    /// Bumped by moves, deletions and flushes. Stored with `Release` after the change it speaks
+    /// of; its partner is the `Acquire` load in [`FdbView::begin_batch`].
+    epoch: CachePadded<AtomicU64>,
+    /// By port: {generation 16, unused 16, stations of this generation 32}.
+    ports: Box<[AtomicU64]>,
+    limits: Limits,
+}
+
+/// One live entry, for listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbRow {
+    /// The bridge domain.
+    pub domain: DomainId,
+    /// The VLAN, 0 in a transparent domain.
+    pub vlan: VlanId,
+    /// The station.
+    pub mac: MacAddr,
+    /// Where it was last heard.
+    pub port: PortId,
+    /// Time since the entry was last refreshed.
+    pub age: Duration,
+}
+
+/// What [`Fdb::learn`] did, with what the view must cache.
+struct Learned {
+    outcome: Learn,
+    entry: FdbEntry,
+}
+
+impl Fdb {
+    /// An empty table. `seed` fixes the hash, so that a simulation repeats; a running switch
+    /// takes it from the system's randomness, so that stations cannot choose colliding MACs.
+    pub fn new(limits: Limits, seed: u64) -> Arc<Self> {
+        let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0x0ca5_e3a1);
+        Arc::new(Self {
+            entries: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
+            len: CachePadded::new(AtomicUsize::new(0)),
+            epoch: CachePadded::new(AtomicU64::new(1)),
+            ports: (0..PORTS_MAX).map(|_| AtomicU64::new(0)).collect(),
+            limits,
+        })
+    }
+
+    /// Entries held, dead ones that no sweep has met included.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether no entry is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The limits given at creation.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The live entries of `domain`, in no particular order. Holds one shard's lock at a time.
+    pub fn rows(&self, domain: DomainId, now: Instant, ageing: Duration) -> Vec<FdbRow> {
+        let mut rows = Vec::new();
+        for item in &self.entries {
+            let (key, entry) = (*item.key(), load(item.value()));
+            if key.domain() == domain && self.alive(entry, now, ageing) {
+                rows.push(FdbRow {
+                    domain,
+                    vlan: key.vlan(),
+                    mac: key.mac(),
+                    port: entry.port(),
+                    age: Duration::from_secs(u64::from(age(now, entry.second()))),
+                });
+            }
+        }
+        rows
+    }
+
+    /// Forgets what was learned on `port`, in constant time. Workers that are in a batch finish
+    /// it with what they had; the flush is done when each has begun its next one.
+    pub fn flush_port(&self, port: PortId) {
+        if let Some(state) = self.ports.get(port.index()) {
+            let bump = |state| Some(u64::from(generation_of(state).wrapping_add(1)) << 48);
+            let _ = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, bump);
+            self.bump_epoch();
+        }
+    }
+
+    /// Forgets what was learned in `domain`. Walks the table; not for a worker.
+    pub fn flush_domain(&self, domain: DomainId) -> usize {
+        let removed = self.remove_where(|key, _| key.domain() == domain);
+        self.bump_epoch();
+        removed
+    }
+
+    /// Forgets one station.
+    pub fn remove(&self, domain: DomainId, vlan: VlanId, mac: MacAddr) -> bool {
+        let removed = self.entries.remove(&FdbKey::new(domain, vlan, mac));
+        if let Some((_, entry)) = &removed {
+            self.forget(load(entry));
+            self.bump_epoch();
+        }
+        removed.is_some()
+    }
+
+    /// Returns the memory of dead entries; `ageing` tells each domain's ageing time. Walks the
+    /// table shard by shard, each briefly write-locked; for a housekeeping thread.
+    pub fn sweep(&self, now: Instant, ageing: impl Fn(DomainId) -> Duration) -> usize {
+        // A dead entry is in no valid cache slot: its age is checked there too, and a flush has
+        // bumped the epoch. So the epoch stays.
+        self.remove_where(|key, entry| !self.alive(entry, now, ageing(key.domain())))
+    }
+
+    /// A hash of every entry, independent of their order: equal states have equal hashes.
+    pub fn state_hash(&self) -> u64 {
+        let hasher = RandomState::with_seeds(1, 2, 3, 4);
+        let rows = self.entries.iter();
+        rows.map(|item| hasher.hash_one((*item.key(), load(item.value()).0)))
+            .fold(self.len() as u64, u64::wrapping_add)
+    }
+
+    /// Notes that `key` was heard on `port`.
+    fn learn(&self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learned {
+        let entry = FdbEntry::new(port, self.generation(port), now.second());
+        let Some(cell) = self.entries.get(&key) else {
+            return Learned {
+                outcome: self.insert(key, entry),
+                entry,
+            };
+        };
+        let old = load(cell.value());
+        if (old.port(), old.generation()) == (entry.port(), entry.generation()) {
+            cell.store(entry.0, Ordering::Relaxed);
+            return Learned {
+                outcome: Learn::Known,
+                entry,
+            };
+        }
+        if !self.count_in(port) {
+            return Learned {
+                outcome: Learn::Full,
+                entry,
+            };
+        }
+        let moved = self.alive(old, now, ageing);
+        if cell
+            .compare_exchange(old.0, entry.0, Ordering::Relaxed, Ordering::Relaxed)
+            .is_err()
+        {
+            // Another worker heard the station at the same moment; its word stands.
+            self.count_out(entry);
+            return Learned {
+                outcome: Learn::Known,
+                entry: load(cell.value()),
+            };
+        }
+        self.count_out(old);
+        drop(cell);
+        if moved {
+            self.bump_epoch();
+            return Learned {
+                outcome: Learn::Moved { from: old.port() },
+                entry,
+            };
+        }
+        Learned {
+            outcome: Learn::New,
+            entry,
+        }
+    }
+
+    fn insert(&self, key: FdbKey, entry: FdbEntry) -> Learn {
+        if self.len.fetch_add(1, Ordering::Relaxed) >= self.limits.entries_max {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+            return Learn::Full;
+        }
+        if !self.count_in(entry.port()) {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+            return Learn::Full;
+        }
+        if let Some(replaced) = self.entries.insert(key, AtomicU64::new(entry.0)) {
+            // Another worker inserted between our look and our insert.
+            self.forget(load(&replaced));
+        }
+        Learn::New
+    }
+
+    /// The port of a live entry.
+    fn lookup(&self, key: FdbKey, now: Instant, ageing: Duration) -> Option<FdbEntry> {
+        let entry = load(self.entries.get(&key)?.value());
+        self.alive(entry, now, ageing).then_some(entry)
+    }
+
+    fn alive(&self, entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
+        entry.generation() == self.generation(entry.port()) && !entry.aged(now, ageing)
+    }
+
+    fn generation(&self, port: PortId) -> u16 {
+        self.ports
+            .get(port.index())
+            .map_or(0, |state| generation_of(state.load(Ordering::Relaxed)))
+    }
+
+    fn bump_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    fn remove_where(&self, dead: impl Fn(FdbKey, FdbEntry) -> bool) -> usize {
+        let mut removed = 0;
+        self.entries.retain(|key, cell| {
+            let entry = load(cell);
+            let remove = dead(*key, entry);
+            if remove {
+                self.forget(entry);
+                removed += 1;
+            }
+            !remove
+        });
+        removed
+    }
+
+    fn forget(&self, entry: FdbEntry) {
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        self.count_out(entry);
+    }
+
+    /// Counts a station in at its port; `false` when the port's share is used up.
+    fn count_in(&self, port: PortId) -> bool {
+        let max = self.limits.entries_per_port_max;
+        let add = |state: u64| ((state as u32) < max).then_some(state + 1);
+        self.ports.get(port.index()).is_some_and(|state| {
+            state
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+                .is_ok()
+        })
+    }
+
+    /// Counts a station out, unless a flush has already forgotten the whole generation.
+    fn count_out(&self, entry: FdbEntry) {
+        let subtract = |state: u64| {
+            let counted = generation_of(state) == entry.generation() && state as u32 > 0;
+            counted.then(|| state - 1)
+        };
+        if let Some(state) = self.ports.get(entry.port().index()) {
+            let _ = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
+        }
+    }
+}
+
+fn generation_of(port_state: u64) -> u16 {
+    (port_state >> 48) as u16
+}
+
+fn load(cell: &AtomicU64) -> FdbEntry {
+    FdbEntry(cell.load(Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests;

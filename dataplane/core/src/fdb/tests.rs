@@ -1,0 +1,299 @@
+use super::*;
+
+const AGEING: Duration = Duration::from_secs(300);
+const P1: PortId = PortId(1);
+const P2: PortId = PortId(2);
+
+fn key(n: u8) -> FdbKey {
+    FdbKey::new(DomainId(3), VlanId(0), MacAddr([2, 0, 0, 0, 0, n]))
+}
+
+fn at(second: u64) -> Instant {
+    Instant::from_secs(second)
+}
+
+fn table() -> (Arc<Fdb>, FdbView) {
+    let fdb = Fdb::new(Limits::default(), 7);
+    let view = FdbView::live(Arc::clone(&fdb));
+    (fdb, view)
+}
+
+fn small(entries_max: usize, entries_per_port_max: u32) -> (Arc<Fdb>, FdbView) {
+    let fdb = Fdb::new(
+        Limits {
+            entries_max,
+            entries_per_port_max,
+        },
+        7,
+    );
+    let view = FdbView::live(Arc::clone(&fdb));
+    (fdb, view)
+}
+
+/// What the shared entry says of a station, with no cache in between.
+fn shared(fdb: &Arc<Fdb>, key: FdbKey, now: Instant) -> Option<(PortId, u32)> {
+    fdb.lookup(key, now, AGEING)
+        .map(|entry| (entry.port(), entry.second()))
+}
+
+#[test]
+fn keys_keep_their_parts_apart() {
+    let k = FdbKey::new(
+        DomainId(0xfffe),
+        VlanId(0x0abc),
+        MacAddr([0xfe, 1, 2, 3, 4, 5]),
+    );
+    assert_eq!((k.domain(), k.vlan()), (DomainId(0xfffe), VlanId(0x0abc)));
+    assert_eq!(k.mac(), MacAddr([0xfe, 1, 2, 3, 4, 5]));
+    assert_ne!(k, FdbKey::new(DomainId(0xfffe), VlanId(0x0abd), k.mac()));
+    let entry = FdbEntry::new(PortId(0x1234), 0xabcd, 0xdead_beef);
+    assert_eq!((entry.port(), entry.generation()), (PortId(0x1234), 0xabcd));
+    assert_eq!(entry.second(), 0xdead_beef);
+}
+
+#[test]
+fn a_station_is_found_where_it_was_last_heard() {
+    let (fdb, mut view) = table();
+    assert_eq!(view.lookup(key(1), at(10), AGEING), None);
+    assert_eq!(view.learn(key(1), P1, at(10), AGEING), Learn::New);
+    assert_eq!(view.learn(key(1), P1, at(10), AGEING), Learn::Known);
+    assert_eq!(view.lookup(key(1), at(10), AGEING), Some(P1));
+    assert_eq!(
+        view.learn(key(1), P2, at(11), AGEING),
+        Learn::Moved { from: P1 }
+    );
+    assert_eq!(view.lookup(key(1), at(11), AGEING), Some(P2));
+    assert_eq!(fdb.len(), 1);
+}
+
+#[test]
+fn another_workers_cache_follows_a_move_at_its_next_batch() {
+    let (fdb, mut one) = table();
+    let mut two = FdbView::live(Arc::clone(&fdb));
+    let _ = one.learn(key(1), P1, at(0), AGEING);
+    assert_eq!(two.lookup(key(1), at(0), AGEING), Some(P1));
+    let _ = one.learn(key(1), P2, at(0), AGEING);
+    assert_eq!(
+        two.lookup(key(1), at(0), AGEING),
+        Some(P1),
+        "within the batch"
+    );
+    two.begin_batch();
+    assert_eq!(two.lookup(key(1), at(0), AGEING), Some(P2));
+}
+
+#[test]
+fn a_new_station_empties_no_cache() {
+    let (fdb, mut view) = table();
+    let before = fdb.epoch.load(Ordering::Relaxed);
+    for n in 0..100 {
+        assert_eq!(view.learn(key(n), P1, at(0), AGEING), Learn::New);
+    }
+    assert_eq!(fdb.epoch.load(Ordering::Relaxed), before);
+}
+
+#[test]
+fn a_busy_station_is_written_at_most_sixteen_times_per_ageing_time_and_never_ages() {
+    let (fdb, mut view) = table();
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    let mut writes = 0;
+    let mut last = 0;
+    for second in 1..=300 {
+        let _ = view.learn(key(1), P1, at(second), AGEING);
+        let seen = shared(&fdb, key(1), at(second)).unwrap().1;
+        if seen != last {
+            writes += 1;
+            last = seen;
+        }
+    }
+    assert!((15..=16).contains(&writes), "{writes} writes");
+    assert_eq!(view.lookup(key(1), at(500), AGEING), Some(P1));
+}
+
+#[test]
+fn a_silent_station_dies_when_its_time_is_over_cached_or_not() {
+    let (fdb, mut view) = table();
+    let _ = view.learn(key(1), P1, at(100), AGEING);
+    assert_eq!(
+        view.lookup(key(1), at(400), AGEING),
+        Some(P1),
+        "300 s is still in time"
+    );
+    assert_eq!(view.lookup(key(1), at(401), AGEING), None, "cached");
+    let mut fresh = FdbView::live(Arc::clone(&fdb));
+    assert_eq!(fresh.lookup(key(1), at(401), AGEING), None, "shared");
+    assert_eq!(fdb.sweep(at(400), |_| AGEING), 0);
+    assert_eq!(fdb.sweep(at(401), |_| AGEING), 1);
+    assert!(fdb.is_empty());
+}
+
+#[test]
+fn looking_up_does_not_keep_a_station_alive() {
+    let (_, mut view) = table();
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    for second in (0..=300).step_by(50) {
+        assert_eq!(view.lookup(key(1), at(second), AGEING), Some(P1));
+    }
+    assert_eq!(view.lookup(key(1), at(301), AGEING), None);
+}
+
+#[test]
+fn an_aged_station_heard_elsewhere_is_new_and_not_a_move() {
+    let (fdb, mut view) = table();
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    assert_eq!(view.learn(key(1), P2, at(1000), AGEING), Learn::New);
+    assert_eq!(shared(&fdb, key(1), at(1000)), Some((P2, 1000)));
+    assert_eq!(fdb.len(), 1);
+}
+
+#[test]
+fn flushing_a_port_forgets_its_stations_and_no_others() {
+    let (fdb, mut view) = table();
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    let _ = view.learn(key(2), P2, at(0), AGEING);
+    fdb.flush_port(P1);
+    view.begin_batch();
+    assert_eq!(view.lookup(key(1), at(0), AGEING), None);
+    assert_eq!(view.lookup(key(2), at(0), AGEING), Some(P2));
+    assert_eq!(view.learn(key(1), P1, at(0), AGEING), Learn::New);
+    assert_eq!(fdb.rows(DomainId(3), at(0), AGEING).len(), 2);
+    assert_eq!(fdb.len(), 2);
+}
+
+#[test]
+fn removing_one_station_or_a_domain_empties_caches() {
+    let (fdb, mut view) = table();
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    assert!(fdb.remove(DomainId(3), VlanId(0), key(1).mac()));
+    assert!(!fdb.remove(DomainId(3), VlanId(0), key(1).mac()));
+    view.begin_batch();
+    assert_eq!(view.lookup(key(1), at(0), AGEING), None);
+    let other = FdbKey::new(DomainId(4), VlanId(0), key(1).mac());
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    let _ = view.learn(other, P1, at(0), AGEING);
+    assert_eq!(fdb.flush_domain(DomainId(3)), 1);
+    view.begin_batch();
+    assert_eq!(view.lookup(key(1), at(0), AGEING), None);
+    assert_eq!(view.lookup(other, at(0), AGEING), Some(P1));
+}
+
+#[test]
+fn a_full_table_refuses_the_new_and_keeps_the_old() {
+    let (fdb, mut view) = small(2, 10);
+    assert_eq!(view.learn(key(1), P1, at(0), AGEING), Learn::New);
+    assert_eq!(view.learn(key(2), P1, at(0), AGEING), Learn::New);
+    assert_eq!(view.learn(key(3), P1, at(0), AGEING), Learn::Full);
+    assert_eq!(view.lookup(key(3), at(0), AGEING), None);
+    assert_eq!(view.lookup(key(1), at(0), AGEING), Some(P1));
+    assert_eq!(fdb.len(), 2);
+    assert_eq!(fdb.sweep(at(301), |_| AGEING), 2);
+    assert_eq!(view.learn(key(3), P1, at(301), AGEING), Learn::New);
+}
+
+#[test]
+fn a_ports_share_is_its_own_and_comes_back_by_move_flush_and_age() {
+    let (fdb, mut view) = small(100, 2);
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    let _ = view.learn(key(2), P1, at(0), AGEING);
+    assert_eq!(view.learn(key(3), P1, at(0), AGEING), Learn::Full);
+    assert_eq!(
+        view.learn(key(4), P2, at(0), AGEING),
+        Learn::New,
+        "another port's share"
+    );
+    assert_eq!(
+        view.learn(key(1), P2, at(0), AGEING),
+        Learn::Moved { from: P1 }
+    );
+    assert_eq!(
+        view.learn(key(2), P2, at(0), AGEING),
+        Learn::Full,
+        "a move needs room too"
+    );
+    assert_eq!(
+        view.learn(key(3), P1, at(0), AGEING),
+        Learn::New,
+        "the move made room"
+    );
+    fdb.flush_port(P2);
+    view.begin_batch();
+    assert_eq!(view.learn(key(5), P2, at(0), AGEING), Learn::New);
+    assert_eq!(view.learn(key(6), P2, at(0), AGEING), Learn::New);
+    assert_eq!(view.learn(key(7), P2, at(0), AGEING), Learn::Full);
+    assert_eq!(fdb.sweep(at(0), |_| AGEING), 2, "the flushed ones");
+    assert_eq!(
+        view.learn(key(7), P2, at(0), AGEING),
+        Learn::Full,
+        "a sweep counts once"
+    );
+    assert_eq!(fdb.sweep(at(999), |_| AGEING), 4);
+    assert_eq!(view.learn(key(7), P2, at(999), AGEING), Learn::New);
+}
+
+#[test]
+fn a_flapping_station_is_held_where_it_was_until_the_next_second() {
+    let (_, mut view) = table();
+    let _ = view.learn(key(1), P1, at(5), AGEING);
+    let mut last = P1;
+    for n in 0..MOVES_PER_SECOND_MAX {
+        let to = if n % 2 == 0 { P2 } else { P1 };
+        assert_eq!(
+            view.learn(key(1), to, at(5), AGEING),
+            Learn::Moved { from: last }
+        );
+        last = to;
+    }
+    let other = if last == P1 { P2 } else { P1 };
+    assert_eq!(view.learn(key(1), other, at(5), AGEING), Learn::MoveRefused);
+    assert_eq!(view.lookup(key(1), at(5), AGEING), Some(last));
+    assert_eq!(
+        view.learn(key(1), other, at(6), AGEING),
+        Learn::Moved { from: last }
+    );
+}
+
+#[test]
+fn a_what_if_learns_apart_and_leaves_the_table_as_it_was() {
+    let (fdb, mut view) = table();
+    let _ = view.learn(key(1), P1, at(0), AGEING);
+    let before = fdb.state_hash();
+    let mut what_if = FdbView::overlay(Arc::clone(&fdb));
+    assert_eq!(what_if.lookup(key(1), at(9), AGEING), Some(P1));
+    assert_eq!(
+        what_if.learn(key(1), P2, at(9), AGEING),
+        Learn::Moved { from: P1 }
+    );
+    assert_eq!(what_if.learn(key(2), P2, at(9), AGEING), Learn::New);
+    assert_eq!(what_if.lookup(key(1), at(9), AGEING), Some(P2));
+    assert_eq!(what_if.lookup(key(2), at(9), AGEING), Some(P2));
+    assert_eq!(fdb.state_hash(), before);
+    assert_eq!(view.lookup(key(2), at(9), AGEING), None);
+    let _ = view.learn(key(2), P2, at(9), AGEING);
+    assert_ne!(fdb.state_hash(), before);
+}
+
+#[test]
+fn workers_that_learn_at_once_agree_on_the_count() {
+    let (fdb, _) = table();
+    std::thread::scope(|scope| {
+        for worker in 0..4u16 {
+            let fdb = &fdb;
+            scope.spawn(move || {
+                let mut view = FdbView::live(Arc::clone(fdb));
+                for round in 0..2_000u32 {
+                    view.begin_batch();
+                    let port = PortId(1 + (worker + round as u16) % 3);
+                    let _ = view.learn(key((round % 200) as u8), port, at(0), AGEING);
+                }
+            });
+        }
+    });
+    assert_eq!(fdb.len(), 200);
+    let counted: u64 = fdb
+        .ports
+        .iter()
+        .map(|p| u64::from(p.load(Ordering::Relaxed) as u32))
+        .sum();
+    assert_eq!(counted, 200);
+    assert_eq!(fdb.rows(DomainId(3), at(0), AGEING).len(), 200);
+}
