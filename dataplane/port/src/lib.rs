@@ -20,6 +20,13 @@ pub mod tap;
 /// small frames stays in the L1 cache and one port cannot starve the others for long.
 pub const BATCH_MAX: usize = 64;
 
+/// Bytes after which a batch takes no further frame: two of the largest GSO frames. Reading more
+/// before forwarding would push the first ones out of the L2 cache.
+pub const BATCH_BYTES_MAX: usize = 128 * 1024;
+
+/// Buffers of one worker: a full batch being received, and what may wait for slow devices.
+pub const BUFFERS_MAX: usize = 4 * BATCH_MAX;
+
 /// What a port can take, so that the egress stage knows what it must finish in software.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -53,14 +60,17 @@ impl Capabilities {
 pub struct Batch {
     frames: Vec<FrameBuf>,
     pool: Vec<FrameBuf>,
+    bytes: usize,
 }
 
 impl Batch {
-    /// A batch for up to [`BATCH_MAX`] frames, with every buffer allocated.
+    /// A batch for up to [`BATCH_MAX`] frames, with all [`BUFFERS_MAX`] buffers allocated. The
+    /// system backs a buffer with memory when it is first written.
     pub fn new() -> Self {
         Self {
             frames: Vec::with_capacity(BATCH_MAX),
-            pool: (0..BATCH_MAX).map(|_| FrameBuf::new()).collect(),
+            pool: (0..BUFFERS_MAX).map(|_| FrameBuf::new()).collect(),
+            bytes: 0,
         }
     }
 
@@ -76,12 +86,13 @@ impl Batch {
 
     /// Adds a received frame.
     pub fn push(&mut self, frame: FrameBuf) {
+        self.bytes += frame.len();
         self.frames.push(frame);
     }
 
     /// Returns a buffer to the pool.
     pub fn recycle(&mut self, buf: FrameBuf) {
-        if self.pool.len() < BATCH_MAX {
+        if self.pool.len() < BUFFERS_MAX {
             self.pool.push(buf);
         }
     }
@@ -101,6 +112,7 @@ impl Batch {
         while let Some(buf) = self.frames.pop() {
             self.recycle(buf);
         }
+        self.bytes = 0;
     }
 
     /// Frames held.
@@ -115,7 +127,7 @@ impl Batch {
 
     /// Whether no further frame fits.
     pub fn is_full(&self) -> bool {
-        self.frames.len() >= BATCH_MAX
+        self.frames.len() >= BATCH_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 }
 
@@ -123,6 +135,7 @@ impl Batch {
     /// Takes the received frames out, oldest first; their buffers come back by
     /// [`Batch::recycle`].
     pub fn drain(&mut self) -> std::vec::Drain<'_, FrameBuf> {
+        self.bytes = 0;
         self.frames.drain(..)
     }
 }
