@@ -1,1 +1,3 @@
+//! What the suites that cross a crate border share.
 
+pub mod lab;
