@@ -132,11 +132,21 @@ impl Batch {
 }
 
 impl Batch {
-    /// Takes the received frames out, oldest first; their buffers come back by
-    /// [`Batch::recycle`].
-    pub fn drain(&mut self) -> std::vec::Drain<'_, FrameBuf> {
+    /// Takes the received frames out, oldest first. Their buffers come back by
+    /// [`Batch::recycle`], the emptied list by [`Batch::return_list`].
+    pub fn take_frames(&mut self) -> Vec<FrameBuf> {
         self.bytes = 0;
-        self.frames.drain(..)
+        core::mem::take(&mut self.frames)
+    }
+
+    /// Returns the list of [`Batch::take_frames`], so that the next batch need not allocate one.
+    pub fn return_list(&mut self, mut list: Vec<FrameBuf>) {
+        while let Some(buf) = list.pop() {
+            self.recycle(buf);
+        }
+        if self.frames.is_empty() {
+            self.frames = list;
+        }
     }
 }
 
