@@ -7,14 +7,20 @@
 //! |---|---|---|---|
 //! | TAP with `vnet_hdr` | [`tap`] | checksum, GSO | one per worker |
 //! | in memory | [`memory`] | as configured | one |
+//!
+//! [`conformance`] is the suite that every backend passes. What the kernel says of a frame is
+//! checked in [`virtio`], once.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use dataplane_core::frame::FrameBuf;
+use dataplane_core::frame::{FrameBuf, GsoKind};
 
+pub mod conformance;
 pub mod memory;
+mod sys;
 pub mod tap;
+pub mod virtio;
 
 /// Frames handed over in one call: enough to amortise a wake-up, few enough that a batch of
 /// small frames stays in the L1 cache and one port cannot starve the others for long.
@@ -49,6 +55,20 @@ impl Capabilities {
             gso_tcp: false,
             gso_udp: false,
         }
+    }
+
+    /// Whether `frame` may be sent as it is: no larger than allowed, nothing left unfinished that
+    /// the port does not finish.
+    #[inline]
+    pub fn accepts(&self, frame: &FrameBuf) -> bool {
+        let gso = match frame.offload.gso() {
+            None => true,
+            Some(GsoKind::TcpV4 | GsoKind::TcpV6) => self.gso_tcp,
+            Some(GsoKind::UdpL4) => self.gso_udp,
+            Some(GsoKind::Other(_)) => false,
+        };
+        gso && (self.checksum || !frame.offload.needs_checksum())
+            && frame.len() <= self.frame_size_max
     }
 }
 
@@ -183,7 +203,8 @@ pub trait PortIo: Send {
     /// # Errors
     /// Only when not even the first frame was accepted: `WouldBlock` when the device's queue is
     /// full, `InvalidInput` when the first frame is one that the device refuses, `NotConnected`
-    /// when the device is gone or down.
+    /// when the device is gone or down. Any other error concerns the first frame alone, which is
+    /// lost: drop it, count it, go on with the next.
     fn send(&mut self, frames: &mut [FrameBuf]) -> io::Result<usize>;
 
     /// The descriptor to wait on; `None` means that the port must be polled.

@@ -1,0 +1,100 @@
+//! The few system calls that several backends share, each behind a safe function.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::RawFd;
+
+/// Bytes of an interface name with its terminating zero (`IFNAMSIZ` of linux/if.h).
+pub const INTERFACE_NAME_SIZE: usize = libc::IFNAMSIZ;
+
+/// An interface name as the kernel takes it: zero-terminated in a fixed field.
+///
+/// `None` when the kernel would refuse it (`dev_valid_name` in net/core/dev.c).
+pub fn interface_name(name: &str) -> Option<[libc::c_char; INTERFACE_NAME_SIZE]> {
+    let valid = !name.is_empty()
+        && name.len() < INTERFACE_NAME_SIZE
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b != 0 && b != b'/' && b != b':' && !b.is_ascii_whitespace());
+    if !valid {
+        return None;
+    }
+    let mut field = [0; INTERFACE_NAME_SIZE];
+    for (to, from) in field.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    Some(field)
+}
+
+/// Turns the -1 of a system call into the error that it left in `errno`.
+pub fn check(returned: c_int) -> io::Result<c_int> {
+    if returned < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(returned)
+}
+
+/// The index of the interface `name` in the calling thread's network namespace.
+///
+/// # Errors
+/// `NotFound` when there is no such interface, or the name cannot be one.
+pub fn interface_index(name: &str) -> io::Result<u32> {
+    let field = interface_name(name).ok_or(io::ErrorKind::NotFound)?;
+    // SAFETY: `field` is a live, zero-terminated string.
+    // JUSTIFICATION: std does not resolve interface names.
+    let index = unsafe { libc::if_nametoindex(field.as_ptr()) };
+    if index != 0 {
+        return Ok(index);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENODEV) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Err(error)
+}
+
+/// Whether a read on `fd` would return something now: a frame or an error.
+pub fn readable(fd: RawFd) -> io::Result<bool> {
+    let mut interest = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one live, exclusive `pollfd`, as the count says; a closed `fd` is reported, not used.
+    // JUSTIFICATION: std has no poll.
+    let ready = unsafe { libc::poll(&raw mut interest, 1, 0) };
+    check(ready).map(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_are_those_of_the_kernel() {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:1",
+            "a b",
+            "a\0b",
+            "0123456789abcdef",
+        ] {
+            assert!(interface_name(bad).is_none(), "{bad:?}");
+        }
+        let field = interface_name("0123456789abcde").unwrap();
+        assert_eq!(field[15], 0);
+        assert_eq!(field[0], b'0' as libc::c_char);
+    }
+
+    #[test]
+    fn loopback_has_an_index_and_a_missing_interface_is_not_found() {
+        assert!(interface_index("lo").is_ok());
+        let error = interface_index("cw-port-none").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

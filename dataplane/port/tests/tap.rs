@@ -1,0 +1,155 @@
+//! TAP devices in namespaces of their own: opening, negotiating, carrying real sockets' frames.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io;
+use std::net::UdpSocket;
+
+use common::{in_namespace, ip};
+use dataplane_core::frame::FrameBuf;
+use dataplane_port::conformance::wait;
+use dataplane_port::tap::{Carrier, Persistence, Tap, TapBuilder, TapError, TapOffload};
+use dataplane_port::{Batch, PortIo};
+
+#[test]
+fn missing_and_bad_names_are_explained() {
+    in_namespace(|| {
+        let error = TapBuilder::new("absent0").attach().unwrap_err();
+        assert!(matches!(error, TapError::NotFound { .. }), "{error}");
+        let error = Tap::create("much-too-long-a-name", 1).unwrap_err();
+        assert!(matches!(error, TapError::NameInvalid { .. }), "{error}");
+        let error = Tap::create("tap0", 0).unwrap_err();
+        assert!(matches!(error, TapError::QueueCount(0)), "{error}");
+        let error = TapBuilder::new("lo").attach().unwrap_err();
+        assert!(matches!(error, TapError::NotOurKind { .. }), "{error}");
+        let error = Tap::create("lo", 1).unwrap_err();
+        assert!(matches!(error, TapError::NameTaken { .. }), "{error}");
+    });
+}
+
+#[test]
+fn every_queue_is_opened_and_the_name_is_then_taken() {
+    in_namespace(|| {
+        let taps = Tap::create("tap0", 4).unwrap();
+        assert_eq!(taps.len(), 4);
+        assert!(taps[0].interface_index().unwrap() > 0);
+        let error = Tap::create("tap0", 1).unwrap_err();
+        assert!(matches!(error, TapError::NameTaken { .. }), "{error}");
+    });
+}
+
+#[test]
+fn offloads_are_refused_one_by_one() {
+    in_namespace(|| {
+        for wanted in [
+            TapOffload::None,
+            TapOffload::Checksum,
+            TapOffload::Tcp,
+            TapOffload::TcpUdp,
+        ] {
+            let tap = TapBuilder::new("tap0")
+                .offload_max(wanted)
+                .create()
+                .unwrap()
+                .remove(0);
+            assert!(tap.offload() <= wanted);
+            let capabilities = tap.capabilities();
+            assert_eq!(capabilities.checksum, tap.offload() >= TapOffload::Checksum);
+            assert_eq!(capabilities.gso_tcp, tap.offload() >= TapOffload::Tcp);
+            assert_eq!(capabilities.gso_udp, tap.offload() >= TapOffload::TcpUdp);
+        }
+    });
+}
+
+#[test]
+fn persistent_device_is_attached_to_again() {
+    in_namespace(|| {
+        let taps = TapBuilder::new("tap0")
+            .queues(2)
+            .persistence(Persistence::Persistent)
+            .create()
+            .unwrap();
+        let index = taps[0].interface_index().unwrap();
+        drop(taps);
+        let taps = TapBuilder::new("tap0").queues(2).attach().unwrap();
+        assert_eq!(taps[0].interface_index().unwrap(), index);
+        taps[0].set_persistence(Persistence::WhileOpen).unwrap();
+        drop(taps);
+        let gone = wait(|| TapBuilder::new("tap0").attach().is_err().then_some(()));
+        assert!(gone.is_some(), "the device outlived its last queue");
+    });
+}
+
+#[test]
+fn carrier_follows_the_cable() {
+    in_namespace(|| {
+        let tap = Tap::create("tap0", 1).unwrap().remove(0);
+        ip("link set tap0 up");
+        tap.set_carrier(Carrier::Absent).unwrap();
+        assert!(link("tap0").contains("NO-CARRIER"), "{}", link("tap0"));
+        tap.set_carrier(Carrier::Present).unwrap();
+        assert!(link("tap0").contains("LOWER_UP"), "{}", link("tap0"));
+    });
+}
+
+#[test]
+fn udp_datagram_arrives_unfinished_and_goes_back_in_one_write() {
+    in_namespace(|| {
+        let mut tap = Tap::create("tap0", 1).unwrap().remove(0);
+        ip("link set tap0 up");
+        ip("addr add 192.0.2.1/24 dev tap0");
+        ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev tap0");
+        let socket = UdpSocket::bind("192.0.2.1:5000").unwrap();
+        socket.send_to(b"hello", "192.0.2.2:5000").unwrap();
+        let mut rx = Batch::new();
+        let received = wait(|| tap.recv(&mut rx).ok()).unwrap();
+        assert_eq!(received, 1);
+        let mut frame = rx.frames()[0].clone();
+        assert_eq!(&frame.bytes()[42..], b"hello");
+        assert!(frame.offload.needs_checksum());
+        assert_eq!(frame.offload.csum_start, 34);
+        assert_eq!(frame.offload.csum_offset, 6);
+
+        // The answer: addresses swapped, which leaves the pseudo-header's sum as it is.
+        let bytes = frame.bytes_mut();
+        let (dst, src) = bytes[..12].split_at_mut(6);
+        dst.swap_with_slice(src);
+        let (src, dst) = bytes[26..34].split_at_mut(4);
+        src.swap_with_slice(dst);
+        assert_eq!(tap.send(&mut [frame]).unwrap(), 1);
+        let mut answer = [0; 16];
+        let timeout = Some(std::time::Duration::from_secs(5));
+        socket.set_read_timeout(timeout).unwrap();
+        let (size, from) = socket.recv_from(&mut answer).unwrap();
+        assert_eq!(&answer[..size], b"hello");
+        assert_eq!(from.to_string(), "192.0.2.2:5000");
+    });
+}
+
+#[test]
+fn down_and_deleted_devices_are_not_connected() {
+    in_namespace(|| {
+        let mut tap = Tap::create("tap0", 1).unwrap().remove(0);
+        let mut frame = [FrameBuf::from_bytes(&[0; 60])];
+        let error = tap.send(&mut frame).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected, "down: {error}");
+        ip("link set tap0 up");
+        assert_eq!(tap.send(&mut frame).unwrap(), 1);
+        ip("link del tap0");
+        let error = tap.send(&mut frame).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected, "gone: {error}");
+        let error = tap.recv(&mut Batch::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected, "gone: {error}");
+    });
+}
+
+/// One line of `ip link` about an interface.
+fn link(name: &str) -> String {
+    let output = std::process::Command::new("ip")
+        .args(["-o", "link", "show", name])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
