@@ -6,6 +6,7 @@
 //! | backend | module | offloads | queues |
 //! |---|---|---|---|
 //! | TAP with `vnet_hdr` | [`tap`] | checksum, GSO | one per worker |
+//! | AF_PACKET | [`packet`] | checksum, GSO | fanout by flow |
 //! | in memory | [`memory`] | as configured | one |
 //!
 //! [`conformance`] is the suite that every backend passes. What the kernel says of a frame is
@@ -18,6 +19,7 @@ use dataplane_core::frame::{FrameBuf, GsoKind};
 
 pub mod conformance;
 pub mod memory;
+pub mod packet;
 mod sys;
 pub mod tap;
 pub mod virtio;

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Bytes of an interface name with its terminating zero (`IFNAMSIZ` of linux/if.h).
 pub const INTERFACE_NAME_SIZE: usize = libc::IFNAMSIZ;
@@ -34,6 +34,91 @@ pub fn check(returned: c_int) -> io::Result<c_int> {
         return Err(io::Error::last_os_error());
     }
     Ok(returned)
+}
+
+/// Takes ownership of a descriptor that a system call has just returned.
+pub fn own(fd: RawFd) -> OwnedFd {
+    assert!(fd >= 0, "only a successful call's descriptor is owned");
+    // SAFETY: the caller got `fd` from a system call that created it, and gives up its copy.
+    // JUSTIFICATION: std has no opener for sockets of AF_PACKET or AF_NETLINK.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A socket of any family, closed on exec.
+pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: socket(2) takes plain integers and touches no memory of ours.
+    // JUSTIFICATION: std only opens UDP, TCP and unix sockets.
+    let fd = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };
+    check(fd).map(own)
+}
+
+/// `setsockopt` with a value that is plain data for the kernel to read.
+pub fn set_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &T,
+) -> io::Result<()> {
+    let size = option_size::<T>();
+    // SAFETY: `value` is a live reference to `size` bytes, which the kernel only reads.
+    // JUSTIFICATION: std exposes none of the packet and filter options.
+    let returned = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const *value).cast(),
+            size,
+        )
+    };
+    check(returned).map(drop)
+}
+
+/// `getsockopt` into a value of which every bit pattern is valid.
+pub fn get_option<T: PlainData>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
+    let mut value = T::ZERO;
+    let mut size = option_size::<T>();
+    // SAFETY: `value` is a live, exclusive place of `size` bytes; the kernel writes at most that
+    // many, and `PlainData` promises that any bytes are a valid `T`.
+    // JUSTIFICATION: std exposes none of the packet options.
+    let returned = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut size,
+        )
+    };
+    check(returned)?;
+    Ok(value)
+}
+
+/// Types that the kernel may fill with any bytes.
+///
+/// # Safety
+/// Every bit pattern is a valid value, and there is no padding that matters.
+pub unsafe trait PlainData: Copy {
+    /// All bytes zero.
+    const ZERO: Self;
+}
+
+// SAFETY: an integer has no invalid bit pattern.
+unsafe impl PlainData for c_int {
+    const ZERO: Self = 0;
+}
+
+// SAFETY: two integers.
+unsafe impl PlainData for libc::tpacket_stats {
+    const ZERO: Self = Self {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+}
+
+/// The size of `T` as the socket calls take it.
+fn option_size<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).expect("option structs are a few bytes")
 }
 
 /// The index of the interface `name` in the calling thread's network namespace.

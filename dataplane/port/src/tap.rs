@@ -36,6 +36,8 @@ pub struct Tap {
     file: File,
     name: Box<str>,
     offload: TapOffload,
+    /// The last read found the queue empty, and the caller was not told yet.
+    drained: bool,
 }
 
 /// What may stay unfinished in frames from and to a TAP device, in falling order.
@@ -245,6 +247,7 @@ impl TapBuilder {
                 file,
                 name: self.name.clone(),
                 offload,
+                drained: false,
             })
             .collect())
     }
@@ -432,6 +435,11 @@ impl PortIo for Tap {
     }
 
     fn recv(&mut self, rx: &mut Batch) -> io::Result<usize> {
+        // The read that ended the last batch has said so already. What arrived since is a new
+        // event for whoever waits on the descriptor, so that nothing is missed.
+        if std::mem::take(&mut self.drained) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let before = rx.len();
         // Skipped frames count too, so that a flood of them cannot hold the worker.
         for _ in 0..BATCH_MAX {
@@ -443,10 +451,11 @@ impl PortIo for Tap {
                 Ok(None) => rx.recycle(buf),
                 Err(error) => {
                     rx.recycle(buf);
-                    if rx.len() > before {
-                        break;
+                    if rx.len() == before {
+                        return Err(classified(error));
                     }
-                    return Err(classified(error));
+                    self.drained = error.kind() == io::ErrorKind::WouldBlock;
+                    break;
                 }
             }
         }

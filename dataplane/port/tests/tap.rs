@@ -9,7 +9,8 @@ use std::net::UdpSocket;
 
 use common::{in_namespace, ip};
 use dataplane_core::frame::FrameBuf;
-use dataplane_port::conformance::wait;
+use dataplane_port::conformance::{PortPeer, Subject, check_all, wait};
+use dataplane_port::packet::PacketSocket;
 use dataplane_port::tap::{Carrier, Persistence, Tap, TapBuilder, TapError, TapOffload};
 use dataplane_port::{Batch, PortIo};
 
@@ -125,6 +126,18 @@ fn udp_datagram_arrives_unfinished_and_goes_back_in_one_write() {
         let (size, from) = socket.recv_from(&mut answer).unwrap();
         assert_eq!(&answer[..size], b"hello");
         assert_eq!(from.to_string(), "192.0.2.2:5000");
+    });
+}
+
+#[test]
+fn tap_conforms() {
+    in_namespace(|| {
+        check_all(|| {
+            let tap = Tap::create("tap0", 1).unwrap().remove(0);
+            ip("link set tap0 mtu 9000 up");
+            let far_end = PacketSocket::open("tap0").unwrap();
+            Subject::new(tap, PortPeer::new(far_end, || ip("link del tap0")), 9_014)
+        });
     });
 }
 

@@ -1,0 +1,289 @@
+//! The argument arrays of `recvmmsg` and `sendmmsg`, and what a received message means.
+
+use std::ffi::{c_uint, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use dataplane_core::frame::{FrameBuf, Offload};
+use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE, ethertype};
+
+use super::Offloads;
+use crate::virtio::{self, VNET_HEADER_SIZE};
+use crate::{BATCH_BYTES_MAX, BATCH_MAX, Batch, sys};
+
+/// Frames moved by one system call. Half a batch amortises the call (a few hundred nanoseconds)
+/// to a few per frame, and keeps the argument arrays within 8 KiB.
+pub const BURST_MAX: usize = 32;
+
+/// Offset of the VLAN tag in a frame: behind the two MACs.
+const TAG_OFFSET: usize = 12;
+
+/// What a received message was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    Frame,
+    /// Sent by this host through the interface; seen where it cannot be ignored.
+    Outgoing,
+    /// Cut off, or shorter than its headers.
+    Malformed,
+}
+
+/// Control data of one message: one `tpacket_auxdata` with its header, aligned as `cmsghdr` is.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_SIZE]);
+
+// SAFETY: CMSG_SPACE is arithmetic on its argument.
+// JUSTIFICATION: libc declares its const functions unsafe.
+const CONTROL_SIZE: usize =
+    unsafe { libc::CMSG_SPACE(size_of::<libc::tpacket_auxdata>() as c_uint) } as usize;
+
+// SAFETY: CMSG_LEN is arithmetic on its argument.
+// JUSTIFICATION: libc declares its const functions unsafe.
+const CONTROL_DATA_OFFSET: usize = unsafe { libc::CMSG_LEN(0) } as usize;
+
+/// The argument arrays of `recvmmsg`, kept so that a call fills in pointers only.
+///
+/// The pointers in `messages` and `vectors` are written anew before every call and read by the
+/// kernel during it alone; between calls they are meaningless.
+pub struct Receiver {
+    messages: [libc::mmsghdr; BURST_MAX],
+    vectors: [libc::iovec; BURST_MAX],
+    addresses: [libc::sockaddr_ll; BURST_MAX],
+    controls: [Control; BURST_MAX],
+    pub buffers: [Option<FrameBuf>; BURST_MAX],
+    /// Size of the last burst's largest frame: how many of them make a full batch.
+    frame_size_seen: usize,
+}
+
+// SAFETY: the raw pointers are written and used within one `&mut self` call; nothing behind them
+// is owned or reached by them in between. Everything else is plain data.
+unsafe impl Send for Receiver {}
+
+impl Receiver {
+    pub fn new() -> Box<Self> {
+        Box::new(Self {
+            messages: [EMPTY_MESSAGE; BURST_MAX],
+            vectors: [EMPTY_VECTOR; BURST_MAX],
+            addresses: [EMPTY_ADDRESS; BURST_MAX],
+            controls: [Control([0; CONTROL_SIZE]); BURST_MAX],
+            buffers: [const { None }; BURST_MAX],
+            frame_size_seen: 0,
+        })
+    }
+
+    /// How many frames to ask for: what fits the batch, were they all as large as the last ones.
+    pub fn wanted(&self, rx: &Batch) -> usize {
+        let room = BATCH_MAX.saturating_sub(rx.len()).min(BURST_MAX);
+        room.min((BATCH_BYTES_MAX / self.frame_size_seen.max(1)).max(2))
+    }
+
+    /// Fills `wanted` buffers of `rx`, at most [`BURST_MAX`], and returns how many messages arrived. On an error
+    /// every buffer is back in `rx`.
+    pub fn receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        rx: &mut Batch,
+        wanted: usize,
+        prefix: usize,
+    ) -> io::Result<usize> {
+        let mut count = 0;
+        while count < wanted.min(BURST_MAX) {
+            let Some(buf) = rx.take_buffer() else {
+                break;
+            };
+            let buf = self.buffers[count].insert(buf);
+            let area = buf.receive_area(prefix);
+            self.vectors[count] = libc::iovec {
+                iov_base: area.as_mut_ptr().cast(),
+                iov_len: area.len(),
+            };
+            self.messages[count].msg_hdr = libc::msghdr {
+                msg_name: (&raw mut self.addresses[count]).cast(),
+                msg_namelen: size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+                msg_iov: &raw mut self.vectors[count],
+                msg_iovlen: 1,
+                msg_control: (&raw mut self.controls[count]).cast(),
+                msg_controllen: CONTROL_SIZE as _,
+                ..EMPTY_MESSAGE.msg_hdr
+            };
+            count += 1;
+        }
+        // SAFETY: the first `count` messages point at the vector, address and control data of
+        // the same index, and the vectors at the storage of the buffer of the same index, all of
+        // which live in `self` and are not touched during the call.
+        // JUSTIFICATION: std has no batched receive, and no control data.
+        let returned = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                self.messages.as_mut_ptr(),
+                count as c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        let arrived = sys::check(returned).map(|count| count as usize);
+        if arrived.is_err() {
+            self.put_back(rx);
+        }
+        let largest = self.messages[..*arrived.as_ref().unwrap_or(&0)].iter();
+        if let Some(largest) = largest.map(|message| message.msg_len as usize).max() {
+            self.frame_size_seen = largest;
+        }
+        arrived
+    }
+
+    /// Makes the message at `index` a frame in `buf`.
+    pub fn accept(&self, index: usize, buf: &mut FrameBuf, prefix: usize) -> Arrival {
+        let message = &self.messages[index];
+        if self.addresses[index].sll_pkttype == libc::PACKET_OUTGOING {
+            return Arrival::Outgoing;
+        }
+        let cut_off = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        let frame_size = (message.msg_len as usize).checked_sub(prefix);
+        let Some(frame_size) = frame_size.filter(|&size| size >= ETHERNET_SIZE && !cut_off) else {
+            return Arrival::Malformed;
+        };
+        let offload = match buf.receive_area(prefix).first_chunk() {
+            Some(header) if prefix > 0 => virtio::sanitise(virtio::decode(header), frame_size),
+            Some(_) | None => Offload::NONE,
+        };
+        buf.set_received(frame_size, offload);
+        if let Some((tpid, tci)) = self.tag(index) {
+            // The headroom takes far more than a tag, and the frame holds both MACs.
+            if !buf.insert(TAG_OFFSET, VLAN_TAG_SIZE) {
+                return Arrival::Malformed;
+            }
+            let [tpid_high, tpid_low] = tpid.to_be_bytes();
+            let [tci_high, tci_low] = tci.to_be_bytes();
+            buf.bytes_mut()[TAG_OFFSET..TAG_OFFSET + VLAN_TAG_SIZE]
+                .copy_from_slice(&[tpid_high, tpid_low, tci_high, tci_low]);
+        }
+        Arrival::Frame
+    }
+
+    /// The VLAN tag that the kernel took out of the frame at `index`: TPID and TCI.
+    #[inline]
+    fn tag(&self, index: usize) -> Option<(u16, u16)> {
+        let header = &self.messages[index].msg_hdr;
+        if header.msg_controllen < CONTROL_SIZE as _ {
+            return None;
+        }
+        let control = self.controls[index].0.as_ptr();
+        // SAFETY: `Control` is aligned for and larger than a cmsghdr, and integers are always
+        // valid.
+        // JUSTIFICATION: control data has no safe reader in std.
+        let head = unsafe { control.cast::<libc::cmsghdr>().read() };
+        if head.cmsg_level != libc::SOL_PACKET || head.cmsg_type != libc::PACKET_AUXDATA {
+            return None;
+        }
+        let data = control.wrapping_add(CONTROL_DATA_OFFSET);
+        // SAFETY: CONTROL_SIZE was computed to hold an auxdata there; it is made of integers and
+        // read unaligned.
+        // JUSTIFICATION: as above.
+        let auxdata = unsafe { data.cast::<libc::tpacket_auxdata>().read_unaligned() };
+        if auxdata.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+            return None;
+        }
+        let tpid = if auxdata.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0 {
+            auxdata.tp_vlan_tpid
+        } else {
+            ethertype::VLAN
+        };
+        Some((tpid, auxdata.tp_vlan_tci))
+    }
+
+    /// Returns the buffers that no message filled.
+    pub fn put_back(&mut self, rx: &mut Batch) {
+        // Last taken, first returned: the pool is as it was.
+        for buffer in self.buffers.iter_mut().rev() {
+            if let Some(buf) = buffer.take() {
+                rx.recycle(buf);
+            }
+        }
+    }
+}
+
+/// The argument arrays of `sendmmsg`; the same rules as for [`Receiver`].
+pub struct Sender {
+    messages: [libc::mmsghdr; BURST_MAX],
+    vectors: [[libc::iovec; 2]; BURST_MAX],
+    headers: [[u8; VNET_HEADER_SIZE]; BURST_MAX],
+}
+
+// SAFETY: as for `Receiver`.
+unsafe impl Send for Sender {}
+
+impl Sender {
+    pub fn new() -> Box<Self> {
+        Box::new(Self {
+            messages: [EMPTY_MESSAGE; BURST_MAX],
+            vectors: [[EMPTY_VECTOR; 2]; BURST_MAX],
+            headers: [[0; VNET_HEADER_SIZE]; BURST_MAX],
+        })
+    }
+
+    /// Sends up to [`BURST_MAX`] frames from the front and returns how many were accepted. The
+    /// header travels in a part of its own, so the frames are only read.
+    pub fn send(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        frames: &[FrameBuf],
+        offloads: Offloads,
+    ) -> io::Result<usize> {
+        let count = frames.len().min(BURST_MAX);
+        for (index, frame) in frames[..count].iter().enumerate() {
+            self.headers[index] = virtio::encode(frame.offload);
+            self.vectors[index] = [vector(&self.headers[index]), vector(frame.bytes())];
+            let first = match offloads {
+                Offloads::VnetHeader => 0,
+                Offloads::None => 1,
+            };
+            let parts = &mut self.vectors[index][first..];
+            self.messages[index].msg_hdr = libc::msghdr {
+                msg_iov: parts.as_mut_ptr(),
+                msg_iovlen: parts.len() as _,
+                ..EMPTY_MESSAGE.msg_hdr
+            };
+        }
+        // SAFETY: the first `count` messages point at the vectors of the same index, and these at
+        // a header in `self` and a frame that is borrowed for the call; the kernel only reads.
+        // JUSTIFICATION: std has no batched send.
+        let returned = unsafe {
+            libc::sendmmsg(
+                fd.as_raw_fd(),
+                self.messages.as_mut_ptr(),
+                count as c_uint,
+                libc::MSG_DONTWAIT as _,
+            )
+        };
+        sys::check(returned).map(|count| count as usize)
+    }
+}
+
+/// A part of a message to send; the kernel does not write through it.
+fn vector(bytes: &[u8]) -> libc::iovec {
+    libc::iovec {
+        iov_base: bytes.as_ptr().cast::<c_void>().cast_mut(),
+        iov_len: bytes.len(),
+    }
+}
+
+const EMPTY_VECTOR: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+// SAFETY: a message header of zero bytes is null pointers and zero lengths: an empty one.
+// JUSTIFICATION: `msghdr` has private padding on some targets, so no literal can name it all.
+const EMPTY_MESSAGE: libc::mmsghdr = unsafe { std::mem::zeroed() };
+
+pub const EMPTY_ADDRESS: libc::sockaddr_ll = libc::sockaddr_ll {
+    sll_family: libc::AF_PACKET as u16,
+    sll_protocol: 0,
+    sll_ifindex: 0,
+    sll_hatype: 0,
+    sll_pkttype: 0,
+    sll_halen: 0,
+    sll_addr: [0; 8],
+};

@@ -1,0 +1,272 @@
+//! AF_PACKET on veth pairs in namespaces of their own.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io;
+use std::net::UdpSocket;
+
+use common::{in_namespace, ip};
+use dataplane_core::frame::{FrameBuf, Offload};
+use dataplane_port::conformance::{PortPeer, Subject, check_all, numbered, wait};
+use dataplane_port::packet::{Offloads, PacketBuilder, PacketError, PacketSocket};
+use dataplane_port::{Batch, PortIo};
+
+/// Both ends of a cable within the namespace.
+fn veth() {
+    ip("link add a0 mtu 9000 type veth peer name b0 mtu 9000");
+    ip("link set a0 up");
+    ip("link set b0 up");
+}
+
+#[test]
+fn veth_conforms() {
+    in_namespace(|| {
+        let mut pair = 0;
+        check_all(|| {
+            // The pair of the check before may still be there.
+            pair += 1;
+            let (near, far) = (format!("a{pair}"), format!("b{pair}"));
+            ip(&format!(
+                "link add {near} mtu 9000 type veth peer name {far} mtu 9000"
+            ));
+            ip(&format!("link set {near} up"));
+            ip(&format!("link set {far} up"));
+            let port = PacketSocket::open(&near).unwrap();
+            let far_end = PacketSocket::open(&far).unwrap();
+            let unplug = move || ip(&format!("link del {near}"));
+            Subject::new(port, PortPeer::new(far_end, unplug), 9_014)
+        });
+    });
+}
+
+#[test]
+fn missing_interface_and_bad_queue_counts_are_explained() {
+    in_namespace(|| {
+        let error = PacketSocket::open("absent0").unwrap_err();
+        assert!(matches!(error, PacketError::NotFound { .. }), "{error}");
+        let error = PacketBuilder::new("lo").queues(0).open().unwrap_err();
+        assert!(matches!(error, PacketError::QueueCount(0)), "{error}");
+    });
+}
+
+#[test]
+fn own_frames_are_not_received() {
+    in_namespace(|| {
+        veth();
+        ip("addr add 192.0.2.1/24 dev a0");
+        ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev a0");
+        let mut queues = PacketBuilder::new("a0").queues(2).open().unwrap();
+        let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+        socket.send_to(b"out", "192.0.2.2:5000").unwrap();
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        assert_eq!(
+            far_end
+                .send(&mut [FrameBuf::from_bytes(&numbered(60, 5))])
+                .unwrap(),
+            1
+        );
+        let mut rx = Batch::new();
+        let received = wait(|| queues.iter_mut().find_map(|queue| queue.recv(&mut rx).ok()));
+        assert_eq!(received, Some(1));
+        assert_eq!(rx.frames()[0].bytes(), numbered(60, 5));
+    });
+}
+
+#[test]
+fn queues_share_the_flows_and_keep_each_in_order() {
+    const FLOWS: u16 = 32;
+    in_namespace(|| {
+        veth();
+        let mut queues = PacketBuilder::new("a0").queues(2).open().unwrap();
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        for round in 0..8u8 {
+            for flow in 0..FLOWS {
+                assert_eq!(
+                    far_end.send(&mut [datagram(5_000 + flow, round)]).unwrap(),
+                    1
+                );
+            }
+        }
+        let mut seen = vec![(None, 0u8); usize::from(FLOWS)];
+        let mut share = [0; 2];
+        let mut rx = Batch::new();
+        let done = wait(|| {
+            for (index, queue) in queues.iter_mut().enumerate() {
+                let Ok(count) = queue.recv(&mut rx) else {
+                    continue;
+                };
+                share[index] += count;
+                for frame in rx.frames() {
+                    let bytes = frame.bytes();
+                    let port = u16::from_be_bytes([bytes[34], bytes[35]]);
+                    let (owner, next) = &mut seen[usize::from(port - 5_000)];
+                    assert_eq!(
+                        *owner.get_or_insert(index),
+                        index,
+                        "a flow changed its queue"
+                    );
+                    assert_eq!(bytes[42], *next, "a flow was reordered");
+                    *next += 1;
+                }
+                rx.clear();
+            }
+            (share.iter().sum::<usize>() == 8 * usize::from(FLOWS)).then_some(())
+        });
+        assert!(done.is_some(), "{share:?}");
+        assert!(share.iter().all(|&count| count > 0), "{share:?}");
+    });
+}
+
+#[test]
+fn filter_admits_from_the_first_frame_on() {
+    in_namespace(|| {
+        veth();
+        // Byte 17 is the low byte of the number: admit 7 only.
+        let load = libc::sock_filter {
+            code: 0x30,
+            jt: 0,
+            jf: 0,
+            k: 17,
+        };
+        let seven = libc::sock_filter {
+            code: 0x15,
+            jt: 0,
+            jf: 1,
+            k: 7,
+        };
+        let admit = libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: u32::MAX,
+        };
+        let refuse = libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        };
+        let program = [load, seven, admit, refuse];
+        let mut port = PacketBuilder::new("a0")
+            .filter(&program)
+            .open()
+            .unwrap()
+            .remove(0);
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        for number in 0..20 {
+            let mut frame = [FrameBuf::from_bytes(&numbered(60, number))];
+            assert_eq!(far_end.send(&mut frame).unwrap(), 1);
+        }
+        let mut rx = Batch::new();
+        assert_eq!(wait(|| port.recv(&mut rx).ok()), Some(1));
+        assert_eq!(rx.frames()[0].bytes(), numbered(60, 7));
+        assert_eq!(
+            port.recv(&mut rx).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+    });
+}
+
+#[test]
+fn loss_at_the_kernels_edge_is_counted() {
+    in_namespace(|| {
+        veth();
+        let port = PacketBuilder::new("a0")
+            .receive_buffer_size(4_096)
+            .open()
+            .unwrap()
+            .remove(0);
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        assert_eq!(port.edge_stats().rx_dropped, 0);
+        let mut lost = 0;
+        let counted = wait(|| {
+            let mut frame = [FrameBuf::from_bytes(&numbered(1_000, 1))];
+            assert_eq!(far_end.send(&mut frame).unwrap(), 1);
+            let now = port.edge_stats().rx_dropped;
+            assert!(now >= lost, "the count never falls: {lost} to {now}");
+            lost = now;
+            (lost > 10).then_some(())
+        });
+        assert!(counted.is_some());
+    });
+}
+
+#[test]
+fn interface_that_comes_back_up_is_connected_again() {
+    in_namespace(|| {
+        veth();
+        let mut port = PacketSocket::open("a0").unwrap();
+        ip("link set a0 down");
+        let mut rx = Batch::new();
+        let error = port.recv(&mut rx).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected, "{error}");
+        let mut frame = [FrameBuf::from_bytes(&numbered(60, 1))];
+        let error = port.send(&mut frame).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected, "{error}");
+        ip("link set a0 up");
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        assert!(wait(|| far_end.send(&mut frame).ok()).is_some());
+        assert_eq!(wait(|| port.recv(&mut rx).ok()), Some(1));
+    });
+}
+
+#[test]
+fn frames_beyond_the_mtu_are_refused_one_by_one() {
+    in_namespace(|| {
+        veth();
+        let mut port = PacketSocket::open("a0").unwrap();
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        let mut frames = [
+            FrameBuf::from_bytes(&numbered(60, 1)),
+            FrameBuf::from_bytes(&numbered(9_100, 2)),
+            FrameBuf::from_bytes(&numbered(60, 3)),
+        ];
+        assert_eq!(port.send(&mut frames).unwrap(), 1);
+        let error = port.send(&mut frames[1..]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+        assert_eq!(port.send(&mut frames[2..]).unwrap(), 1);
+        let mut rx = Batch::new();
+        assert!(
+            wait(|| {
+                drop(far_end.recv(&mut rx));
+                (rx.len() == 2).then_some(())
+            })
+            .is_some()
+        );
+    });
+}
+
+#[test]
+fn without_the_header_a_socket_is_plain() {
+    in_namespace(|| {
+        veth();
+        let mut port = PacketBuilder::new("a0")
+            .offloads(Offloads::None)
+            .open()
+            .unwrap()
+            .remove(0);
+        assert!(!port.capabilities().checksum);
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        assert_eq!(far_end.send(&mut [datagram(5_000, 9)]).unwrap(), 1);
+        let mut rx = Batch::new();
+        assert_eq!(wait(|| port.recv(&mut rx).ok()), Some(1));
+        assert_eq!(rx.frames()[0].bytes(), datagram(5_000, 9).bytes());
+        assert_eq!(rx.frames()[0].offload, Offload::NONE);
+        assert_eq!(port.send(&mut [datagram(5_001, 8)]).unwrap(), 1);
+        rx.clear();
+        assert_eq!(wait(|| far_end.recv(&mut rx).ok()), Some(1));
+        assert_eq!(rx.frames()[0].bytes(), datagram(5_001, 8).bytes());
+    });
+}
+
+/// A UDP datagram without checksum from `port`, with one byte of payload.
+fn datagram(port: u16, payload: u8) -> FrameBuf {
+    let [port_high, port_low] = port.to_be_bytes();
+    let mut bytes = vec![0x02, 0, 0, 0, 0, 0x0a, 0x02, 0, 0, 0, 0, 0x0b, 0x08, 0x00];
+    bytes.extend([0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0xf6, 0xce]);
+    bytes.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+    bytes.extend([port_high, port_low, 0x13, 0x88, 0, 9, 0, 0, payload]);
+    FrameBuf::from_bytes(&bytes)
+}
