@@ -1,10 +1,52 @@
-//! Network address translation: dynamic source NAT and published ports.
+//! Network address translation: dynamic source NAT and published ports, IPv4 and IPv6 alike.
+//!
+//! # Theory of operation
+//! *Inside to outside*: an inside address and port gets one external port for all remotes
+//! (endpoint-independent mapping, RFC 4787 REQ-1), preferably its own number; each remote that it
+//! talks to gets a session, and only packets of sessions come back in (address-and-port-dependent
+//! filtering, REQ-8). *Outside to inside*: published ports are intervals of the topology; the
+//! client's address is kept. *Hairpin*: an inside host that addresses an external port of ours is
+//! translated on both sides (REQ-9). ICMP errors about any of these are translated with the
+//! packet that they quote, and never end a session (REQ-12).
+//!
+//! The external port agrees with the inside port modulo [`SHARDS`], and that residue is the
+//! shard: both directions of a flow find it without a lookup. Sessions of published ports live in
+//! the shard of a hash of their remote, for the same reason.
+//!
+//! Start with [`translate`](self): `outbound`, `inbound`, `hairpin` on [`NatView`].
+//!
+//! Limits: [`NatConfig::sessions_max`], [`NatConfig::sessions_per_endpoint_max`], the port range
+//! (for each external address and protocol), [`RULES_MAX`], [`FRAGMENTS_MAX`]. A full table first
+//! drops what has expired, then transitory TCP sessions, and then refuses the new session.
+//! Payload is never looked at: there are no application gateways (RFC 4787 REQ-10).
 
-use std::net::IpAddr;
+mod forward;
+mod fragment;
+mod hash;
+mod icmp;
+mod open;
+mod packet;
+mod pool;
+mod rewrite;
+mod session;
+mod shared;
+mod slab;
+mod table;
+mod translate;
+
+#[cfg(test)]
+mod tests;
+
 use std::ops::RangeInclusive;
 
-use crate::addr::{DomainId, Prefix};
 use crate::time::Duration;
+
+pub use forward::{RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
+pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
+pub use pool::SHARDS;
+pub use session::{Direction, NatProtocol, SessionInfo, SessionState};
+pub use shared::{Gauges, Nat, NatView};
+pub use translate::{Inbound, Translation};
 
 /// External ports that dynamic mappings use when the configuration names none: the upper part of
 /// the range that IANA leaves to ephemeral ports (RFC 6335 section 6).
@@ -59,49 +101,5 @@ impl Default for Timeouts {
             udp: Duration::from_secs(5 * 60),
             icmp: Duration::from_secs(60),
         }
-    }
-}
-
-/// A transport that ports can be published of.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A published interval of ports: external `external_ports` lead to `inside`, starting at
-/// `inside_port_first`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StaticRule {
-    /// Names the rule in counters, traces and listings.
-    pub id: u32,
-    /// TCP or UDP.
-    pub transport: Transport,
-    /// The external address; `None` for every address of the host of `inside`'s family.
-    pub external: Option<IpAddr>,
-    /// External ports, both ends included.
-    pub external_ports: RangeInclusive<u16>,
-    /// The network of the endpoint.
-    pub domain: DomainId,
-    /// The endpoint's address.
-    pub inside: IpAddr,
-    /// The endpoint's port for the first external one.
-    pub inside_port_first: u16,
-    /// Only clients of this prefix; `None` for all.
-    pub from: Option<Prefix>,
-}
-
-/// Every published interval of a topology, searchable from both sides.
-#[derive(Clone, Debug, Default)]
-pub struct StaticRules {
-    rules: Vec<StaticRule>,
-}
-
-impl StaticRules {
-    /// The rules, in the order in which they were added.
-    pub fn rules(&self) -> &[StaticRule] {
-        &self.rules
     }
 }

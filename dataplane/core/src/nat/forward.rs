@@ -1,0 +1,515 @@
+//! Published ports: intervals of external ports that lead to an endpoint, searchable from both
+//! sides.
+//!
+//! A rule is an interval, never a table entry per port, so publishing 65,000 ports costs what
+//! publishing one does. From outside the intervals of one transport and address never overlap,
+//! and a lookup is a binary search; a rule for one address goes before a rule for every address.
+//! From inside they may overlap, because one endpoint's port can be published several times.
+//!
+//! Immutable once built into a topology. Limit: [`RULES_MAX`].
+
+use core::cmp::Ordering;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::addr::{DomainId, L4Addr, L4Port, Prefix};
+
+/// Published intervals of one process: one for each port of one address, which is as far as
+/// anybody publishing ports one by one can get.
+pub const RULES_MAX: usize = 65_535;
+
+/// A transport that ports can be published of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A published interval of ports: external `external_ports` lead to `inside`, starting at
+/// `inside_port_first`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticRule {
+    /// Names the rule in counters, traces and listings.
+    pub id: u32,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// The external address; `None` for every address of the host of `inside`'s family.
+    pub external: Option<IpAddr>,
+    /// External ports, both ends included.
+    pub external_ports: RangeInclusive<u16>,
+    /// The network of the endpoint.
+    pub domain: DomainId,
+    /// The endpoint's address.
+    pub inside: IpAddr,
+    /// The endpoint's port for the first external one.
+    pub inside_port_first: u16,
+    /// Only clients of this prefix; `None` for all.
+    pub from: Option<Prefix>,
+}
+
+impl StaticRule {
+    /// Where a client that addresses `port` of the external side is led.
+    pub fn inside_of(&self, port: L4Port) -> L4Addr {
+        let offset = port.0.wrapping_sub(*self.external_ports.start());
+        L4Addr::new(self.inside, self.inside_port_first.wrapping_add(offset))
+    }
+
+    /// The external port that leads to `port` of the endpoint.
+    pub fn external_of(&self, port: L4Port) -> L4Port {
+        let offset = port.0.wrapping_sub(self.inside_port_first);
+        L4Port(self.external_ports.start().wrapping_add(offset))
+    }
+
+    /// Whether the rule serves this client.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.from.is_none_or(|prefix| prefix.contains(client))
+    }
+
+    /// The endpoint's last published port; `None` when it would lie beyond 65535.
+    fn inside_port_last(&self) -> Option<u16> {
+        let extent = self
+            .external_ports
+            .end()
+            .checked_sub(*self.external_ports.start())?;
+        self.inside_port_first.checked_add(extent)
+    }
+}
+
+/// Why a rule cannot be added.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RuleError {
+    /// Some of its external ports already lead elsewhere.
+    #[error(
+        "rule {rule} and rule {other} both publish external ports {from}-{to} of {transport:?}"
+    )]
+    Overlap {
+        /// The rule to be added.
+        rule: u32,
+        /// The rule that holds the ports.
+        other: u32,
+        /// TCP or UDP.
+        transport: Transport,
+        /// First port that both want.
+        from: u16,
+        /// Last port that both want.
+        to: u16,
+    },
+    /// The same id twice.
+    #[error("there already is a rule {0}")]
+    Duplicate(u32),
+    /// The external interval is empty or begins with port 0.
+    #[error(
+        "rule {0} publishes no port; an interval begins at 1 and does not end before it begins"
+    )]
+    Empty(u32),
+    /// The endpoint's ports would go beyond 65535.
+    #[error("rule {0} leads to ports beyond 65535 of the endpoint")]
+    InsideRange(u32),
+    /// External address, endpoint and client prefix are not of one family.
+    #[error("rule {0} mixes IPv4 and IPv6")]
+    Family(u32),
+    /// [`RULES_MAX`] are there.
+    #[error("there are {RULES_MAX} rules already; publish intervals instead of single ports")]
+    Full,
+}
+
+/// Every published interval of a topology, searchable from both sides.
+#[derive(Clone, Debug, Default)]
+pub struct StaticRules {
+    rules: Vec<StaticRule>,
+    /// Sorted; intervals of one `ExternalKey` do not overlap.
+    by_external: Vec<Interval<ExternalKey>>,
+    /// Sorted; intervals of one `InsideKey` may overlap.
+    by_inside: Vec<Interval<InsideKey>>,
+}
+
+/// Whose external ports an interval takes: one address, or all of a family.
+type ExternalKey = (Transport, bool, Option<IpAddr>);
+/// Whose own ports an interval covers.
+type InsideKey = (Transport, DomainId, IpAddr);
+
+#[derive(Clone, Debug)]
+struct Interval<K> {
+    key: K,
+    first: u16,
+    last: u16,
+    /// The greatest `last` of this interval and those before it that have the same key: below it
+    /// no earlier interval needs to be looked at.
+    reach: u16,
+    /// Index into the rules.
+    rule: u32,
+}
+
+impl StaticRules {
+    /// Builds the index of many rules at once, in O(n log n).
+    ///
+    /// # Errors
+    /// The first [`RuleError`] met.
+    pub fn build(rules: Vec<StaticRule>) -> Result<Self, RuleError> {
+        if rules.len() > RULES_MAX {
+            return Err(RuleError::Full);
+        }
+        let mut ids: Vec<u32> = rules.iter().map(|rule| rule.id).collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(RuleError::Duplicate(pair[0]));
+        }
+        let mut built = Self::default();
+        for (index, rule) in rules.iter().enumerate() {
+            let (external, inside) = intervals(rule, index as u32)?;
+            built.by_external.push(external);
+            built.by_inside.push(inside);
+        }
+        built.rules = rules;
+        built.by_external.sort_by(order);
+        built.by_inside.sort_by(order);
+        built.check_overlap()?;
+        extend_reach(&mut built.by_inside);
+        Ok(built)
+    }
+
+    /// Adds one rule, in O(n). Many rules are cheaper through [`StaticRules::build`].
+    ///
+    /// # Errors
+    /// [`RuleError`]; nothing is changed.
+    pub fn add(&mut self, rule: StaticRule) -> Result<(), RuleError> {
+        if self.rules.len() == RULES_MAX {
+            return Err(RuleError::Full);
+        }
+        if self.rules.iter().any(|other| other.id == rule.id) {
+            return Err(RuleError::Duplicate(rule.id));
+        }
+        let (external, inside) = intervals(&rule, self.rules.len() as u32)?;
+        let at = self
+            .by_external
+            .partition_point(|other| order(other, &external) == Ordering::Less);
+        let neighbours = [at.checked_sub(1), Some(at)];
+        for other in neighbours.into_iter().flatten() {
+            if let Some(other) = self.by_external.get(other) {
+                overlap(&rule, &external, other, &self.rules)?;
+            }
+        }
+        self.by_external.insert(at, external);
+        let at = self
+            .by_inside
+            .partition_point(|other| order(other, &inside) == Ordering::Less);
+        self.by_inside.insert(at, inside);
+        extend_reach(&mut self.by_inside);
+        self.rules.push(rule);
+        Ok(())
+    }
+
+    /// Takes a rule out. Its sessions are ended separately, by `Nat::remove_sessions`.
+    pub fn remove(&mut self, id: u32) -> Option<StaticRule> {
+        let at = self.rules.iter().position(|rule| rule.id == id)?;
+        let removed = self.rules.remove(at);
+        let gone = at as u32;
+        self.by_external.retain(|interval| interval.rule != gone);
+        self.by_inside.retain(|interval| interval.rule != gone);
+        let externals = self.by_external.iter_mut().map(|i| &mut i.rule);
+        let insides = self.by_inside.iter_mut().map(|i| &mut i.rule);
+        for rule in externals.chain(insides) {
+            *rule -= u32::from(*rule > gone);
+        }
+        extend_reach(&mut self.by_inside);
+        Some(removed)
+    }
+
+    /// The rules, in the order in which they were added.
+    pub fn rules(&self) -> &[StaticRule] {
+        &self.rules
+    }
+
+    /// Whether no port is published.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rule that an external address and port belong to: one for this very address before
+    /// one for every address.
+    #[inline]
+    pub fn by_external(&self, transport: Transport, external: L4Addr) -> Option<&StaticRule> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let family = external.ip.is_ipv6();
+        self.find_external((transport, family, Some(external.ip)), external.l4_port)
+            .or_else(|| self.find_external((transport, family, None), external.l4_port))
+    }
+
+    /// A rule that leads to this address and port of an endpoint: the one whose interval begins
+    /// last, when there are several.
+    #[inline]
+    pub fn by_inside(
+        &self,
+        transport: Transport,
+        domain: DomainId,
+        inside: L4Addr,
+    ) -> Option<&StaticRule> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let key = (transport, domain, inside.ip);
+        let port = inside.l4_port.0;
+        let end = self
+            .by_inside
+            .partition_point(|interval| (interval.key, interval.first) <= (key, port));
+        self.by_inside[..end]
+            .iter()
+            .rev()
+            .take_while(|interval| interval.key == key && interval.reach >= port)
+            .find(|interval| interval.last >= port)
+            .and_then(|interval| self.rules.get(interval.rule as usize))
+    }
+
+    fn find_external(&self, key: ExternalKey, port: L4Port) -> Option<&StaticRule> {
+        let end = self
+            .by_external
+            .partition_point(|interval| (interval.key, interval.first) <= (key, port.0));
+        let interval = self.by_external.get(end.checked_sub(1)?)?;
+        let found = interval.key == key && interval.last >= port.0;
+        found
+            .then(|| self.rules.get(interval.rule as usize))
+            .flatten()
+    }
+
+    fn check_overlap(&self) -> Result<(), RuleError> {
+        for pair in self.by_external.windows(2) {
+            let later = &pair[usize::from(pair[1].rule > pair[0].rule)];
+            let earlier = &pair[usize::from(pair[1].rule < pair[0].rule)];
+            overlap(
+                &self.rules[later.rule as usize],
+                later,
+                earlier,
+                &self.rules,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Both intervals of a rule, once it is found sound.
+fn intervals(
+    rule: &StaticRule,
+    index: u32,
+) -> Result<(Interval<ExternalKey>, Interval<InsideKey>), RuleError> {
+    let family = rule.inside.is_ipv6();
+    let stranger = |address: IpAddr| address.is_ipv6() != family;
+    if rule.external_ports.is_empty() || *rule.external_ports.start() == 0 {
+        return Err(RuleError::Empty(rule.id));
+    }
+    if rule.external.is_some_and(stranger) || rule.from.is_some_and(|from| stranger(from.address)) {
+        return Err(RuleError::Family(rule.id));
+    }
+    let last = rule
+        .inside_port_last()
+        .ok_or(RuleError::InsideRange(rule.id))?;
+    let external = Interval {
+        key: (rule.transport, family, rule.external),
+        first: *rule.external_ports.start(),
+        last: *rule.external_ports.end(),
+        reach: *rule.external_ports.end(),
+        rule: index,
+    };
+    let inside = Interval {
+        key: (rule.transport, rule.domain, rule.inside),
+        first: rule.inside_port_first,
+        last,
+        reach: last,
+        rule: index,
+    };
+    Ok((external, inside))
+}
+
+fn order<K: Ord>(a: &Interval<K>, b: &Interval<K>) -> Ordering {
+    (&a.key, a.first, a.rule).cmp(&(&b.key, b.first, b.rule))
+}
+
+fn overlap(
+    rule: &StaticRule,
+    own: &Interval<ExternalKey>,
+    other: &Interval<ExternalKey>,
+    rules: &[StaticRule],
+) -> Result<(), RuleError> {
+    let (from, to) = (own.first.max(other.first), own.last.min(other.last));
+    if own.key != other.key || from > to {
+        return Ok(());
+    }
+    Err(RuleError::Overlap {
+        rule: rule.id,
+        other: rules[other.rule as usize].id,
+        transport: rule.transport,
+        from,
+        to,
+    })
+}
+
+fn extend_reach(intervals: &mut [Interval<InsideKey>]) {
+    let mut before: Option<(InsideKey, u16)> = None;
+    for interval in intervals {
+        interval.reach = match before {
+            Some((key, reach)) if key == interval.key => reach.max(interval.last),
+            Some(_) | None => interval.last,
+        };
+        before = Some((interval.key, interval.reach));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(id: u32, external: Option<&str>, ports: RangeInclusive<u16>, first: u16) -> StaticRule {
+        StaticRule {
+            id,
+            transport: Transport::Tcp,
+            external: external.map(|text| text.parse().unwrap()),
+            external_ports: ports,
+            domain: DomainId(1),
+            inside: "10.0.0.2".parse().unwrap(),
+            inside_port_first: first,
+            from: None,
+        }
+    }
+
+    fn outside(text: &str, port: u16) -> L4Addr {
+        L4Addr::new(text.parse().unwrap(), port)
+    }
+
+    fn hit(rules: &StaticRules, text: &str, port: u16) -> Option<u32> {
+        rules
+            .by_external(Transport::Tcp, outside(text, port))
+            .map(|rule| rule.id)
+    }
+
+    #[test]
+    fn a_rule_for_one_address_goes_before_a_rule_for_all() {
+        let mut rules = StaticRules::default();
+        rules.add(rule(1, None, 80..=90, 8_080)).unwrap();
+        rules.add(rule(2, Some("192.0.2.1"), 85..=85, 22)).unwrap();
+        assert_eq!(hit(&rules, "192.0.2.1", 85), Some(2));
+        assert_eq!(hit(&rules, "192.0.2.2", 85), Some(1));
+        assert_eq!(hit(&rules, "192.0.2.1", 90), Some(1));
+        for (address, port) in [("192.0.2.1", 79), ("192.0.2.1", 91), ("2001:db8::1", 85)] {
+            assert_eq!(hit(&rules, address, port), None, "{address} {port}");
+        }
+        let udp = rules.by_external(Transport::Udp, outside("192.0.2.1", 85));
+        assert_eq!(udp, None);
+    }
+
+    #[test]
+    fn intervals_keep_their_offset_in_both_directions() {
+        let rule = rule(1, None, 1_000..=1_999, 5_000);
+        assert_eq!(rule.inside_of(L4Port(1_234)), outside("10.0.0.2", 5_234));
+        assert_eq!(rule.external_of(L4Port(5_234)), L4Port(1_234));
+    }
+
+    #[test]
+    fn an_overlap_is_refused_and_names_the_other_rule() {
+        let mut rules = StaticRules::default();
+        rules.add(rule(7, None, 100..=200, 100)).unwrap();
+        let wanted = |id, from, to| RuleError::Overlap {
+            rule: id,
+            other: 7,
+            transport: Transport::Tcp,
+            from,
+            to,
+        };
+        for (ports, from, to) in [
+            (200..=300, 200, 200),
+            (50..=100, 100, 100),
+            (150..=150, 150, 150),
+            (1..=65_000, 100, 200),
+        ] {
+            let refused = rules.add(rule(8, None, ports, 1)).unwrap_err();
+            assert_eq!(refused, wanted(8, from, to));
+        }
+        assert_eq!(rules.rules().len(), 1);
+        rules.add(rule(9, None, 201..=300, 1)).unwrap();
+        rules.add(rule(10, None, 1..=99, 1)).unwrap();
+        let both = vec![rule(7, None, 100..=200, 100), rule(8, None, 1..=150, 1)];
+        assert_eq!(StaticRules::build(both).unwrap_err(), wanted(8, 100, 150));
+    }
+
+    #[test]
+    fn unsound_rules_are_refused() {
+        let mut rules = StaticRules::default();
+        #[expect(clippy::reversed_empty_ranges)]
+        let empty = rule(1, None, 5..=4, 1);
+        assert_eq!(rules.add(empty), Err(RuleError::Empty(1)));
+        assert_eq!(rules.add(rule(1, None, 0..=4, 1)), Err(RuleError::Empty(1)));
+        let beyond = rule(1, None, 1..=10, 65_530);
+        assert_eq!(rules.add(beyond), Err(RuleError::InsideRange(1)));
+        let mixed = rule(1, Some("2001:db8::1"), 1..=10, 1);
+        assert_eq!(rules.add(mixed), Err(RuleError::Family(1)));
+        rules.add(rule(1, None, 1..=10, 1)).unwrap();
+        let twice = rule(1, None, 11..=12, 1);
+        assert_eq!(rules.add(twice), Err(RuleError::Duplicate(1)));
+    }
+
+    #[test]
+    fn one_inside_port_may_be_published_twice_and_is_found_under_a_wider_interval() {
+        let mut rules = StaticRules::default();
+        rules.add(rule(1, None, 1_000..=1_999, 1)).unwrap();
+        rules.add(rule(2, None, 80..=80, 80)).unwrap();
+        rules.add(rule(3, None, 81..=81, 300)).unwrap();
+        let find = |rules: &StaticRules, port| {
+            rules
+                .by_inside(Transport::Tcp, DomainId(1), outside("10.0.0.2", port))
+                .map(|rule| rule.id)
+        };
+        assert_eq!(find(&rules, 80), Some(2));
+        assert_eq!(
+            find(&rules, 500),
+            Some(1),
+            "rule 3 begins later but ends before"
+        );
+        assert_eq!(find(&rules, 1_000), Some(1));
+        assert_eq!(find(&rules, 1_001), None);
+        assert_eq!(rules.remove(1).map(|rule| rule.id), Some(1));
+        assert_eq!((find(&rules, 80), find(&rules, 500)), (Some(2), None));
+        assert_eq!(hit(&rules, "192.0.2.1", 81), Some(3));
+        assert_eq!(hit(&rules, "192.0.2.1", 1_500), None);
+    }
+
+    #[test]
+    fn building_at_once_equals_adding_one_by_one() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut added = StaticRules::default();
+        for id in 0..400 {
+            let first = rng.u16(1..2_000);
+            let ports = first..=first + rng.u16(0..8);
+            let external = [None, Some("192.0.2.1")][rng.usize(0..2)];
+            // An overlap is refused, which leaves what is there in place.
+            let _refused = added.add(rule(id, external, ports, rng.u16(1..2_000)));
+        }
+        let built = StaticRules::build(added.rules().to_vec()).unwrap();
+        for port in 0..2_100 {
+            let model = |address: IpAddr| {
+                let covers = |rule: &&StaticRule| rule.external_ports.contains(&port);
+                let own = |rule: &&StaticRule| rule.external == Some(address);
+                let all = |rule: &&StaticRule| rule.external.is_none();
+                let rules = added.rules().iter().filter(covers);
+                rules.clone().find(own).or(rules.clone().find(all)).cloned()
+            };
+            for text in ["192.0.2.1", "192.0.2.9"] {
+                let external = outside(text, port);
+                let wanted = model(external.ip);
+                for rules in [&added, &built] {
+                    let found = rules.by_external(Transport::Tcp, external).cloned();
+                    assert_eq!(found, wanted, "{external}");
+                }
+            }
+            let inside = outside("10.0.0.2", port);
+            let covers = |rule: &StaticRule| {
+                rule.inside_port_first <= port && port <= rule.inside_port_last().unwrap()
+            };
+            let found = added.by_inside(Transport::Tcp, DomainId(1), inside);
+            assert_eq!(found.is_some(), added.rules().iter().any(covers), "{port}");
+            assert!(found.is_none_or(covers));
+        }
+    }
+}

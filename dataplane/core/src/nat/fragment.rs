@@ -1,0 +1,159 @@
+//! Fragments: the later ones follow the first.
+//!
+//! Only the first fragment of a packet carries ports. When it is translated, what became of its
+//! addresses is remembered by (addresses, protocol, identification), and later fragments get the
+//! same. Their checksum needs nothing: it is in the first fragment and covers the whole packet.
+//!
+//! Deviation from RFC 4787 REQ-14: a fragment that overtakes the first one is dropped rather than
+//! kept, because a worker holds no frames. Senders emit the first one first, and the kernel's
+//! queues keep the order of one flow; tested by `a_fragment_before_the_first_is_dropped`.
+//!
+//! Limits: [`FRAGMENTS_MAX`] packets in each shard, the oldest forgotten first;
+//! [`FRAGMENT_TIMEOUT_SECONDS`].
+
+use std::net::IpAddr;
+
+use crate::addr::DomainId;
+use crate::headers::{Fragment, Ip};
+use crate::time::Instant;
+
+/// Fragmented packets remembered by each shard: 4,096 in all, a quarter of a megabyte, which a
+/// flood of fragments cannot exceed.
+pub const FRAGMENTS_MAX: usize = 64;
+
+/// How long the fragments of a packet may trail the first: what Linux waits to reassemble
+/// (`net.ipv4.ipfrag_time`).
+pub const FRAGMENT_TIMEOUT_SECONDS: u32 = 30;
+
+/// What the fragments of a packet have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FragmentKey {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    id: u32,
+    /// The network that it came from; `None` from outside. Networks may overlap.
+    from: Option<DomainId>,
+}
+
+/// What became of the first fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FragmentRoute {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    /// The network of the inside end.
+    pub domain: DomainId,
+    pub kind: crate::trace::NatKind,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Fragments {
+    records: Vec<Record>,
+    /// The record to be replaced next.
+    next: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    key: FragmentKey,
+    route: FragmentRoute,
+    second: u32,
+}
+
+impl FragmentKey {
+    pub const fn new(ip: &Ip, fragment: Fragment, from: Option<DomainId>) -> Self {
+        Self {
+            src: ip.src,
+            dst: ip.dst,
+            protocol: ip.protocol,
+            id: fragment.id,
+            from,
+        }
+    }
+
+    /// The address and number that spread packets over the shards.
+    pub const fn spread(&self) -> (IpAddr, u32) {
+        (self.src, self.id)
+    }
+}
+
+impl Fragments {
+    pub const fn new() -> Self {
+        Self {
+            records: Vec::new(),
+            next: 0,
+        }
+    }
+
+    /// Remembers what became of a first fragment, in place of the oldest if there are too many.
+    pub fn remember(&mut self, key: FragmentKey, route: FragmentRoute, now: Instant) {
+        let record = Record {
+            key,
+            route,
+            second: now.second(),
+        };
+        if let Some(same) = self.records.iter_mut().find(|record| record.key == key) {
+            *same = record;
+        } else if self.records.len() < FRAGMENTS_MAX {
+            self.records.push(record);
+        } else {
+            self.records[self.next] = record;
+            self.next = (self.next + 1) % FRAGMENTS_MAX;
+        }
+    }
+
+    /// What became of the first fragment of the same packet.
+    pub fn find(&self, key: &FragmentKey, now: Instant) -> Option<FragmentRoute> {
+        let fresh = |record: &&Record| {
+            let age = now.second().saturating_sub(record.second);
+            record.key == *key && age <= FRAGMENT_TIMEOUT_SECONDS
+        };
+        self.records.iter().find(fresh).map(|record| record.route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::NatKind;
+
+    fn key(id: u32) -> FragmentKey {
+        FragmentKey {
+            src: [10, 0, 0, 2].into(),
+            dst: [192, 0, 2, 1].into(),
+            protocol: 17,
+            id,
+            from: None,
+        }
+    }
+
+    const ROUTE: FragmentRoute = FragmentRoute {
+        src: IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1)),
+        dst: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+        domain: DomainId(1),
+        kind: NatKind::Source,
+    };
+
+    #[test]
+    fn a_flood_forgets_the_oldest_and_keeps_its_bound() {
+        let mut fragments = Fragments::new();
+        let now = Instant::from_secs(5);
+        for id in 0..1_000 {
+            fragments.remember(key(id), ROUTE, now);
+            fragments.remember(key(id), ROUTE, now);
+        }
+        assert_eq!(fragments.records.len(), FRAGMENTS_MAX);
+        let kept = (0..1_000).filter(|id| fragments.find(&key(*id), now).is_some());
+        let last: Vec<u32> = (1_000 - FRAGMENTS_MAX as u32..1_000).collect();
+        assert_eq!(kept.collect::<Vec<_>>(), last);
+    }
+
+    #[test]
+    fn a_fragment_is_forgotten_after_the_timeout() {
+        let mut fragments = Fragments::new();
+        fragments.remember(key(1), ROUTE, Instant::from_secs(5));
+        assert_eq!(fragments.find(&key(1), Instant::from_secs(35)), Some(ROUTE));
+        assert_eq!(fragments.find(&key(1), Instant::from_secs(36)), None);
+        assert_eq!(fragments.find(&key(2), Instant::from_secs(5)), None);
+    }
+}

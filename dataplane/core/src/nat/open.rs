@@ -1,0 +1,182 @@
+//! New sessions: limits, eviction, and the external port of a new mapping.
+//!
+//! The cold side of the NAT, under the lock of one shard. A full table costs the new session a
+//! bounded search: [`EXPIRE_ON_FULL_MAX`] expired ones first, then the oldest transitory one, both
+//! in the shard at hand. Where neither exists the new session is refused and the old ones stay.
+
+use std::net::IpAddr;
+
+use crate::addr::{DomainId, L4Addr};
+use crate::time::Instant;
+use crate::verdict::DropReason;
+
+use super::NatConfig;
+use super::forward::{StaticRule, StaticRules};
+use super::pool;
+use super::session::{Mapping, NatProtocol, SessionState};
+use super::shared::{Counts, Shard};
+use super::table::{Event, ForwardKey, InsideKey, NatShard};
+
+/// Expired sessions that one new session clears away when it finds the table full. A few pay for
+/// it now; the sweep does the rest.
+const EXPIRE_ON_FULL_MAX: usize = 8;
+
+/// Transitory sessions that one new TCP mapping may take the place of when its residue has no
+/// port left. The first is nearly always enough, for most mappings have one session.
+const EVICT_FOR_PORT_MAX: usize = 8;
+
+/// What a new session needs besides the shard.
+pub(super) struct Opening<'a> {
+    pub config: &'a NatConfig,
+    pub statics: &'a StaticRules,
+    pub event: Event,
+}
+
+impl Opening<'_> {
+    /// Opens a session from inside to `remote`, with the mapping of its inside address and port
+    /// or a new one.
+    #[cold]
+    pub fn dynamic(
+        &self,
+        shard: &mut Shard<'_>,
+        key: &InsideKey,
+        remote: L4Addr,
+        rng: &mut fastrand::Rng,
+    ) -> Result<u32, DropReason> {
+        let Shard { table, counts } = shard;
+        self.reserve(table, counts, key.domain, key.inside.ip)?;
+        // Looked up only now: making room may have ended the mapping.
+        let mapping = match table.mapping_by_inside(key) {
+            Some(mapping) => mapping,
+            None => {
+                let Some(external) = self.external(table, counts, key, rng) else {
+                    counts.release(key.domain, key.inside.ip);
+                    return Err(DropReason::NatNoPort);
+                };
+                table.add_mapping(Mapping {
+                    inside: key.inside,
+                    external,
+                    domain: key.domain,
+                    protocol: key.protocol,
+                    rule: None,
+                    sessions: 0,
+                })
+            }
+        };
+        Ok(table.add_session(mapping, remote, self.event))
+    }
+
+    /// Opens a session of a published port.
+    #[cold]
+    pub fn forward(
+        &self,
+        shard: &mut Shard<'_>,
+        rule: &StaticRule,
+        external: L4Addr,
+        key: &ForwardKey,
+    ) -> Result<u32, DropReason> {
+        let Shard { table, counts } = shard;
+        if let Some(other) = table.forward_by_inside(key) {
+            // The same client port came by another external port that leads to the same server
+            // port. The server could not tell the two apart, so the second waits for the first.
+            if !self.replaceable(table, other) {
+                return Err(DropReason::NatNoPort);
+            }
+            table.remove(other, counts);
+        }
+        self.reserve(table, counts, key.domain, key.inside.ip)?;
+        counts.hit(rule.id);
+        let mapping = Mapping {
+            inside: key.inside,
+            external,
+            domain: key.domain,
+            protocol: key.protocol,
+            rule: Some(rule.id),
+            sessions: 0,
+        };
+        Ok(table.add_forward(mapping, key.remote, self.event))
+    }
+
+    fn now(&self) -> Instant {
+        self.event.now
+    }
+
+    fn replaceable(&self, table: &NatShard, session: u32) -> bool {
+        let (found, mapping) = table.at(session);
+        let closing =
+            mapping.protocol == NatProtocol::Tcp && found.tcp.phase() == SessionState::Closing;
+        closing || !table.alive(session, self.now(), self.config)
+    }
+
+    fn reserve(
+        &self,
+        table: &mut NatShard,
+        counts: &Counts,
+        domain: DomainId,
+        inside: IpAddr,
+    ) -> Result<(), DropReason> {
+        let Err(full) = counts.reserve(domain, inside, self.config) else {
+            return Ok(());
+        };
+        let timeouts = &self.config.timeouts;
+        let expired = table.expire(self.now(), timeouts, EXPIRE_ON_FULL_MAX, counts);
+        if expired == 0 {
+            // One endpoint's quota is no reason to end the sessions of others.
+            let may_evict = full == DropReason::NatTableFull;
+            if !may_evict || table.evict(counts).is_none() {
+                return Err(full);
+            }
+        }
+        counts.reserve(domain, inside, self.config)
+    }
+
+    /// A free external address and port for a mapping.
+    fn external(
+        &self,
+        table: &mut NatShard,
+        counts: &Counts,
+        key: &InsideKey,
+        rng: &mut fastrand::Rng,
+    ) -> Option<L4Addr> {
+        if let Some(found) = self.pick(table, key, rng) {
+            return Some(found);
+        }
+        let timeouts = &self.config.timeouts;
+        if table.expire(self.now(), timeouts, EXPIRE_ON_FULL_MAX, counts) > 0
+            && let Some(found) = self.pick(table, key, rng)
+        {
+            return Some(found);
+        }
+        if key.protocol != NatProtocol::Tcp {
+            return None;
+        }
+        for _ in 0..EVICT_FOR_PORT_MAX {
+            let given_up = table.evict(counts)?;
+            let fits = given_up.rule.is_none() && given_up.external.ip == key.external;
+            if fits && self.free(table, key.protocol, given_up.external) {
+                return Some(given_up.external);
+            }
+        }
+        None
+    }
+
+    fn pick(&self, table: &NatShard, key: &InsideKey, rng: &mut fastrand::Rng) -> Option<L4Addr> {
+        let external = |l4_port| L4Addr {
+            ip: key.external,
+            l4_port,
+        };
+        pool::pick(&self.config.port_range, key.inside.l4_port, rng, |port| {
+            self.free(table, key.protocol, external(port))
+        })
+        .map(external)
+    }
+
+    /// Whether nothing holds an external port: no mapping, and no published interval, which would
+    /// swallow the replies.
+    fn free(&self, table: &NatShard, protocol: NatProtocol, external: L4Addr) -> bool {
+        let published = protocol
+            .transport()
+            .and_then(|transport| self.statics.by_external(transport, external));
+        published.is_none() && table.mapping_by_external(protocol, external).is_none()
+    }
+}

@@ -1,0 +1,170 @@
+//! What the NAT reads of a packet: its two ends, as the direction defines them.
+
+use crate::addr::{DomainId, L4Addr, L4Port};
+use crate::frame::Frame;
+use crate::headers::{HeaderError, Headers, Ip, L4, L4Kind, TcpFlags, array_at};
+use crate::verdict::DropReason;
+
+use super::fragment::FragmentKey;
+use super::rewrite::{self, Layout, Side};
+use super::session::{Direction, NatProtocol};
+
+/// A packet to be translated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packet {
+    /// Source. An echo's identifier stands for the port of the end that sent the request; the
+    /// other end has port 0.
+    pub src: L4Addr,
+    /// Destination.
+    pub dst: L4Addr,
+    pub layout: Layout,
+    pub body: Body,
+    /// What the packet's fragments are known by; `None` for a whole packet.
+    pub fragments: Option<FragmentKey>,
+}
+
+/// What kind of packet it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body {
+    /// A packet of a flow.
+    Flow {
+        protocol: NatProtocol,
+        /// No flags for UDP and ICMP.
+        flags: TcpFlags,
+    },
+    /// An echo request to an external address, or an echo reply from inside: never of a session.
+    StrayEcho,
+    /// An ICMP error; it begins at `offset` and its IP packet ends at `end`.
+    Error { offset: usize, end: usize },
+    /// A fragment other than the first.
+    LaterFragment,
+}
+
+impl Packet {
+    /// Reads a packet going in `direction`, from the network `from` or from outside.
+    ///
+    /// # Errors
+    /// The reason why it cannot be translated.
+    #[inline]
+    pub fn read(
+        frame: &Frame<'_>,
+        headers: &Headers,
+        direction: Direction,
+        from: Option<DomainId>,
+    ) -> Result<Self, DropReason> {
+        let ip = match headers.ip() {
+            Some(ip) => ip,
+            None if headers.l3.is_ok() => return Err(DropReason::NotIp),
+            None => return Err(DropReason::L3Malformed),
+        };
+        if ip.header_size > 40 && ip.src.is_ipv6() {
+            check_extensions(frame.bytes(), headers.l3_offset, ip)?;
+        }
+        // An "atomic" fragment (RFC 6946) is a whole packet.
+        let parts = ip.fragment.filter(|part| part.offset != 0 || part.more);
+        let mut packet = Self {
+            src: L4Addr::new(ip.src, 0),
+            dst: L4Addr::new(ip.dst, 0),
+            layout: Layout {
+                l3: headers.l3_offset,
+                l4: None,
+            },
+            body: Body::LaterFragment,
+            fragments: parts.map(|part| FragmentKey::new(ip, part, from)),
+        };
+        match headers.l4 {
+            Ok(l4) => packet.read_l4(l4, ip, direction)?,
+            Err(HeaderError::LaterFragment) => {}
+            Err(HeaderError::Unknown) => return Err(DropReason::NatUnsupported),
+            Err(HeaderError::Truncated | HeaderError::Inconsistent) => {
+                return Err(DropReason::L4Malformed);
+            }
+        }
+        Ok(packet)
+    }
+
+    #[inline]
+    fn read_l4(&mut self, l4: L4, ip: &Ip, direction: Direction) -> Result<(), DropReason> {
+        let (protocol, tcp_flags) = match l4.kind {
+            L4Kind::Tcp {
+                src, dst, flags, ..
+            } => {
+                (self.src.l4_port, self.dst.l4_port) = (src, dst);
+                (NatProtocol::Tcp, flags)
+            }
+            L4Kind::Udp { src, dst } => {
+                (self.src.l4_port, self.dst.l4_port) = (src, dst);
+                (NatProtocol::Udp, TcpFlags::default())
+            }
+            L4Kind::Echo { request, id } => {
+                if request != (direction == Direction::Out) {
+                    self.body = Body::StrayEcho;
+                    return Ok(());
+                }
+                self.set_echo_id(id, direction);
+                (NatProtocol::Icmp, TcpFlags::default())
+            }
+            L4Kind::IcmpError { .. } if self.fragments.is_some() => {
+                return Err(DropReason::NatFragment);
+            }
+            L4Kind::IcmpError { .. } => {
+                self.body = Body::Error {
+                    offset: l4.offset,
+                    end: self.layout.l3 + ip.total_size as usize,
+                };
+                return Ok(());
+            }
+            L4Kind::IcmpOther { .. } => return Err(DropReason::NatUnsupported),
+        };
+        let checksum = rewrite::l4_checksum(protocol, ip.src.is_ipv6());
+        self.layout.l4 = Some((l4.offset, checksum));
+        self.body = Body::Flow {
+            protocol,
+            flags: tcp_flags,
+        };
+        Ok(())
+    }
+
+    fn set_echo_id(&mut self, id: L4Port, direction: Direction) {
+        match direction {
+            Direction::Out => self.src.l4_port = id,
+            Direction::In => self.dst.l4_port = id,
+        }
+    }
+
+    /// Both ends.
+    #[inline]
+    pub const fn ends(&self) -> (L4Addr, L4Addr) {
+        (self.src, self.dst)
+    }
+
+    /// Replaces one end, in the frame and here.
+    #[inline]
+    pub fn rewrite(&mut self, frame: &mut Frame<'_>, side: Side, new: L4Addr) {
+        let old = match side {
+            Side::Source => &mut self.src,
+            Side::Destination => &mut self.dst,
+        };
+        let offload = frame.buf.offload;
+        rewrite::rewrite(
+            frame.buf.bytes_mut(),
+            &offload,
+            self.layout,
+            side,
+            (*old, new),
+        );
+        *old = new;
+    }
+}
+
+/// Refuses IPv6 packets whose extension headers forbid a translation.
+#[cold]
+fn check_extensions(bytes: &[u8], l3: usize, ip: &Ip) -> Result<(), DropReason> {
+    let [first] = array_at::<1>(bytes, l3 + 6).unwrap_or_default();
+    let end = l3 + usize::from(ip.header_size);
+    if rewrite::extensions_allow(bytes, l3 + 40, end, first) {
+        Ok(())
+    } else {
+        Err(DropReason::NatUnsupported)
+    }
+}

@@ -1,0 +1,408 @@
+//! Mappings, sessions and the life of a session.
+//!
+//! # Theory of operation
+//! A *mapping* ties an inside address and port to an external one; a *session* is a mapping and
+//! one remote address and port. Mappings live as long as they have a session. Every session is of
+//! one [`Class`], which has one timeout; only a TCP session changes its class, by this diagram
+//! (RFC 7857 section 2.1, which takes over the state machine of RFC 6146 section 3.5.2.2):
+//!
+//! ```text
+//!            any segment                third step of the handshake
+//!   (none) ───────────────► Opening ─────────────────────────────► Established
+//!                              ▲  │ RST                      RST, or │  ▲ any segment
+//!            SYN without ACK   │  ▼                FIN of both sides ▼  │ but RST, after RST
+//!                              └─ Closing ◄──────────────────────────┘──┘
+//! ```
+//!
+//! - *Any* segment opens, not only SYN: flows survive a restart of the switch. RFC 7857 leaves
+//!   that open; the price is that a stray segment holds a port for the transitory timeout.
+//! - *Established* needs both sides **and** a later segment without SYN from the side that opened:
+//!   a SYN from a forged address, answered by a published server, stays transitory.
+//! - *Closing* does not refresh its timer, except by re-opening: stray segments of a closed
+//!   connection cannot hold its port. A session that one RST closed is revived by any segment
+//!   that is not RST, so that a forged RST costs an attacker's victim nothing.
+//! - ICMP errors never move a session (RFC 5382 REQ-10, RFC 4787 REQ-12).
+
+use core::fmt;
+
+use crate::addr::{DomainId, L4Addr};
+use crate::headers::TcpFlags;
+use crate::time::{Duration, Instant};
+
+use super::{Timeouts, Transport};
+
+/// A protocol that is translated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum NatProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6 echo, whose identifier plays the port (RFC 5508 section 3).
+    Icmp,
+}
+
+impl NatProtocol {
+    /// The transport that published ports know it by.
+    #[inline]
+    pub const fn transport(self) -> Option<Transport> {
+        match self {
+            Self::Tcp => Some(Transport::Tcp),
+            Self::Udp => Some(Transport::Udp),
+            Self::Icmp => None,
+        }
+    }
+}
+
+impl From<Transport> for NatProtocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
+        }
+    }
+}
+
+impl fmt::Display for NatProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        })
+    }
+}
+
+/// Which way a packet of a session goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From inside to the remote.
+    Out,
+    /// From the remote to inside.
+    In,
+}
+
+/// Inside ↔ external (RFC 4787 section 4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Mapping {
+    pub inside: L4Addr,
+    pub external: L4Addr,
+    pub domain: DomainId,
+    pub protocol: NatProtocol,
+    /// The published port that it belongs to; `None` for a dynamic mapping.
+    pub rule: Option<u32>,
+    /// Sessions that hold it; the last one takes it along.
+    pub sessions: u32,
+}
+
+/// A mapping and one remote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    pub remote: L4Addr,
+    pub mapping: u32,
+    /// Neighbours in the list of its class.
+    pub older: u32,
+    pub newer: u32,
+    /// Seconds of the caller's clock.
+    pub last_seen: u32,
+    pub created: u32,
+    pub tcp: TcpState,
+    pub class: Class,
+    pub packets_out: u64,
+    pub packets_in: u64,
+}
+
+// One million sessions have to fit into 300 MB with their mappings and indices.
+const _: () = assert!(size_of::<Option<Session>>() <= 64);
+const _: () = assert!(size_of::<Option<Mapping>>() <= 64);
+
+impl Session {
+    /// Whether the session has outlived its timeout. Ages are whole seconds, so that it lives up
+    /// to a second longer than configured and never shorter.
+    #[inline]
+    pub fn expired(&self, now: Instant, timeouts: &Timeouts) -> bool {
+        self.class.expired(self.last_seen, now, timeouts)
+    }
+}
+
+/// Sessions that share a timeout.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub(super) enum Class {
+    /// TCP, opening or closing: the first to be given up when the table is full.
+    TcpTransitory,
+    /// TCP, both sides heard.
+    TcpEstablished,
+    /// UDP.
+    Udp,
+    /// ICMP echo.
+    Icmp,
+}
+
+impl Class {
+    pub const ALL: [Self; 4] = [
+        Self::TcpTransitory,
+        Self::TcpEstablished,
+        Self::Udp,
+        Self::Icmp,
+    ];
+
+    /// The class of a session of `protocol` in TCP state `tcp`.
+    #[inline]
+    pub const fn of(protocol: NatProtocol, tcp: TcpState) -> Self {
+        match protocol {
+            NatProtocol::Udp => Self::Udp,
+            NatProtocol::Icmp => Self::Icmp,
+            NatProtocol::Tcp => match tcp.phase() {
+                SessionState::Established => Self::TcpEstablished,
+                SessionState::Opening | SessionState::Closing | SessionState::Active => {
+                    Self::TcpTransitory
+                }
+            },
+        }
+    }
+
+    #[inline]
+    pub const fn timeout(self, timeouts: &Timeouts) -> Duration {
+        match self {
+            Self::TcpTransitory => timeouts.tcp_transitory,
+            Self::TcpEstablished => timeouts.tcp_established,
+            Self::Udp => timeouts.udp,
+            Self::Icmp => timeouts.icmp,
+        }
+    }
+
+    #[inline]
+    pub fn expired(self, last_seen: u32, now: Instant, timeouts: &Timeouts) -> bool {
+        let idle = u64::from(now.second().saturating_sub(last_seen));
+        idle > self.timeout(timeouts).as_secs()
+    }
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SessionState {
+    /// TCP before the third step of its handshake.
+    Opening,
+    /// TCP after it.
+    Established,
+    /// TCP after a RST or the FINs of both sides.
+    Closing,
+    /// UDP and ICMP, which have no state.
+    Active,
+}
+
+impl fmt::Display for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Active => "active",
+        })
+    }
+}
+
+/// What was seen of a TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct TcpState(u8);
+
+impl TcpState {
+    const OUT: u8 = 0x01;
+    const IN: u8 = 0x02;
+    const OUT_FIN: u8 = 0x04;
+    const IN_FIN: u8 = 0x08;
+    const OPENED_INSIDE: u8 = 0x10;
+    const ESTABLISHED: u8 = 0x20;
+    const RESET: u8 = 0x40;
+
+    /// The state after the first segment.
+    pub const fn open(direction: Direction, flags: TcpFlags) -> Self {
+        let opener = match direction {
+            Direction::Out => Self::OPENED_INSIDE,
+            Direction::In => 0,
+        };
+        Self(opener).step(direction, flags)
+    }
+
+    /// The state after a further segment.
+    pub const fn next(self, direction: Direction, flags: TcpFlags) -> Self {
+        let fresh = flags.has(TcpFlags::SYN) && !flags.has(TcpFlags::ACK);
+        if fresh && matches!(self.phase(), SessionState::Closing) {
+            return Self::open(direction, flags);
+        }
+        self.step(direction, flags)
+    }
+
+    pub const fn phase(self) -> SessionState {
+        let fins = Self::OUT_FIN | Self::IN_FIN;
+        if self.0 & Self::RESET != 0 || self.0 & fins == fins {
+            SessionState::Closing
+        } else if self.0 & Self::ESTABLISHED != 0 {
+            SessionState::Established
+        } else {
+            SessionState::Opening
+        }
+    }
+
+    const fn step(self, direction: Direction, flags: TcpFlags) -> Self {
+        let (own, fin, opener) = match direction {
+            Direction::Out => (Self::OUT, Self::OUT_FIN, Self::OPENED_INSIDE),
+            Direction::In => (Self::IN, Self::IN_FIN, 0),
+        };
+        let mut bits = self.0;
+        if flags.has(TcpFlags::RST) {
+            return Self(bits | own | Self::RESET);
+        }
+        bits &= !Self::RESET;
+        let answered = bits & (Self::OUT | Self::IN) & !own != 0;
+        if answered && bits & Self::OPENED_INSIDE == opener && !flags.has(TcpFlags::SYN) {
+            bits |= Self::ESTABLISHED;
+        }
+        if flags.has(TcpFlags::FIN) {
+            bits |= fin;
+        }
+        Self(bits | own)
+    }
+}
+
+/// A session as listings show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The network of the inside address.
+    pub domain: DomainId,
+    /// TCP, UDP or ICMP.
+    pub protocol: NatProtocol,
+    /// The inside address and port.
+    pub inside: L4Addr,
+    /// The external address and port that the remote sees.
+    pub external: L4Addr,
+    /// The remote address and port; port 0 for ICMP.
+    pub remote: L4Addr,
+    /// Where it stands.
+    pub state: SessionState,
+    /// When its first packet came, to the second.
+    pub created: Instant,
+    /// When its last packet came, to the second.
+    pub last_seen: Instant,
+    /// The published port that it came by; `None` when it was opened from inside.
+    pub rule: Option<u32>,
+    /// Packets to the remote; a GSO frame counts as one.
+    pub packets_out: u64,
+    /// Packets from the remote.
+    pub packets_in: u64,
+}
+
+impl SessionInfo {
+    pub(super) fn new(session: &Session, mapping: &Mapping) -> Self {
+        let state = match mapping.protocol {
+            NatProtocol::Tcp => session.tcp.phase(),
+            NatProtocol::Udp | NatProtocol::Icmp => SessionState::Active,
+        };
+        Self {
+            domain: mapping.domain,
+            protocol: mapping.protocol,
+            inside: mapping.inside,
+            external: mapping.external,
+            remote: session.remote,
+            state,
+            created: Instant::from_secs(u64::from(session.created)),
+            last_seen: Instant::from_secs(u64::from(session.last_seen)),
+            rule: mapping.rule,
+            packets_out: session.packets_out,
+            packets_in: session.packets_in,
+        }
+    }
+
+    /// Time since its first packet.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.since(self.created)
+    }
+
+    /// Time since its last packet.
+    pub fn idle(&self, now: Instant) -> Duration {
+        now.since(self.last_seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const RST: TcpFlags = TcpFlags::RST;
+    const SYN_ACK: TcpFlags = TcpFlags(0x12);
+    const FIN_ACK: TcpFlags = TcpFlags(0x11);
+
+    fn after(steps: &[(Direction, TcpFlags)]) -> SessionState {
+        let (first, rest) = steps.split_first().unwrap();
+        rest.iter()
+            .fold(TcpState::open(first.0, first.1), |state, step| {
+                state.next(step.0, step.1)
+            })
+            .phase()
+    }
+
+    #[test]
+    fn the_life_of_a_connection() {
+        use Direction::{In, Out};
+        use SessionState::{Closing, Established, Opening};
+        let life = [
+            (Out, SYN, Opening),
+            (In, SYN_ACK, Opening),
+            (Out, ACK, Established),
+            (In, ACK, Established),
+            (Out, FIN_ACK, Established),
+            (In, ACK, Established),
+            (In, FIN_ACK, Closing),
+            (Out, ACK, Closing),
+            (Out, SYN, Opening),
+            (In, SYN_ACK, Opening),
+            (Out, ACK, Established),
+            (In, RST, Closing),
+            (In, RST, Closing),
+            (Out, ACK, Established),
+        ];
+        for end in 1..=life.len() {
+            let steps: Vec<_> = life[..end].iter().map(|s| (s.0, s.1)).collect();
+            assert_eq!(after(&steps), life[end - 1].2, "after {end} steps");
+        }
+    }
+
+    #[test]
+    fn a_forged_syn_answered_by_a_server_stays_transitory() {
+        use Direction::{In, Out};
+        let mut steps = vec![(In, SYN)];
+        for _ in 0..5 {
+            steps.push((Out, SYN_ACK));
+            assert_eq!(after(&steps), SessionState::Opening);
+        }
+        steps.push((Out, ACK));
+        assert_eq!(
+            after(&steps),
+            SessionState::Opening,
+            "only the opener completes it"
+        );
+        steps.push((In, ACK));
+        assert_eq!(after(&steps), SessionState::Established);
+    }
+
+    #[test]
+    fn simultaneous_open_and_a_flow_seen_from_its_middle_get_established() {
+        use Direction::{In, Out};
+        let simultaneous = [
+            (Out, SYN),
+            (In, SYN),
+            (Out, SYN_ACK),
+            (In, SYN_ACK),
+            (Out, ACK),
+        ];
+        assert_eq!(after(&simultaneous), SessionState::Established);
+        assert_eq!(after(&simultaneous[..4]), SessionState::Opening);
+        let middle = [(Out, ACK), (In, ACK), (Out, ACK)];
+        assert_eq!(after(&middle), SessionState::Established);
+        assert_eq!(after(&middle[..2]), SessionState::Opening);
+    }
+}

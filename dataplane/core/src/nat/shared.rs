@@ -1,0 +1,365 @@
+//! The tables that all workers share, and the two ways of seeing them.
+//!
+//! # Thread-safety
+//! [`SHARDS`] shards, each behind a mutex of its own that is held for one translation. Lock order:
+//! at most one shard at a time; under it, the counts (lock-free, or a lock of the endpoint map
+//! that is never held across a call). A thread that panicked with a shard locked leaves it as it
+//! was: the lock's poison is ignored, because a worker must not follow it down.
+
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam::utils::CachePadded;
+use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
+
+use crate::addr::{DomainId, L4Addr};
+use crate::time::Instant;
+use crate::verdict::DropReason;
+
+use super::hash::HashKey;
+use super::session::{Mapping, Session, SessionInfo};
+use super::table::NatShard;
+use super::{NatConfig, SHARDS};
+
+/// The NAT's tables, shared by all workers.
+#[derive(Debug)]
+pub struct Nat {
+    shards: Vec<CachePadded<Mutex<NatShard>>>,
+    counts: Counts,
+    key: HashKey,
+    /// The shard at which the next budgeted sweep begins.
+    sweep: AtomicUsize,
+}
+
+/// Numbers that a dashboard shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Sessions of all kinds.
+    pub sessions: usize,
+    /// Mappings: dynamic ones, and one for each session of a published port.
+    pub mappings: usize,
+    /// Sessions in the fullest shard.
+    pub sessions_in_fullest_shard: usize,
+    /// Inside addresses with at least one session.
+    pub endpoints: usize,
+}
+
+impl Nat {
+    /// Empty tables whose hashes are seeded with `seed`.
+    pub fn new(seed: u64) -> Arc<Self> {
+        let key = HashKey::new(seed);
+        let shards = (0..SHARDS)
+            .map(|_| CachePadded::new(Mutex::new(NatShard::new(key))))
+            .collect();
+        Arc::new(Self {
+            shards,
+            counts: Counts::default(),
+            key,
+            sweep: AtomicUsize::new(0),
+        })
+    }
+
+    /// Sessions of all shards.
+    pub fn session_count(&self) -> usize {
+        self.counts.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Sessions of one inside address.
+    pub fn session_count_of(&self, domain: DomainId, inside: IpAddr) -> usize {
+        let count = self.counts.endpoints.get(&(domain, inside));
+        count.map_or(0, |count| *count as usize)
+    }
+
+    /// New sessions that a published port has brought since the tables were made.
+    pub fn rule_hits(&self, rule: u32) -> u64 {
+        self.counts.rule_hits.get(&rule).map_or(0, |hits| *hits)
+    }
+
+    /// Up to `max` sessions, for a listing. Shards are locked one after the other, so that a
+    /// listing of a busy table is no snapshot.
+    pub fn sessions(&self, max: usize) -> Vec<SessionInfo> {
+        let mut listed = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let left = max - listed.len();
+            let sessions = shard.iter().take(left);
+            listed.extend(sessions.map(|(_, session, mapping)| SessionInfo::new(session, mapping)));
+            if listed.len() == max {
+                break;
+            }
+        }
+        listed
+    }
+
+    /// Numbers for a dashboard; locks the shards one after the other.
+    pub fn gauges(&self) -> Gauges {
+        let mut gauges = Gauges {
+            endpoints: self.counts.endpoints.len(),
+            ..Gauges::default()
+        };
+        for shard in &self.shards {
+            let shard = lock(shard);
+            gauges.sessions += shard.session_count();
+            gauges.mappings += shard.mapping_count();
+            gauges.sessions_in_fullest_shard =
+                gauges.sessions_in_fullest_shard.max(shard.session_count());
+        }
+        gauges
+    }
+
+    /// Removes up to `budget` sessions that have outlived their timeout; how many. Each call
+    /// begins where the last one stopped, so that a small budget reaches every shard in time.
+    pub fn expire(&self, now: Instant, config: &NatConfig, budget: usize) -> usize {
+        let start = self.sweep.load(Ordering::Relaxed);
+        let mut removed = 0;
+        for step in 0..SHARDS {
+            let shard = (start + step) % SHARDS;
+            self.sweep.store(shard, Ordering::Relaxed);
+            let left = budget - removed;
+            removed += lock(&self.shards[shard]).expire(now, &config.timeouts, left, &self.counts);
+            if removed == budget {
+                break;
+            }
+        }
+        removed
+    }
+
+    /// Ends the sessions that `condemned` names, as when an endpoint goes or a published port is
+    /// withdrawn; how many.
+    pub fn remove_sessions(&self, mut condemned: impl FnMut(&SessionInfo) -> bool) -> usize {
+        let mut condemned =
+            |session: &Session, mapping: &Mapping| condemned(&SessionInfo::new(session, mapping));
+        self.shards
+            .iter()
+            .map(|shard| lock(shard).remove_where(&mut condemned, &self.counts))
+            .sum()
+    }
+
+    /// A hash of every session and count, whatever their order: equal before and after whatever
+    /// must not have changed anything.
+    pub fn state_hash(&self) -> u64 {
+        let mut sum = self.session_count() as u64;
+        for shard in &self.shards {
+            for (_, session, mapping) in lock(shard).iter() {
+                sum = sum.wrapping_add(digest(&(
+                    mapping,
+                    session.remote,
+                    (session.last_seen, session.created),
+                    (session.tcp, session.class),
+                    (session.packets_out, session.packets_in),
+                )));
+            }
+        }
+        for entry in &self.counts.endpoints {
+            sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
+        }
+        for entry in &self.counts.rule_hits {
+            sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
+        }
+        sum
+    }
+}
+
+fn digest(value: &impl Hash) -> u64 {
+    // The same keys in every process, unlike a `RandomState`.
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn lock(shard: &Mutex<NatShard>) -> MutexGuard<'_, NatShard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many sessions there are, in all and for each inside address.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    sessions: AtomicUsize,
+    /// Only endpoints that hold a session, so no more entries than sessions.
+    endpoints: DashMap<(DomainId, IpAddr), u32, FxBuildHasher>,
+    /// New sessions by rule.
+    rule_hits: DashMap<u32, u64, FxBuildHasher>,
+}
+
+impl Counts {
+    /// Counts a session that is about to be made.
+    ///
+    /// # Errors
+    /// [`DropReason::NatTableFull`] and [`DropReason::NatQuota`]; nothing is counted.
+    pub fn reserve(
+        &self,
+        domain: DomainId,
+        inside: IpAddr,
+        config: &NatConfig,
+    ) -> Result<(), DropReason> {
+        // Relaxed: a count guards no other memory.
+        if self.sessions.fetch_add(1, Ordering::Relaxed) >= config.sessions_max {
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
+            return Err(DropReason::NatTableFull);
+        }
+        let mut held = self.endpoints.entry((domain, inside)).or_insert(0);
+        if *held as usize >= config.sessions_per_endpoint_max {
+            let none = *held == 0;
+            drop(held);
+            if none {
+                self.endpoints
+                    .remove_if(&(domain, inside), |_, held| *held == 0);
+            }
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
+            return Err(DropReason::NatQuota);
+        }
+        *held += 1;
+        Ok(())
+    }
+
+    /// Forgets a session that was counted.
+    pub fn release(&self, domain: DomainId, inside: IpAddr) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        if let Some(mut held) = self.endpoints.get_mut(&(domain, inside)) {
+            *held -= 1;
+        }
+        self.endpoints
+            .remove_if(&(domain, inside), |_, held| *held == 0);
+    }
+
+    /// Counts a session that a published port has brought.
+    pub fn hit(&self, rule: u32) {
+        *self.rule_hits.entry(rule).or_insert(0) += 1;
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            sessions: AtomicUsize::new(self.sessions.load(Ordering::Relaxed)),
+            endpoints: self.endpoints.clone(),
+            rule_hits: self.rule_hits.clone(),
+        }
+    }
+}
+
+/// One worker's or one observer's access to the tables.
+#[derive(Debug)]
+pub struct NatView {
+    pub(super) tables: Tables,
+    pub(super) rng: fastrand::Rng,
+}
+
+impl NatView {
+    /// Access to the live tables. `rng_seed` decides which free port a mapping gets.
+    pub const fn live(nat: Arc<Nat>, rng_seed: u64) -> Self {
+        Self {
+            tables: Tables::Live(nat),
+            rng: fastrand::Rng::with_seed(rng_seed),
+        }
+    }
+
+    /// An effects overlay: reads the live tables and keeps every change to itself, by copying a
+    /// shard when it first touches it. What a packet does to the overlay, the next packet sees.
+    pub fn overlay(nat: Arc<Nat>, seed: u64) -> Self {
+        let overlay = Overlay {
+            counts: nat.counts.copy(),
+            nat,
+            shards: HashMap::default(),
+        };
+        Self {
+            tables: Tables::Overlay(Box::new(overlay)),
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Tables {
+    Live(Arc<Nat>),
+    Overlay(Box<Overlay>),
+}
+
+#[derive(Debug)]
+pub(super) struct Overlay {
+    nat: Arc<Nat>,
+    shards: HashMap<usize, NatShard, FxBuildHasher>,
+    counts: Counts,
+}
+
+impl Tables {
+    /// Locks a shard, or takes the overlay's copy of it.
+    #[inline]
+    pub fn shard(&mut self, index: usize) -> Shard<'_> {
+        match self {
+            Self::Live(nat) => Shard {
+                table: Table::Live(lock(&nat.shards[index])),
+                counts: &nat.counts,
+            },
+            Self::Overlay(overlay) => {
+                let Overlay {
+                    nat,
+                    shards,
+                    counts,
+                } = &mut **overlay;
+                let copy = || lock(&nat.shards[index]).clone();
+                Shard {
+                    table: Table::Overlay(shards.entry(index).or_insert_with(copy)),
+                    counts,
+                }
+            }
+        }
+    }
+
+    /// The shard of the sessions that a remote has with published ports.
+    #[inline]
+    pub fn shard_of_remote(&self, remote: L4Addr) -> usize {
+        // The high bits: within a shard, tables use the low ones.
+        (self.key().l4(remote) >> 32) as usize % SHARDS
+    }
+
+    /// The shard that remembers a fragmented packet.
+    pub fn shard_of_fragment(&self, (src, id): (IpAddr, u32)) -> usize {
+        let hash = self.key().ip(src) ^ u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (hash >> 32) as usize % SHARDS
+    }
+
+    #[inline]
+    fn key(&self) -> &HashKey {
+        match self {
+            Self::Live(nat) => &nat.key,
+            Self::Overlay(overlay) => &overlay.nat.key,
+        }
+    }
+}
+
+/// A shard, for one translation.
+pub(super) struct Shard<'a> {
+    pub table: Table<'a>,
+    pub counts: &'a Counts,
+}
+
+pub(super) enum Table<'a> {
+    Live(MutexGuard<'a, NatShard>),
+    Overlay(&'a mut NatShard),
+}
+
+impl Deref for Table<'_> {
+    type Target = NatShard;
+
+    #[inline]
+    fn deref(&self) -> &NatShard {
+        match self {
+            Self::Live(shard) => shard,
+            Self::Overlay(shard) => shard,
+        }
+    }
+}
+
+impl DerefMut for Table<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut NatShard {
+        match self {
+            Self::Live(shard) => shard,
+            Self::Overlay(shard) => shard,
+        }
+    }
+}

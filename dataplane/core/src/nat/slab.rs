@@ -1,0 +1,82 @@
+//! A vector whose slots are used again, so that an index stays valid while tables hold it.
+
+use core::ops::{Index, IndexMut};
+
+/// Values by a `u32` that stays theirs until they are removed.
+#[derive(Clone, Debug)]
+pub(super) struct Slab<T> {
+    slots: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+/// Why indexing cannot fail: the tables and lists of a shard name a slot only while it is filled.
+const OCCUPIED: &str = "an index is taken out of every table and list before its slot is emptied";
+
+impl<T> Slab<T> {
+    pub const fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn insert(&mut self, value: T) -> u32 {
+        if let Some(index) = self.free.pop() {
+            self.slots[index as usize] = Some(value);
+            return index;
+        }
+        // A shard holds no more than `sessions_max` values, and u32::MAX stands for "none".
+        self.slots.push(Some(value));
+        (self.slots.len() - 1) as u32
+    }
+
+    pub fn remove(&mut self, index: u32) {
+        if self.slots[index as usize].take().is_some() {
+            self.free.push(index);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, slot)| Some((index as u32, slot.as_ref()?)))
+    }
+}
+
+impl<T> Index<u32> for Slab<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, index: u32) -> &T {
+        self.slots[index as usize].as_ref().expect(OCCUPIED)
+    }
+}
+
+impl<T> IndexMut<u32> for Slab<T> {
+    #[inline]
+    fn index_mut(&mut self, index: u32) -> &mut T {
+        self.slots[index as usize].as_mut().expect(OCCUPIED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_used_again_and_others_keep_their_index() {
+        let mut slab = Slab::new();
+        let [a, b, c] = ["a", "b", "c"].map(|text| slab.insert(text));
+        slab.remove(b);
+        assert_eq!((slab.len(), slab[a], slab[c]), (2, "a", "c"));
+        assert_eq!(slab.insert("d"), b);
+        slab[a] = "e";
+        let all: Vec<_> = slab.iter().map(|(_, text)| *text).collect();
+        assert_eq!(all, ["e", "d", "c"]);
+    }
+}

@@ -1,0 +1,456 @@
+//! One shard of the NAT: mappings, sessions, their indices and their lists by age.
+//!
+//! Everything here happens under the shard's lock, takes the time as an argument and allocates
+//! only when a session or mapping is added. Dynamic mappings are found from the inside and from
+//! the external side, their sessions by (mapping, remote). A published session has a mapping of
+//! its own, because it lives in the shard of its remote, and is found by its two 4-tuples.
+//!
+//! The sessions of a [`Class`] form a list from the one unheard for longest to the one heard last:
+//! since a class has one timeout, whatever has expired is at its old end, and expiry never looks
+//! at a live session. A session moves within its list at most once per second.
+
+use hashbrown::HashTable;
+
+use crate::addr::{DomainId, L4Addr};
+use crate::headers::TcpFlags;
+use crate::time::Instant;
+
+use super::hash::HashKey;
+use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
+use super::shared::Counts;
+use super::slab::Slab;
+use super::{NatConfig, Timeouts};
+
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+
+/// What a dynamic mapping is found by from inside: endpoint-independent, one for all remotes, but
+/// one for each external address, because the route chooses the uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct InsideKey {
+    pub protocol: NatProtocol,
+    pub domain: DomainId,
+    pub inside: L4Addr,
+    pub external: std::net::IpAddr,
+}
+
+/// What a session of a published port is found by from inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ForwardKey {
+    pub protocol: NatProtocol,
+    pub domain: DomainId,
+    pub inside: L4Addr,
+    pub remote: L4Addr,
+}
+
+/// What a packet does to the session that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Event {
+    pub direction: Direction,
+    /// No flags for UDP and ICMP.
+    pub flags: TcpFlags,
+    pub now: Instant,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct NatShard {
+    key: HashKey,
+    sessions: Slab<Session>,
+    mappings: Slab<Mapping>,
+    by_inside: HashTable<u32>,
+    by_external: HashTable<u32>,
+    by_remote: HashTable<u32>,
+    forward_external: HashTable<u32>,
+    forward_inside: HashTable<u32>,
+    lists: [List; Class::ALL.len()],
+    pub(super) fragments: super::fragment::Fragments,
+}
+
+/// The sessions of a class, by age.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+impl NatShard {
+    pub fn new(key: HashKey) -> Self {
+        Self {
+            key,
+            sessions: Slab::new(),
+            mappings: Slab::new(),
+            by_inside: HashTable::new(),
+            by_external: HashTable::new(),
+            by_remote: HashTable::new(),
+            forward_external: HashTable::new(),
+            forward_inside: HashTable::new(),
+            lists: [List {
+                oldest: NONE,
+                newest: NONE,
+            }; Class::ALL.len()],
+            fragments: super::fragment::Fragments::new(),
+        }
+    }
+
+    /// The dynamic mapping of an inside address and port.
+    #[inline]
+    pub fn mapping_by_inside(&self, wanted: &InsideKey) -> Option<u32> {
+        let hash = self.key.inside(wanted);
+        let found = |index: &u32| inside_key(&self.mappings[*index]) == *wanted;
+        self.by_inside.find(hash, found).copied()
+    }
+
+    /// The dynamic mapping that holds an external address and port.
+    #[inline]
+    pub fn mapping_by_external(&self, protocol: NatProtocol, external: L4Addr) -> Option<u32> {
+        let hash = self.key.external(protocol, external);
+        let found = |index: &u32| {
+            let mapping = &self.mappings[*index];
+            mapping.protocol == protocol && mapping.external == external
+        };
+        self.by_external.find(hash, found).copied()
+    }
+
+    /// The session of a dynamic mapping with a remote.
+    #[inline]
+    pub fn session(&self, mapping: u32, remote: L4Addr) -> Option<u32> {
+        let hash = self.key.remote(mapping, remote);
+        let found = |index: &u32| {
+            let session = &self.sessions[*index];
+            session.mapping == mapping && session.remote == remote
+        };
+        self.by_remote.find(hash, found).copied()
+    }
+
+    /// The session of a published port, as its client sees it.
+    #[inline]
+    pub fn forward_by_external(
+        &self,
+        protocol: NatProtocol,
+        external: L4Addr,
+        remote: L4Addr,
+    ) -> Option<u32> {
+        let hash = self.key.pair(protocol, external, remote);
+        let found = |index: &u32| {
+            let session = &self.sessions[*index];
+            let mapping = &self.mappings[session.mapping];
+            session.remote == remote && mapping.external == external && mapping.protocol == protocol
+        };
+        self.forward_external.find(hash, found).copied()
+    }
+
+    /// The session of a published port, as its server sees it.
+    #[inline]
+    pub fn forward_by_inside(&self, wanted: &ForwardKey) -> Option<u32> {
+        let hash = self.key.forward(wanted);
+        let found = |index: &u32| self.forward_key(*index) == *wanted;
+        self.forward_inside.find(hash, found).copied()
+    }
+
+    /// The session at an index that a lookup returned under the same lock.
+    #[inline]
+    pub fn at(&self, session: u32) -> (&Session, &Mapping) {
+        let session = &self.sessions[session];
+        (session, &self.mappings[session.mapping])
+    }
+
+    /// The mapping at an index that a lookup returned under the same lock.
+    #[inline]
+    pub fn mapping(&self, mapping: u32) -> &Mapping {
+        &self.mappings[mapping]
+    }
+
+    /// Every session with its mapping.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Session, &Mapping)> {
+        self.sessions
+            .iter()
+            .map(|(index, session)| (index, session, &self.mappings[session.mapping]))
+    }
+
+    /// Mappings of any kind, for gauges.
+    pub fn mapping_count(&self) -> usize {
+        self.mappings.len()
+    }
+
+    /// Sessions, for gauges.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Adds a dynamic mapping, which has to get a session before the lock is released.
+    pub fn add_mapping(&mut self, mapping: Mapping) -> u32 {
+        let index = self.mappings.insert(mapping);
+        let (key, mappings) = (&self.key, &self.mappings);
+        let inside = |index: &u32| key.inside(&inside_key(&mappings[*index]));
+        self.by_inside.insert_unique(inside(&index), index, inside);
+        let external = |index: &u32| {
+            let mapping = &mappings[*index];
+            key.external(mapping.protocol, mapping.external)
+        };
+        self.by_external
+            .insert_unique(external(&index), index, external);
+        index
+    }
+
+    /// Adds a session to a dynamic mapping.
+    pub fn add_session(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
+        let index = self.insert(mapping, remote, event);
+        let (key, sessions) = (&self.key, &self.sessions);
+        let hash = |index: &u32| {
+            let session = &sessions[*index];
+            key.remote(session.mapping, session.remote)
+        };
+        self.by_remote.insert_unique(hash(&index), index, hash);
+        index
+    }
+
+    /// Adds a session of a published port, with the mapping that is its own.
+    pub fn add_forward(&mut self, mapping: Mapping, remote: L4Addr, event: Event) -> u32 {
+        let mapping = self.mappings.insert(mapping);
+        let index = self.insert(mapping, remote, event);
+        let (key, sessions, mappings) = (&self.key, &self.sessions, &self.mappings);
+        let external = |index: &u32| {
+            let session = &sessions[*index];
+            let mapping = &mappings[session.mapping];
+            key.pair(mapping.protocol, mapping.external, session.remote)
+        };
+        self.forward_external
+            .insert_unique(external(&index), index, external);
+        let inside = |index: &u32| {
+            let session = &sessions[*index];
+            key.forward(&forward_key(session, &mappings[session.mapping]))
+        };
+        self.forward_inside
+            .insert_unique(inside(&index), index, inside);
+        index
+    }
+
+    /// Takes note of a packet. Writes the list at most once per second, and for a TCP session that
+    /// changes its class.
+    #[inline]
+    pub fn touch(&mut self, index: u32, event: Event) {
+        let session = &mut self.sessions[index];
+        match event.direction {
+            Direction::Out => session.packets_out += 1,
+            Direction::In => session.packets_in += 1,
+        }
+        let second = event.now.second();
+        let mut class = session.class;
+        if matches!(class, Class::TcpTransitory | Class::TcpEstablished) {
+            let before = session.tcp;
+            session.tcp = before.next(event.direction, event.flags);
+            class = Class::of(NatProtocol::Tcp, session.tcp);
+            let closing = |state: TcpState| state.phase() == SessionState::Closing;
+            if closing(before) && closing(session.tcp) {
+                return;
+            }
+        }
+        if class == session.class && second <= session.last_seen {
+            return;
+        }
+        session.last_seen = session.last_seen.max(second);
+        self.unlink(index);
+        self.sessions[index].class = class;
+        self.link(index);
+    }
+
+    /// Makes an expired session that its own inside host uses again a new one, in place.
+    pub fn renew(&mut self, index: u32, event: Event) {
+        self.unlink(index);
+        let protocol = self.mappings[self.sessions[index].mapping].protocol;
+        let session = &mut self.sessions[index];
+        *session = fresh(session.mapping, protocol, session.remote, event);
+        self.link(index);
+    }
+
+    /// Removes a session, and its mapping if it was the last.
+    pub fn remove(&mut self, index: u32, counts: &Counts) {
+        let session = self.sessions[index];
+        let mapping = self.mappings[session.mapping];
+        self.unlink(index);
+        let own = |other: &u32| *other == index;
+        if mapping.rule.is_some() {
+            let external = self
+                .key
+                .pair(mapping.protocol, mapping.external, session.remote);
+            erase(&mut self.forward_external, external, own);
+            let inside = self.key.forward(&forward_key(&session, &mapping));
+            erase(&mut self.forward_inside, inside, own);
+        } else {
+            let hash = self.key.remote(session.mapping, session.remote);
+            erase(&mut self.by_remote, hash, own);
+        }
+        self.sessions.remove(index);
+        let left = &mut self.mappings[session.mapping].sessions;
+        *left -= 1;
+        if *left == 0 {
+            self.remove_mapping(session.mapping);
+        }
+        counts.release(mapping.domain, mapping.inside.ip);
+    }
+
+    /// Removes a mapping without sessions.
+    fn remove_mapping(&mut self, index: u32) {
+        let mapping = self.mappings[index];
+        let own = |other: &u32| *other == index;
+        if mapping.rule.is_none() {
+            let inside = self.key.inside(&inside_key(&mapping));
+            erase(&mut self.by_inside, inside, own);
+            let external = self.key.external(mapping.protocol, mapping.external);
+            erase(&mut self.by_external, external, own);
+        }
+        self.mappings.remove(index);
+    }
+
+    /// Removes up to `budget` sessions that have outlived their timeout; how many.
+    pub fn expire(
+        &mut self,
+        now: Instant,
+        timeouts: &Timeouts,
+        budget: usize,
+        counts: &Counts,
+    ) -> usize {
+        let mut removed = 0;
+        for class in Class::ALL {
+            while removed < budget {
+                let Some(oldest) = self.oldest(class) else {
+                    break;
+                };
+                if !self.sessions[oldest].expired(now, timeouts) {
+                    break;
+                }
+                self.remove(oldest, counts);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// Gives up the transitory TCP session that was unheard for longest. An established session
+    /// is never given up for a new one.
+    pub fn evict(&mut self, counts: &Counts) -> Option<Mapping> {
+        let oldest = self.oldest(Class::TcpTransitory)?;
+        let mapping = *self.at(oldest).1;
+        self.remove(oldest, counts);
+        Some(mapping)
+    }
+
+    /// Removes the sessions that `condemned` names; how many.
+    pub fn remove_where(
+        &mut self,
+        mut condemned: impl FnMut(&Session, &Mapping) -> bool,
+        counts: &Counts,
+    ) -> usize {
+        let found: Vec<u32> = self
+            .iter()
+            .filter(|(_, session, mapping)| condemned(session, mapping))
+            .map(|(index, ..)| index)
+            .collect();
+        for index in &found {
+            self.remove(*index, counts);
+        }
+        found.len()
+    }
+
+    /// Whether the session may still carry a packet at `now`.
+    #[inline]
+    pub fn alive(&self, session: u32, now: Instant, config: &NatConfig) -> bool {
+        !self.sessions[session].expired(now, &config.timeouts)
+    }
+
+    fn insert(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
+        let owner = &mut self.mappings[mapping];
+        owner.sessions += 1;
+        let index = self
+            .sessions
+            .insert(fresh(mapping, owner.protocol, remote, event));
+        self.link(index);
+        index
+    }
+
+    fn forward_key(&self, index: u32) -> ForwardKey {
+        let (session, mapping) = self.at(index);
+        forward_key(session, mapping)
+    }
+
+    fn oldest(&self, class: Class) -> Option<u32> {
+        let oldest = self.lists[class as usize].oldest;
+        (oldest != NONE).then_some(oldest)
+    }
+
+    /// Puts a session at the new end of the list of its class.
+    fn link(&mut self, index: u32) {
+        let list = &mut self.lists[self.sessions[index].class as usize];
+        let before = core::mem::replace(&mut list.newest, index);
+        if before == NONE {
+            list.oldest = index;
+        } else {
+            self.sessions[before].newer = index;
+        }
+        let session = &mut self.sessions[index];
+        (session.older, session.newer) = (before, NONE);
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Session {
+            older,
+            newer,
+            class,
+            ..
+        } = self.sessions[index];
+        let list = &mut self.lists[class as usize];
+        if older == NONE {
+            list.oldest = newer;
+        } else {
+            self.sessions[older].newer = newer;
+        }
+        if newer == NONE {
+            list.newest = older;
+        } else {
+            self.sessions[newer].older = older;
+        }
+    }
+}
+
+fn inside_key(mapping: &Mapping) -> InsideKey {
+    InsideKey {
+        protocol: mapping.protocol,
+        domain: mapping.domain,
+        inside: mapping.inside,
+        external: mapping.external.ip,
+    }
+}
+
+fn forward_key(session: &Session, mapping: &Mapping) -> ForwardKey {
+    ForwardKey {
+        protocol: mapping.protocol,
+        domain: mapping.domain,
+        inside: mapping.inside,
+        remote: session.remote,
+    }
+}
+
+fn fresh(mapping: u32, protocol: NatProtocol, remote: L4Addr, event: Event) -> Session {
+    let tcp = match protocol {
+        NatProtocol::Tcp => TcpState::open(event.direction, event.flags),
+        NatProtocol::Udp | NatProtocol::Icmp => TcpState::default(),
+    };
+    Session {
+        remote,
+        mapping,
+        older: NONE,
+        newer: NONE,
+        last_seen: event.now.second(),
+        created: event.now.second(),
+        tcp,
+        class: Class::of(protocol, tcp),
+        packets_out: u64::from(event.direction == Direction::Out),
+        packets_in: u64::from(event.direction == Direction::In),
+    }
+}
+
+fn erase(table: &mut HashTable<u32>, hash: u64, own: impl FnMut(&u32) -> bool) {
+    if let Ok(entry) = table.find_entry(hash, own) {
+        entry.remove();
+    }
+}

@@ -1,0 +1,540 @@
+//! The three translations: inside to outside, outside to inside, and hairpin.
+//!
+//! Each locks one shard at a time and holds it for one lookup; the frame is rewritten after the
+//! lock is released. A hit costs no allocation.
+
+use std::net::IpAddr;
+
+use crate::addr::{DomainId, L4Addr};
+use crate::frame::Frame;
+use crate::headers::{Headers, TcpFlags};
+use crate::time::Instant;
+use crate::topology::Topology;
+use crate::trace::NatKind;
+use crate::verdict::DropReason;
+
+use super::forward::StaticRule;
+use super::fragment::FragmentRoute;
+use super::open::Opening;
+use super::packet::{Body, Packet};
+use super::pool::shard_of_port;
+use super::rewrite::Side;
+use super::session::{Direction, NatProtocol};
+use super::shared::NatView;
+use super::table::{Event, ForwardKey, InsideKey};
+
+/// What a translation did, for traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// Which.
+    pub kind: NatKind,
+    /// Source and destination before. The end of an echo that did not send the request has port
+    /// 0, as have both ends of ICMP errors and of later fragments.
+    pub before: (L4Addr, L4Addr),
+    /// Source and destination after.
+    pub after: (L4Addr, L4Addr),
+    /// Whether a session was created for it.
+    pub created: bool,
+}
+
+/// Where a packet that was addressed to an external port goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// What was rewritten.
+    pub translation: Translation,
+    /// The network that it goes to.
+    pub domain: DomainId,
+    /// The address inside.
+    pub inside: IpAddr,
+}
+
+/// What a lookup for one side of a packet found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub kind: NatKind,
+    /// The new address and port.
+    pub to: L4Addr,
+    pub domain: DomainId,
+    pub created: bool,
+}
+
+/// What the lookups are made with: the picture, the protocol, and the packet as an event.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    pub topology: &'a Topology,
+    pub protocol: NatProtocol,
+    pub flags: TcpFlags,
+    pub now: Instant,
+}
+
+impl NatView {
+    /// Inside → outside: rewrites the source in place. For a packet of a new flow a session is
+    /// made, with an external port on `external`; a return packet of a published flow gets back
+    /// the external address and port that its client spoke to.
+    ///
+    /// # Errors
+    /// The reason to drop the packet, which is unchanged.
+    pub fn outbound(
+        &mut self,
+        topology: &Topology,
+        domain: DomainId,
+        external: IpAddr,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+        now: Instant,
+    ) -> Result<Translation, DropReason> {
+        let mut packet = Packet::read(frame, headers, Direction::Out, Some(domain))?;
+        if external.is_ipv6() != packet.src.ip.is_ipv6() {
+            return Err(DropReason::NatNoAddress);
+        }
+        let before = packet.ends();
+        let found = match packet.body {
+            Body::Flow { protocol, flags } => {
+                let query = Query {
+                    topology,
+                    protocol,
+                    flags,
+                    now,
+                };
+                self.source(&query, domain, external, &packet)?
+            }
+            Body::StrayEcho => return Err(DropReason::NatUnsupported),
+            Body::Error { offset, end } => {
+                let error = (offset, end);
+                return self.error_outbound(
+                    topology,
+                    (domain, external),
+                    frame,
+                    &packet,
+                    error,
+                    now,
+                );
+            }
+            Body::LaterFragment => {
+                let route = self
+                    .route_of_fragment(&packet, now)
+                    .ok_or(DropReason::NatFragment)?;
+                return Ok(follow(&mut packet, frame, &route));
+            }
+        };
+        packet.rewrite(frame, Side::Source, found.to);
+        self.remember_fragment(&packet, &found, now);
+        Ok(Translation {
+            kind: found.kind,
+            before,
+            after: packet.ends(),
+            created: found.created,
+        })
+    }
+
+    /// Outside → inside: whether anything of ours is at the destination address and port. For
+    /// frames that enter by an uplink. Rewrites the destination in place.
+    ///
+    /// # Errors
+    /// [`DropReason::NatNoMapping`] when nothing of ours is there and the packet is the host's to
+    /// judge: no mapping and no published port, an echo request, an ICMP error about a flow that
+    /// was never ours, a later fragment of a packet that was not translated. Any other reason is
+    /// one to drop the packet. It is unchanged in either case.
+    pub fn inbound(
+        &mut self,
+        topology: &Topology,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+        now: Instant,
+    ) -> Result<Inbound, DropReason> {
+        let mut packet = Packet::read(frame, headers, Direction::In, None)?;
+        let before = packet.ends();
+        let found = match packet.body {
+            Body::Flow { protocol, flags } => {
+                let query = Query {
+                    topology,
+                    protocol,
+                    flags,
+                    now,
+                };
+                self.destination(&query, &packet)?
+            }
+            Body::StrayEcho => return Err(DropReason::NatNoMapping),
+            Body::Error { offset, end } => {
+                return self.error_inbound(topology, frame, &packet, (offset, end), now);
+            }
+            Body::LaterFragment => return self.follow_in(&mut packet, frame, now),
+        };
+        packet.rewrite(frame, Side::Destination, found.to);
+        self.remember_fragment(&packet, &found, now);
+        Ok(Inbound {
+            translation: Translation {
+                kind: found.kind,
+                before,
+                after: packet.ends(),
+                created: found.created,
+            },
+            domain: found.domain,
+            inside: found.to.ip,
+        })
+    }
+
+    /// An inside host addressed an external address: both sides are rewritten, the source to the
+    /// host's own mapping on that same address (RFC 4787 REQ-9), so that the answer comes back
+    /// the same way. Two lookups, the first lock released before the second is taken.
+    ///
+    /// # Errors
+    /// [`DropReason::NatNoMapping`] when the destination is not the NAT's, and the packet goes to
+    /// the host; any other reason is one to drop it. It is unchanged in either case. A session of
+    /// the source may have been made for a packet that the other side then filtered: that is how
+    /// two inside hosts open a way to each other.
+    pub fn hairpin(
+        &mut self,
+        topology: &Topology,
+        domain: DomainId,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+        now: Instant,
+    ) -> Result<Inbound, DropReason> {
+        let mut packet = Packet::read(frame, headers, Direction::Out, Some(domain))?;
+        let external = packet.dst.ip;
+        let (protocol, flags) = match packet.body {
+            Body::Flow {
+                protocol: NatProtocol::Icmp,
+                ..
+            }
+            | Body::StrayEcho => return Err(DropReason::NatNoMapping),
+            Body::Flow { protocol, flags } => (protocol, flags),
+            Body::Error { offset, end } => {
+                let error = (offset, end);
+                return self.error_hairpin(topology, domain, frame, &packet, error, now);
+            }
+            Body::LaterFragment => return self.follow_in(&mut packet, frame, now),
+        };
+        let query = Query {
+            topology,
+            protocol,
+            flags,
+            now,
+        };
+        if !self.owns(&query, packet.dst) {
+            return Err(DropReason::NatNoMapping);
+        }
+        let before = packet.ends();
+        let source = self.source(&query, domain, external, &packet)?;
+        let seen = Packet {
+            src: source.to,
+            ..packet
+        };
+        let target = self.destination(&query, &seen)?;
+        packet.rewrite(frame, Side::Source, source.to);
+        packet.rewrite(frame, Side::Destination, target.to);
+        let found = Found {
+            kind: NatKind::Hairpin,
+            created: source.created || target.created,
+            ..target
+        };
+        self.remember_fragment(&packet, &found, now);
+        Ok(Inbound {
+            translation: Translation {
+                kind: found.kind,
+                before,
+                after: packet.ends(),
+                created: found.created,
+            },
+            domain: found.domain,
+            inside: found.to.ip,
+        })
+    }
+
+    /// The external address and port of an inside packet's source.
+    #[inline]
+    fn source(
+        &mut self,
+        query: &Query<'_>,
+        domain: DomainId,
+        external: IpAddr,
+        packet: &Packet,
+    ) -> Result<Found, DropReason> {
+        let statics = &query.topology.statics;
+        let rule = query
+            .protocol
+            .transport()
+            .and_then(|transport| statics.by_inside(transport, domain, packet.src));
+        let event = query.event(Direction::Out);
+        if rule.is_some()
+            && let Some(found) = self.forward_return(query, domain, packet)
+        {
+            return Ok(found);
+        }
+        let key = InsideKey {
+            protocol: query.protocol,
+            domain,
+            inside: packet.src,
+            external,
+        };
+        let config = &query.topology.nat;
+        let mut shard = self.tables.shard(shard_of_port(packet.src.l4_port));
+        let mapping = shard.table.mapping_by_inside(&key);
+        if let Some(mapping) = mapping
+            && let Some(session) = shard.table.session(mapping, packet.dst)
+        {
+            let alive = shard.table.alive(session, query.now, config);
+            if alive {
+                shard.table.touch(session, event);
+            } else {
+                shard.table.renew(session, event);
+            }
+            return Ok(Found {
+                kind: NatKind::Source,
+                to: shard.table.mapping(mapping).external,
+                domain,
+                created: !alive,
+            });
+        }
+        if let Some(rule) = rule.filter(|rule| resumes(rule, query, packet)) {
+            drop(shard);
+            return self.resume(query, rule, external, packet);
+        }
+        let opening = query.opening(event);
+        let session = opening.dynamic(&mut shard, &key, packet.dst, &mut self.rng)?;
+        Ok(Found {
+            kind: NatKind::Source,
+            to: shard.table.at(session).1.external,
+            domain,
+            created: true,
+        })
+    }
+
+    /// The inside address and port behind an external packet's destination.
+    #[inline]
+    fn destination(&mut self, query: &Query<'_>, packet: &Packet) -> Result<Found, DropReason> {
+        let rule = query
+            .protocol
+            .transport()
+            .and_then(|transport| query.topology.statics.by_external(transport, packet.dst));
+        if let Some(rule) = rule {
+            return self.forward(query, rule, packet);
+        }
+        let event = query.event(Direction::In);
+        let mut shard = self.tables.shard(shard_of_port(packet.dst.l4_port));
+        let mapping = shard
+            .table
+            .mapping_by_external(query.protocol, packet.dst)
+            .ok_or(DropReason::NatNoMapping)?;
+        let session = shard
+            .table
+            .session(mapping, packet.src)
+            .filter(|session| shard.table.alive(*session, query.now, &query.topology.nat))
+            .ok_or(DropReason::NatFiltered)?;
+        shard.table.touch(session, event);
+        let mapping = shard.table.mapping(mapping);
+        Ok(Found {
+            kind: NatKind::SourceReturn,
+            to: mapping.inside,
+            domain: mapping.domain,
+            created: false,
+        })
+    }
+
+    /// Whether a mapping or a published port holds an external address and port.
+    pub(super) fn owns(&mut self, query: &Query<'_>, external: L4Addr) -> bool {
+        let statics = &query.topology.statics;
+        let published = query
+            .protocol
+            .transport()
+            .and_then(|transport| statics.by_external(transport, external));
+        if published.is_some() {
+            return true;
+        }
+        let shard = self.tables.shard(shard_of_port(external.l4_port));
+        let mapping = shard.table.mapping_by_external(query.protocol, external);
+        mapping.is_some()
+    }
+
+    /// A packet to a published port.
+    fn forward(
+        &mut self,
+        query: &Query<'_>,
+        rule: &StaticRule,
+        packet: &Packet,
+    ) -> Result<Found, DropReason> {
+        if !rule.admits(packet.src.ip) {
+            return Err(DropReason::NatFiltered);
+        }
+        let (external, remote) = (packet.dst, packet.src);
+        let key = ForwardKey {
+            protocol: query.protocol,
+            domain: rule.domain,
+            inside: rule.inside_of(external.l4_port),
+            remote,
+        };
+        let event = query.event(Direction::In);
+        let found = |created| Found {
+            kind: NatKind::Forward,
+            to: key.inside,
+            domain: key.domain,
+            created,
+        };
+        let mut shard = self.tables.shard(self.tables.shard_of_remote(remote));
+        let session = shard
+            .table
+            .forward_by_external(query.protocol, external, remote);
+        if let Some(session) = session {
+            let mapping = shard.table.at(session).1;
+            // A rule may have got another endpoint since.
+            let same = (mapping.domain, mapping.inside) == (key.domain, key.inside);
+            if same && shard.table.alive(session, query.now, &query.topology.nat) {
+                shard.table.touch(session, event);
+                return Ok(found(false));
+            }
+            let counts = shard.counts;
+            shard.table.remove(session, counts);
+        }
+        query
+            .opening(event)
+            .forward(&mut shard, rule, external, &key)?;
+        Ok(found(true))
+    }
+
+    /// A packet from a published port to a client that has a session with it.
+    fn forward_return(
+        &mut self,
+        query: &Query<'_>,
+        domain: DomainId,
+        packet: &Packet,
+    ) -> Option<Found> {
+        let key = ForwardKey {
+            protocol: query.protocol,
+            domain,
+            inside: packet.src,
+            remote: packet.dst,
+        };
+        let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
+        let session = shard.table.forward_by_inside(&key)?;
+        if !shard.table.alive(session, query.now, &query.topology.nat) {
+            return None;
+        }
+        shard.table.touch(session, query.event(Direction::Out));
+        Some(Found {
+            kind: NatKind::ForwardReturn,
+            to: shard.table.at(session).1.external,
+            domain,
+            created: false,
+        })
+    }
+
+    /// Takes up a published TCP connection that the tables do not know, from its server's side.
+    fn resume(
+        &mut self,
+        query: &Query<'_>,
+        rule: &StaticRule,
+        external: IpAddr,
+        packet: &Packet,
+    ) -> Result<Found, DropReason> {
+        let external = L4Addr {
+            ip: rule.external.unwrap_or(external),
+            l4_port: rule.external_of(packet.src.l4_port),
+        };
+        let key = ForwardKey {
+            protocol: query.protocol,
+            domain: rule.domain,
+            inside: packet.src,
+            remote: packet.dst,
+        };
+        let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
+        query
+            .opening(query.event(Direction::Out))
+            .forward(&mut shard, rule, external, &key)?;
+        Ok(Found {
+            kind: NatKind::ForwardReturn,
+            to: external,
+            domain: rule.domain,
+            created: true,
+        })
+    }
+
+    fn route_of_fragment(&mut self, packet: &Packet, now: Instant) -> Option<FragmentRoute> {
+        let key = packet.fragments?;
+        let shard = self.tables.shard_of_fragment(key.spread());
+        self.tables.shard(shard).table.fragments.find(&key, now)
+    }
+
+    /// Remembers what became of a first fragment; nothing for a whole packet.
+    #[inline]
+    fn remember_fragment(&mut self, packet: &Packet, found: &Found, now: Instant) {
+        let Some(key) = packet.fragments else {
+            return;
+        };
+        let route = FragmentRoute {
+            src: packet.src.ip,
+            dst: packet.dst.ip,
+            domain: found.domain,
+            kind: found.kind,
+        };
+        let shard = self.tables.shard_of_fragment(key.spread());
+        let mut shard = self.tables.shard(shard);
+        shard.table.fragments.remember(key, route, now);
+    }
+
+    /// A later fragment addressed to an external address. One whose first fragment is unknown is
+    /// the host's: its own fragments look the same.
+    fn follow_in(
+        &mut self,
+        packet: &mut Packet,
+        frame: &mut Frame<'_>,
+        now: Instant,
+    ) -> Result<Inbound, DropReason> {
+        let route = self
+            .route_of_fragment(packet, now)
+            .ok_or(DropReason::NatNoMapping)?;
+        Ok(Inbound {
+            translation: follow(packet, frame, &route),
+            domain: route.domain,
+            inside: route.dst,
+        })
+    }
+}
+
+/// Does to a later fragment what was done to the first.
+fn follow(packet: &mut Packet, frame: &mut Frame<'_>, route: &FragmentRoute) -> Translation {
+    let before = packet.ends();
+    for (side, ip) in [(Side::Source, route.src), (Side::Destination, route.dst)] {
+        let unchanged = match side {
+            Side::Source => packet.src.ip == ip,
+            Side::Destination => packet.dst.ip == ip,
+        };
+        if !unchanged {
+            packet.rewrite(frame, side, L4Addr::new(ip, 0));
+        }
+    }
+    Translation {
+        kind: route.kind,
+        before,
+        after: packet.ends(),
+        created: false,
+    }
+}
+
+/// Whether a packet from a published port belongs to a connection that a client opened before the
+/// tables were made. A connection that the server itself opens begins with a SYN alone; anything
+/// else from a published TCP port without a session is a server's answer, and a new external port
+/// would make its client reset the connection. UDP has no such mark and falls through.
+fn resumes(rule: &StaticRule, query: &Query<'_>, packet: &Packet) -> bool {
+    let opens = query.flags.has(TcpFlags::SYN) && !query.flags.has(TcpFlags::ACK);
+    query.protocol == NatProtocol::Tcp && !opens && rule.admits(packet.dst.ip)
+}
+
+impl Query<'_> {
+    #[inline]
+    pub(super) const fn event(&self, direction: Direction) -> Event {
+        Event {
+            direction,
+            flags: self.flags,
+            now: self.now,
+        }
+    }
+
+    const fn opening(&self, event: Event) -> Opening<'_> {
+        Opening {
+            config: &self.topology.nat,
+            statics: &self.topology.statics,
+            event,
+        }
+    }
+}
