@@ -96,7 +96,7 @@ impl Counters {
     }
 
     /// Frames that were dropped for this reason.
-    pub fn drop(&self, reason: DropReason) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].get()
     }
 

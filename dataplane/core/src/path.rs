@@ -1,1 +1,190 @@
-//! path
+//! The data path: read this first.
+//!
+//! [`forward`] takes one frame from its ingress port to its verdict, stage by stage. Everything it
+//! needs is in the worker's [`Switch`]; everything it learns or translates goes there too. What
+//! leaves is the frame itself, rewritten in place where the gateway took part, and the verdict,
+//! by which the worker knows the egress ports.
+
+use std::sync::Arc;
+
+use crate::addr::{DomainId, PortId, VlanId};
+use crate::counters::Counters;
+use crate::fdb::{FdbKey, FdbView, Learn};
+use crate::frame::Frame;
+use crate::headers::Headers;
+use crate::l2;
+use crate::route;
+use crate::time::Instant;
+use crate::topology::{Domain, Port, Role, Topology};
+use crate::trace::{Step, Target, Trace, step};
+use crate::verdict::{DropReason, Verdict};
+
+/// One worker's view of the switch. Not shared: workers meet only in the tables behind the views.
+#[derive(Debug)]
+pub struct Switch {
+    /// The picture as of the current batch.
+    pub topology: Arc<Topology>,
+    /// The forwarding database behind this worker's cache.
+    pub fdb: FdbView,
+    /// What the gateways keep: translations, held frames, the budget of errors.
+    pub gateway: route::State,
+    /// What this worker counts.
+    pub counters: Arc<Counters>,
+}
+
+/// Takes one frame to its verdict.
+#[inline]
+pub fn forward<T: Trace>(
+    sw: &mut Switch,
+    frame: &mut Frame<'_>,
+    now: Instant,
+    trace: &mut T,
+) -> Verdict {
+    sw.counters.rx.add(1);
+    let verdict = path(sw, frame, now, trace).unwrap_or_else(Verdict::Drop);
+    sw.counters.record(verdict);
+    step!(trace, Step::Verdict(verdict));
+    verdict
+}
+
+fn path<T: Trace>(
+    sw: &mut Switch,
+    frame: &mut Frame<'_>,
+    now: Instant,
+    trace: &mut T,
+) -> Result<Verdict, DropReason> {
+    let topology = &*sw.topology;
+
+    // 1. Ingress: only ports that are configured and up.
+    step!(trace, ingress_step(frame));
+    let port = topology
+        .port_up(frame.ingress)
+        .ok_or(DropReason::PortDown)?;
+
+    // 2. Parse: L2 must hold; L3 and L4 are kept as results.
+    let headers = Headers::parse(frame.bytes())?;
+    step!(trace, Step::Parsed(headers));
+
+    // 3. Admit: link-local groups and impossible sources stay out.
+    let vlan = l2::admit(port, &headers)?;
+    step!(trace, Step::Admitted(vlan));
+
+    // 4. Learn: the source is behind the ingress port.
+    let domain = bridge_domain(topology, port);
+    let learned = learn(&mut sw.fdb, domain, port, vlan, &headers, now);
+    sw.counters.record_learn(learned);
+    step!(trace, Step::Learned(learned));
+
+    // 5. Lookup: to one port, to all, or to the gateway.
+    let target = lookup(&mut sw.fdb, domain, vlan, &headers, frame, now);
+    step!(trace, Step::Lookup(target));
+
+    // 6. Policy: the rules.
+    let rule = topology.policy.check(port, &headers, target)?;
+    step!(trace, Step::Policy(rule));
+
+    // 7. and 8. Bridge, or route and translate; either way out.
+    match (target, domain) {
+        (Target::Unicast(egress), _) => bridge(topology, frame.ingress, egress),
+        (Target::Flood, Some(domain)) => flood(topology, frame.ingress, domain.id, vlan),
+        (Target::Gateway, _) | (Target::Flood, None) => {
+            let counters = &sw.counters;
+            route::gateway(
+                &mut sw.gateway,
+                topology,
+                port,
+                frame,
+                &headers,
+                now,
+                counters,
+                trace,
+            )
+        }
+    }
+}
+
+fn learn(
+    fdb: &mut FdbView,
+    domain: Option<&Domain>,
+    port: &Port,
+    vlan: VlanId,
+    headers: &Headers,
+    now: Instant,
+) -> Learn {
+    match domain {
+        Some(domain) if !is_gateway(domain, headers) => {
+            let key = FdbKey::new(domain.id, vlan, headers.src);
+            fdb.learn(key, port.id, now, domain.ageing)
+        }
+        Some(_) | None => Learn::Exempt,
+    }
+}
+
+fn lookup(
+    fdb: &mut FdbView,
+    domain: Option<&Domain>,
+    vlan: VlanId,
+    headers: &Headers,
+    frame: &Frame<'_>,
+    now: Instant,
+) -> Target {
+    // The host link and uplinks have no domain: everything from there is the gateway's.
+    let Some(domain) = domain else {
+        return Target::Gateway;
+    };
+    if route::addresses_gateway(domain, headers, frame.bytes()) {
+        return Target::Gateway;
+    }
+    if headers.dst.is_group() {
+        return Target::Flood;
+    }
+    let key = FdbKey::new(domain.id, vlan, headers.dst);
+    fdb.lookup(key, now, domain.ageing)
+        .map_or(Target::Flood, Target::Unicast)
+}
+
+/// Sends a bridged frame to one port, never back to its ingress.
+fn bridge(topology: &Topology, ingress: PortId, egress: PortId) -> Result<Verdict, DropReason> {
+    if egress == ingress {
+        return Err(DropReason::SamePort);
+    }
+    topology.port_up(egress).ok_or(DropReason::EgressDown)?;
+    Ok(Verdict::Bridged(egress))
+}
+
+/// Sends a frame to every other port of its domain; the worker walks [`Topology::flood_set`].
+fn flood(
+    topology: &Topology,
+    ingress: PortId,
+    domain: DomainId,
+    vlan: VlanId,
+) -> Result<Verdict, DropReason> {
+    let first = topology.flood_set(domain, ingress).next();
+    first
+        .map(|_| Verdict::Flooded(domain, vlan))
+        .ok_or(DropReason::NoOtherPort)
+}
+
+fn bridge_domain<'t>(topology: &'t Topology, port: &Port) -> Option<&'t Domain> {
+    match port.role {
+        Role::Bridge(domain) => topology.domain(domain),
+        Role::HostLink | Role::Uplink(_) => None,
+    }
+}
+
+/// Whether a frame claims to come from the gateway itself: never learned, or its stations would
+/// send to the pretender.
+fn is_gateway(domain: &Domain, headers: &Headers) -> bool {
+    domain
+        .gateway
+        .as_ref()
+        .is_some_and(|gateway| gateway.mac == headers.src)
+}
+
+fn ingress_step(frame: &Frame<'_>) -> Step {
+    Step::Ingress {
+        port: frame.ingress,
+        size: frame.buf.len(),
+        offload: frame.buf.offload,
+    }
+}

@@ -14,6 +14,7 @@ use rustc_hash::FxBuildHasher;
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
 use crate::nat::{NatConfig, StaticRules};
 use crate::policy::Policy;
+use crate::route::PrefixTable;
 use crate::time::Duration;
 
 /// Switch ports of one process; each costs a queue and a file descriptor per worker.
@@ -41,7 +42,7 @@ pub struct Topology {
     pub host_link: Option<HostLink>,
     /// Every address of the host the process runs on, gateway addresses excluded.
     pub local_addresses: HashSet<IpAddr, FxBuildHasher>,
-    /// The host's routes, longest prefix first, then lowest metric.
+    /// The host's routes, in any order; among equal prefixes the first counts.
     pub routes: Vec<Route>,
     /// Pairs of networks that may talk: (from, to).
     pub allowed: HashSet<(DomainId, DomainId), FxBuildHasher>,
@@ -51,6 +52,19 @@ pub struct Topology {
     pub nat: NatConfig,
     /// Rules of the policy stage.
     pub policy: Policy,
+    /// Derived by [`Topology::finish`].
+    index: Index,
+}
+
+/// What [`Topology::finish`] derives, so that no frame pays for it.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    /// Positions in [`Topology::routes`].
+    routes: PrefixTable<usize>,
+    /// Which network has a prefix. Where several share it, one that is linked to the host.
+    networks: PrefixTable<DomainId>,
+    /// Gateway addresses of the networks that are linked to the host, where they are its own.
+    gateways: HashSet<IpAddr, FxBuildHasher>,
 }
 
 /// One switch attachment.
@@ -192,11 +206,22 @@ impl Topology {
         self.domains.iter().flatten()
     }
 
-    /// The first of the host's routes that covers `destination`.
+    /// The host's route to `destination`.
+    #[inline]
     pub fn route(&self, destination: IpAddr) -> Option<&Route> {
-        self.routes
-            .iter()
-            .find(|route| route.prefix.contains(destination))
+        self.routes.get(*self.index.routes.lookup(destination)?)
+    }
+
+    /// The network that has `address`; where several overlap, one that is linked to the host.
+    #[inline]
+    pub fn network_of(&self, address: IpAddr) -> Option<&Domain> {
+        self.domain(*self.index.networks.lookup(address)?)
+    }
+
+    /// Whether the host itself has `address`, be it as a gateway on the host link.
+    #[inline]
+    pub fn is_host_address(&self, address: IpAddr) -> bool {
+        self.local_addresses.contains(&address) || self.index.gateways.contains(&address)
     }
 
     /// Ports that a frame flooded in `domain` reaches when it entered by `ingress`.
@@ -219,9 +244,14 @@ impl Topology {
         put(&mut self.domains, domain.id.index(), domain);
     }
 
-    /// Derives each domain's flood list from the ports, and orders the routes. The last call when
-    /// a topology is built.
+    /// Derives flood lists and lookup tables. The last call when a topology is built.
     pub fn finish(&mut self) {
+        let mut index = Index::default();
+        for (position, route) in self.routes.iter().enumerate() {
+            if let Some(first) = index.routes.insert(route.prefix, position) {
+                index.routes.insert(route.prefix, first);
+            }
+        }
         for domain in self.domains.iter_mut().flatten() {
             let member = |port: &&Port| port.role == Role::Bridge(domain.id);
             domain.flood = self
@@ -232,9 +262,22 @@ impl Topology {
                 .map(|port| port.id)
                 .collect();
         }
-        // Stable: among equal prefixes the builder's order, lowest metric first, stands.
-        self.routes
-            .sort_by_key(|route| core::cmp::Reverse(route.prefix.len));
+        // Those linked to the host last, so that they are found where prefixes are shared.
+        for linked in [false, true] {
+            for domain in self
+                .domains
+                .iter()
+                .flatten()
+                .filter(|d| d.host_link == linked)
+            {
+                for subnet in &domain.subnets {
+                    index.networks.insert(*subnet, domain.id);
+                }
+                let addresses = domain.gateway.iter().flat_map(|gateway| &gateway.addresses);
+                index.gateways.extend(addresses.copied().filter(|_| linked));
+            }
+        }
+        self.index = index;
     }
 }
 

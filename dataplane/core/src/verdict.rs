@@ -256,7 +256,7 @@ mod tests {
                 reason
                     .label()
                     .chars()
-                    .all(|c| c.is_ascii_lowercase() || c == '_')
+                    .all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'))
             );
         }
     }

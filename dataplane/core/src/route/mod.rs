@@ -1,1 +1,160 @@
-//! route
+//! The gateway: routing between a network, the host and the outside.
+//!
+//! A packet comes here when it was sent to the gateway's MAC, asks for it, or entered by the host
+//! link or an uplink. The way is chosen by its destination, in this order: the gateway itself,
+//! one of the host's addresses, the same network, another network, the outside. Answers that need
+//! no state are made in place (`reply`); addresses are translated on the way out and in (`nat`).
+
+mod errors;
+mod hold;
+mod passage;
+mod prefixes;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::addr::{PortId, UplinkId};
+use crate::counters::Counters;
+use crate::frame::{Frame, FrameBuf};
+use crate::headers::{Headers, L3, ethertype};
+use crate::nat::{Nat, NatView};
+use crate::reply;
+use crate::time::Instant;
+use crate::topology::{Domain, Port, Role, Topology};
+use crate::trace::Trace;
+use crate::verdict::{DropReason, Verdict};
+
+pub use errors::ERRORS_PER_SECOND_MAX;
+use errors::ErrorBudget;
+pub use hold::{HELD_MAX, HELD_PER_NEXT_HOP_MAX, HOLD_TIME, Holding};
+use passage::Passage;
+pub use prefixes::PrefixTable;
+
+/// The gateways' tables, shared by all workers.
+#[derive(Debug)]
+pub struct Tables {
+    /// Address translations.
+    pub nat: Arc<Nat>,
+}
+
+impl Tables {
+    /// Empty tables; `seed` fixes hashes and the choice of ports.
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            nat: Nat::new(seed),
+        })
+    }
+}
+
+/// One worker's part of the gateways.
+#[derive(Debug)]
+pub struct State {
+    nat: NatView,
+    nat_tables: Arc<Nat>,
+    holding: Holding,
+    errors: ErrorBudget,
+}
+
+impl State {
+    /// A worker's part, working on the shared tables.
+    pub fn live(tables: &Tables, seed: u64) -> Self {
+        Self::with(tables, NatView::live(Arc::clone(&tables.nat), seed))
+    }
+
+    /// A what-if's part: it reads the shared tables and keeps what it changes to itself.
+    pub fn overlay(tables: &Tables, seed: u64) -> Self {
+        Self::with(tables, NatView::overlay(Arc::clone(&tables.nat), seed))
+    }
+
+    fn with(tables: &Tables, nat: NatView) -> Self {
+        let nat_tables = Arc::clone(&tables.nat);
+        Self {
+            nat,
+            nat_tables,
+            holding: Holding::default(),
+            errors: ErrorBudget::default(),
+        }
+    }
+
+    /// Expires up to `budget` sessions. Now and then, by each worker.
+    pub fn tick(&mut self, topology: &Topology, now: Instant, budget: usize) {
+        self.nat_tables.expire(now, &topology.nat, budget);
+    }
+
+    /// Takes up a held frame whose waiting is over, and counts its verdict. Call until `None`.
+    pub fn release(
+        &mut self,
+        topology: &Topology,
+        counters: &Counters,
+        now: Instant,
+    ) -> Option<(PortId, FrameBuf, Verdict)> {
+        let (ingress, buf, verdict) = self.holding.release(topology, now)?;
+        counters.released.add(1);
+        counters.record(verdict);
+        Some((ingress, buf, verdict))
+    }
+
+    /// Next hops that frames have begun to wait for since the last call.
+    pub fn take_wanted(&mut self) -> Vec<(UplinkId, IpAddr)> {
+        self.holding.take_wanted()
+    }
+}
+
+/// Whether a frame that entered a domain is for its gateway: by MAC, or because it asks by ARP or
+/// ND for an address of the gateway's.
+#[inline]
+pub(crate) fn addresses_gateway(domain: &Domain, headers: &Headers, bytes: &[u8]) -> bool {
+    let Some(gateway) = &domain.gateway else {
+        return false;
+    };
+    if headers.dst == gateway.mac {
+        return true;
+    }
+    if !headers.dst.is_group() || headers.tag.is_some() {
+        return false;
+    }
+    match (headers.ethertype, headers.l3) {
+        (ethertype::ARP, Ok(L3::Arp(arp))) => {
+            arp.operation == 1 && gateway.owns(IpAddr::V4(arp.target))
+        }
+        (ethertype::IPV6, Ok(_)) => {
+            reply::solicited(bytes, headers).is_some_and(|target| gateway.owns(IpAddr::V6(target)))
+        }
+        _ => false,
+    }
+}
+
+/// Takes a frame through the gateway.
+#[inline(never)]
+pub(crate) fn gateway<T: Trace>(
+    state: &mut State,
+    topology: &Topology,
+    port: &Port,
+    frame: &mut Frame<'_>,
+    headers: &Headers,
+    now: Instant,
+    counters: &Counters,
+    trace: &mut T,
+) -> Result<Verdict, DropReason> {
+    let mut passage = Passage {
+        state,
+        topology,
+        frame,
+        headers,
+        now,
+        counters,
+        trace,
+    };
+    match port.role {
+        Role::Bridge(id) => {
+            let domain = topology.domain(id).ok_or(DropReason::PortDown)?;
+            let gateway = domain.gateway.as_ref().ok_or(DropReason::NoRoute)?;
+            passage.domain_ingress(domain, gateway)
+        }
+        Role::HostLink => passage.host_ingress(),
+        Role::Uplink(id) => {
+            let uplink = topology.uplink(id).ok_or(DropReason::PortDown)?;
+            passage.uplink_ingress(uplink)
+        }
+    }
+}

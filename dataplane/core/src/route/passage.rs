@@ -1,0 +1,527 @@
+//! One packet's passage through a gateway.
+
+use std::net::IpAddr;
+
+use super::State;
+use crate::addr::{DomainId, L4Addr, MacAddr};
+use crate::counters::Counters;
+use crate::frame::Frame;
+use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4, L4Kind, protocol};
+use crate::nat::{Inbound, Transport};
+use crate::reply;
+use crate::time::Instant;
+use crate::topology::{Domain, Gateway, Topology, Uplink};
+use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
+use crate::verdict::{Consumer, DropReason, Verdict};
+
+/// Bytes of a packet's beginning that an ICMP error may have to quote as they were: Ethernet and
+/// IPv6 headers with extensions, and the ports.
+const KEPT_SIZE: usize = 192;
+
+/// What a packet's passage needs.
+pub(super) struct Passage<'p, 'f, T> {
+    pub state: &'p mut State,
+    pub topology: &'p Topology,
+    pub frame: &'p mut Frame<'f>,
+    pub headers: &'p Headers,
+    pub now: Instant,
+    pub counters: &'p Counters,
+    pub trace: &'p mut T,
+}
+
+/// Who answers when a packet cannot go on: an address of the gateway or uplink, and its MAC.
+#[derive(Clone, Copy)]
+struct Reporter<'r> {
+    addresses: &'r [IpAddr],
+    mac: MacAddr,
+}
+
+impl<'r> From<&'r Gateway> for Reporter<'r> {
+    fn from(gateway: &'r Gateway) -> Self {
+        Self {
+            addresses: &gateway.addresses,
+            mac: gateway.mac,
+        }
+    }
+}
+
+impl<'r> From<&'r Uplink> for Reporter<'r> {
+    fn from(uplink: &'r Uplink) -> Self {
+        Self {
+            addresses: &uplink.addresses,
+            mac: uplink.mac,
+        }
+    }
+}
+
+impl<T: Trace> Passage<'_, '_, T> {
+    /// A frame that an endpoint sent to its gateway.
+    pub fn domain_ingress(
+        &mut self,
+        domain: &Domain,
+        gateway: &Gateway,
+    ) -> Result<Verdict, DropReason> {
+        if self.headers.tag.is_some() {
+            return Err(DropReason::TaggedForGateway);
+        }
+        let ip = match self.headers.l3 {
+            Ok(L3::Arp(arp)) => return self.answer_arp(gateway, &arp),
+            Ok(L3::Ip(ip)) => ip,
+            Err(HeaderError::Unknown) => return Err(DropReason::NotIp),
+            Err(_) => return Err(DropReason::L3Malformed),
+        };
+        if let Some(target) = reply::solicited(self.frame.bytes(), self.headers) {
+            return self.answer_solicitation(gateway, target);
+        }
+        if !domain.contains(ip.src) && !is_link_local(ip.src) {
+            return Err(DropReason::MartianSource);
+        }
+        if gateway.owns(ip.dst) {
+            return self.at_gateway(domain, gateway, &ip);
+        }
+        if !is_routable(ip.dst) || is_link_local(ip.src) || is_broadcast_of(domain, ip.dst) {
+            return Err(DropReason::MartianDestination);
+        }
+        if domain.internal && !domain.contains(ip.dst) {
+            return Err(DropReason::NetworkInternal);
+        }
+        if ip.ttl <= 1 {
+            let kind = IcmpErrorKind::TimeExceeded;
+            return self.refuse(gateway.into(), &ip, kind, DropReason::TtlExceeded);
+        }
+        if self.topology.local_addresses.contains(&ip.dst) {
+            return self.send_to_host_address(domain, gateway, &ip);
+        }
+        if domain.contains(ip.dst) {
+            reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
+            return self.send_to_endpoint(domain, ip.dst, &ip, Some(gateway.into()));
+        }
+        if let Some(other) = self.topology.network_of(ip.dst) {
+            if !self.topology.allowed.contains(&(domain.id, other.id)) {
+                return Err(DropReason::NetworkIsolated);
+            }
+            reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
+            return self.send_to_endpoint(other, ip.dst, &ip, Some(gateway.into()));
+        }
+        self.send_outside(domain, gateway, &ip)
+    }
+
+    /// A frame that the host sent into its networks.
+    pub fn host_ingress(&mut self) -> Result<Verdict, DropReason> {
+        let ip = self.ip()?;
+        if !is_routable(ip.dst) || is_link_local(ip.src) {
+            return Err(DropReason::MartianDestination);
+        }
+        if !self.topology.is_host_address(ip.src) {
+            return Err(DropReason::HostLinkForeignSource);
+        }
+        let domain = self
+            .topology
+            .network_of(ip.dst)
+            .filter(|domain| domain.host_link);
+        // What the host sends has not made a hop yet: its TTL stays.
+        self.send_to_endpoint(domain.ok_or(DropReason::NoRoute)?, ip.dst, &ip, None)
+    }
+
+    /// A frame from outside, on an interface that the host shares with us.
+    pub fn uplink_ingress(&mut self, uplink: &Uplink) -> Result<Verdict, DropReason> {
+        let Ok(ip) = self.ip() else {
+            return Ok(Verdict::NotOurs);
+        };
+        if self.headers.dst != uplink.mac || self.headers.tag.is_some() {
+            return Ok(Verdict::NotOurs);
+        }
+        if !self.topology.local_addresses.contains(&ip.dst) {
+            let ours = self.topology.network_of(ip.dst).is_some();
+            return if ours {
+                Err(DropReason::UplinkForeignDestination)
+            } else {
+                Ok(Verdict::NotOurs)
+            };
+        }
+        let original = Original::keep(self.frame);
+        let inbound = self
+            .state
+            .nat
+            .inbound(self.topology, self.frame, self.headers, self.now);
+        let inbound = match inbound {
+            Ok(inbound) => inbound,
+            Err(reason) if self.is_guarded(&ip) => return Err(reason),
+            Err(_) => return Ok(Verdict::NotOurs),
+        };
+        self.trace_nat(&inbound);
+        if ip.ttl <= 1 {
+            original.restore(self.frame);
+            let kind = IcmpErrorKind::TimeExceeded;
+            return self.refuse(uplink.into(), &ip, kind, DropReason::TtlExceeded);
+        }
+        let domain = self
+            .topology
+            .domain(inbound.domain)
+            .ok_or(DropReason::NeighbourUnknown)?;
+        if let Some(mtu) = self.exceeds(domain.gateway.as_ref().map(|gateway| gateway.mtu), &ip) {
+            original.restore(self.frame);
+            return self.too_big(uplink.into(), &ip, mtu);
+        }
+        reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
+        self.send_to_endpoint(domain, inbound.inside, &ip, None)
+    }
+
+    /// To one of the gateway's own addresses: echo here, the rest to the host.
+    fn at_gateway(
+        &mut self,
+        domain: &Domain,
+        gateway: &Gateway,
+        ip: &Ip,
+    ) -> Result<Verdict, DropReason> {
+        step!(self.trace, Step::Route(Way::Local));
+        if is_echo_request(self.headers, ip) {
+            reply::echo(self.frame.buf, self.headers, ip, gateway.mac);
+            return Ok(self.replied(Answer::Echo));
+        }
+        if domain.host_link && self.topology.host_link.is_some() && !is_link_local(ip.dst) {
+            return self.send_to_host(domain, gateway);
+        }
+        let kind = IcmpErrorKind::PortUnreachable;
+        self.refuse(gateway.into(), ip, kind, DropReason::GatewayClosed)
+    }
+
+    /// To an address of the host: a mapping or published port of ours, or the host itself.
+    fn send_to_host_address(
+        &mut self,
+        domain: &Domain,
+        gateway: &Gateway,
+        ip: &Ip,
+    ) -> Result<Verdict, DropReason> {
+        let hairpin =
+            self.state
+                .nat
+                .hairpin(self.topology, domain.id, self.frame, self.headers, self.now);
+        match hairpin {
+            Ok(inbound) => {
+                self.trace_nat(&inbound);
+                let target = self.topology.domain(inbound.domain);
+                let target = target.ok_or(DropReason::NeighbourUnknown)?;
+                reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
+                self.send_to_endpoint(target, inbound.inside, ip, Some(gateway.into()))
+            }
+            Err(reason) if is_nats_own(reason) => Err(reason),
+            Err(_) => self.send_to_host(domain, gateway),
+        }
+    }
+
+    /// Over the host link. The host is the destination, so the packet makes no hop.
+    fn send_to_host(&mut self, domain: &Domain, gateway: &Gateway) -> Result<Verdict, DropReason> {
+        let link = self.topology.host_link.filter(|_| domain.host_link);
+        let link = link.ok_or(DropReason::NoHostLink)?;
+        step!(self.trace, Step::Route(Way::Host));
+        reply::set_macs(self.frame.buf, link.mac, gateway.mac);
+        Ok(Verdict::Delivered(Consumer::HostLink(link.port)))
+    }
+
+    /// To an endpoint of `domain`, a static neighbour of its gateway.
+    fn send_to_endpoint(
+        &mut self,
+        domain: &Domain,
+        address: IpAddr,
+        ip: &Ip,
+        reporter: Option<Reporter<'_>>,
+    ) -> Result<Verdict, DropReason> {
+        let gateway = domain.gateway.as_ref().ok_or(DropReason::NoRoute)?;
+        let Some(neighbour) = domain.neighbours.get(&address) else {
+            let kind = IcmpErrorKind::HostUnreachable;
+            return match reporter {
+                Some(reporter) => self.refuse(reporter, ip, kind, DropReason::NeighbourUnknown),
+                None => Err(DropReason::NeighbourUnknown),
+            };
+        };
+        if let Some(mtu) = self.exceeds(Some(gateway.mtu), ip) {
+            return match reporter {
+                Some(reporter) => self.too_big(reporter, ip, mtu),
+                None => Err(DropReason::FragmentationNeeded),
+            };
+        }
+        let (mac, port) = (neighbour.mac, neighbour.port);
+        step!(
+            self.trace,
+            Step::Route(Way::Endpoint {
+                domain: domain.id,
+                mac,
+                port
+            })
+        );
+        self.topology.port_up(port).ok_or(DropReason::EgressDown)?;
+        reply::set_macs(self.frame.buf, mac, gateway.mac);
+        Ok(Verdict::Routed(port))
+    }
+
+    /// Out by the uplink that the host's own routes name, from one of the host's addresses.
+    fn send_outside(
+        &mut self,
+        domain: &Domain,
+        gateway: &Gateway,
+        ip: &Ip,
+    ) -> Result<Verdict, DropReason> {
+        let Some(route) = self.topology.route(ip.dst) else {
+            let kind = IcmpErrorKind::NetworkUnreachable;
+            return self.refuse(gateway.into(), ip, kind, DropReason::NoRoute);
+        };
+        let uplink = route.uplink.and_then(|id| self.topology.uplink(id));
+        let uplink = uplink.ok_or(DropReason::NoUplinkRoute)?;
+        self.topology
+            .port_up(uplink.port)
+            .ok_or(DropReason::EgressDown)?;
+        if let Some(mtu) = self.exceeds(Some(uplink.mtu), ip) {
+            return self.too_big(gateway.into(), ip, mtu);
+        }
+        let own = uplink
+            .addresses
+            .iter()
+            .find(|own| own.is_ipv4() == ip.src.is_ipv4());
+        let external = route
+            .source
+            .or(own.copied())
+            .ok_or(DropReason::NatNoAddress)?;
+        self.translate_out(domain.id, external)?;
+        reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
+        let next_hop = route.next_hop.unwrap_or(ip.dst);
+        let Some(mac) = uplink.neighbours.get(&next_hop).copied() else {
+            let wait_for = (uplink.id, next_hop);
+            self.state
+                .holding
+                .hold(self.frame.ingress, wait_for, self.frame.buf, self.now)?;
+            return Ok(Verdict::Held);
+        };
+        step!(
+            self.trace,
+            Step::Route(Way::Uplink {
+                uplink: uplink.id,
+                mac
+            })
+        );
+        reply::set_macs(self.frame.buf, mac, uplink.mac);
+        Ok(Verdict::Routed(uplink.port))
+    }
+
+    fn translate_out(&mut self, domain: DomainId, external: IpAddr) -> Result<(), DropReason> {
+        let translation = self.state.nat.outbound(
+            self.topology,
+            domain,
+            external,
+            self.frame,
+            self.headers,
+            self.now,
+        )?;
+        let (kind, created) = (translation.kind, translation.created);
+        let (before, after) = (translation.before, translation.after);
+        step!(
+            self.trace,
+            Step::Nat {
+                kind,
+                before,
+                after,
+                created
+            }
+        );
+        Ok(())
+    }
+
+    fn answer_arp(&mut self, gateway: &Gateway, arp: &Arp) -> Result<Verdict, DropReason> {
+        if arp.operation != 1 || !gateway.owns(IpAddr::V4(arp.target)) {
+            return Err(DropReason::ArpNotForGateway);
+        }
+        reply::arp(self.frame.buf, self.headers.l3_offset, arp, gateway.mac);
+        Ok(self.replied(Answer::Arp))
+    }
+
+    fn answer_solicitation(
+        &mut self,
+        gateway: &Gateway,
+        target: std::net::Ipv6Addr,
+    ) -> Result<Verdict, DropReason> {
+        if !gateway.owns(IpAddr::V6(target)) {
+            return Err(DropReason::ArpNotForGateway);
+        }
+        if !reply::neighbour(self.frame.buf, self.headers, target, gateway.mac) {
+            return Err(DropReason::L3Malformed);
+        }
+        Ok(self.replied(Answer::Neighbour))
+    }
+
+    fn replied(&mut self, answer: Answer) -> Verdict {
+        step!(self.trace, Step::Reply(answer));
+        Verdict::Replied(self.frame.ingress)
+    }
+
+    /// Sends an ICMP error about the packet, or drops it for `reason` where none may be sent.
+    fn refuse(
+        &mut self,
+        reporter: Reporter<'_>,
+        ip: &Ip,
+        kind: IcmpErrorKind,
+        reason: DropReason,
+    ) -> Result<Verdict, DropReason> {
+        let same_family = |own: &&IpAddr| own.is_ipv4() == ip.src.is_ipv4();
+        let from = reporter.addresses.iter().find(same_family).ok_or(reason)?;
+        if !reply::may_report(self.headers, ip) {
+            return Err(reason);
+        }
+        if !self.state.errors.take(self.now) {
+            self.counters.errors_suppressed.add(1);
+            return Err(reason);
+        }
+        if !reply::error(self.frame.buf, self.headers, ip, kind, *from, reporter.mac) {
+            return Err(reason);
+        }
+        Ok(self.replied(Answer::Error { kind }))
+    }
+
+    /// Tells the sender of a packet that may not be fragmented how large it may be.
+    fn too_big(
+        &mut self,
+        reporter: Reporter<'_>,
+        ip: &Ip,
+        mtu: u16,
+    ) -> Result<Verdict, DropReason> {
+        if !ip.dont_fragment {
+            return Err(DropReason::FragmentationNeeded);
+        }
+        let kind = IcmpErrorKind::TooBig { mtu };
+        self.refuse(reporter, ip, kind, DropReason::FragmentationNeeded)
+    }
+
+    /// The MTU, when the packet or a segment of it is larger.
+    fn exceeds(&self, mtu: Option<u16>, ip: &Ip) -> Option<u16> {
+        let size = packet_size(self.frame, self.headers, ip);
+        mtu.filter(|mtu| size > usize::from(*mtu))
+    }
+
+    /// Whether the guard keeps this packet from the host, so that a drop here is its end.
+    fn is_guarded(&self, ip: &Ip) -> bool {
+        let (transport, dst) = match self.headers.l4.map(|l4| l4.kind) {
+            Ok(L4Kind::Tcp { dst, .. }) => (Transport::Tcp, dst),
+            Ok(L4Kind::Udp { dst, .. }) => (Transport::Udp, dst),
+            Ok(L4Kind::Echo { .. } | L4Kind::IcmpError { .. } | L4Kind::IcmpOther { .. })
+            | Err(_) => return false,
+        };
+        let external = L4Addr {
+            ip: ip.dst,
+            l4_port: dst,
+        };
+        self.topology.nat.port_range.contains(&dst.0)
+            || self
+                .topology
+                .statics
+                .by_external(transport, external)
+                .is_some()
+    }
+
+    fn ip(&self) -> Result<Ip, DropReason> {
+        match self.headers.l3 {
+            Ok(L3::Ip(ip)) => Ok(ip),
+            Ok(L3::Arp(_)) | Err(HeaderError::Unknown) => Err(DropReason::NotIp),
+            Err(_) => Err(DropReason::L3Malformed),
+        }
+    }
+
+    fn trace_nat(&mut self, inbound: &Inbound) {
+        let (kind, created) = (inbound.translation.kind, inbound.translation.created);
+        let (before, after) = (inbound.translation.before, inbound.translation.after);
+        step!(
+            self.trace,
+            Step::Nat {
+                kind,
+                before,
+                after,
+                created
+            }
+        );
+    }
+}
+
+/// A packet's beginning before NAT rewrote it, for the error that may have to quote it.
+struct Original {
+    bytes: [u8; KEPT_SIZE],
+    size: usize,
+}
+
+impl Original {
+    fn keep(frame: &Frame<'_>) -> Self {
+        let mut bytes = [0; KEPT_SIZE];
+        let size = frame.buf.len().min(KEPT_SIZE);
+        bytes[..size].copy_from_slice(&frame.bytes()[..size]);
+        Self { bytes, size }
+    }
+
+    fn restore(&self, frame: &mut Frame<'_>) {
+        frame.buf.bytes_mut()[..self.size].copy_from_slice(&self.bytes[..self.size]);
+    }
+}
+
+/// Bytes of the largest IP packet that this frame becomes: a segment's, where it is GSO.
+fn packet_size(frame: &Frame<'_>, headers: &Headers, ip: &Ip) -> usize {
+    let header_size = match headers.l4 {
+        Ok(L4 {
+            kind: L4Kind::Tcp { header_size, .. },
+            offset,
+        }) => offset + usize::from(header_size),
+        Ok(L4 { offset, .. }) => offset + 8,
+        Err(_) => return ip.total_size as usize,
+    };
+    match frame.buf.offload.gso() {
+        Some(_) => header_size - headers.l3_offset + usize::from(frame.buf.offload.gso_size),
+        None => ip.total_size as usize,
+    }
+}
+
+/// An echo request, or a later fragment of an ICMP packet, which can only be part of one.
+fn is_echo_request(headers: &Headers, ip: &Ip) -> bool {
+    match headers.l4 {
+        Ok(l4) => matches!(l4.kind, L4Kind::Echo { request: true, .. }),
+        Err(HeaderError::LaterFragment) => {
+            matches!(ip.protocol, protocol::ICMP | protocol::ICMPV6)
+        }
+        Err(_) => false,
+    }
+}
+
+/// Errors of the NAT that speak of a mapping or limit of ours, not of "nothing here".
+fn is_nats_own(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::NatFiltered
+            | DropReason::NatTableFull
+            | DropReason::NatQuota
+            | DropReason::NatNoPort
+            | DropReason::NatHairpinLoop
+    )
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether a router forwards to such an address at all (RFC 1812 section 5.3.7).
+fn is_routable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() || v4.is_loopback())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_unicast_link_local())
+        }
+    }
+}
+
+fn is_broadcast_of(domain: &Domain, address: IpAddr) -> bool {
+    domain
+        .subnets
+        .iter()
+        .any(|subnet| subnet.broadcast() == Some(address))
+}
