@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use crate::addr::{DomainId, L4Addr, L4Port, Prefix};
+use crate::headers::protocol;
 
 /// Published intervals of one process: one for each port of one address, which is as far as
 /// anybody publishing ports one by one can get.
@@ -240,6 +241,21 @@ impl StaticRules {
             .or_else(|| self.find_external((transport, family, None), external.l4_port))
     }
 
+    /// Whether an external address and port is published for the IP protocol of that number.
+    #[inline]
+    pub fn covers(&self, number: u8, external: IpAddr, l4_port: L4Port) -> bool {
+        let transport = match number {
+            protocol::TCP => Transport::Tcp,
+            protocol::UDP => Transport::Udp,
+            _ => return false,
+        };
+        let external = L4Addr {
+            ip: external,
+            l4_port,
+        };
+        self.by_external(transport, external).is_some()
+    }
+
     /// A rule that leads to this address and port of an endpoint: the one whose interval begins
     /// last, when there are several.
     #[inline]
@@ -376,7 +392,11 @@ mod tests {
     }
 
     fn outside(text: &str, port: u16) -> L4Addr {
-        L4Addr::new(text.parse().unwrap(), port)
+        L4Addr::new(ip_of(text), port)
+    }
+
+    fn ip_of(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     fn hit(rules: &StaticRules, text: &str, port: u16) -> Option<u32> {
@@ -398,6 +418,10 @@ mod tests {
         }
         let udp = rules.by_external(Transport::Udp, outside("192.0.2.1", 85));
         assert_eq!(udp, None);
+        for (number, covered) in [(6, true), (17, false), (1, false)] {
+            let address = ip_of("192.0.2.1");
+            assert_eq!(rules.covers(number, address, L4Port(85)), covered);
+        }
     }
 
     #[test]
