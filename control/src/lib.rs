@@ -2,5 +2,6 @@
 
 #![warn(missing_docs)]
 
+pub mod explain;
 pub mod link;
 pub mod netns;

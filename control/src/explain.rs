@@ -1,0 +1,328 @@
+//! Traces in words: what a frame was, and what each stage did with it.
+//!
+//! `causeway trace`, `causeway why`, the demo and the golden traces all render here, so what one
+//! shows the others show. Names come from the topology; a thing without a name keeps its number.
+
+use std::fmt::Write as _;
+
+use dataplane_core::addr::{DomainId, L4Addr, PortId, UplinkId};
+use dataplane_core::fdb::Learn;
+use dataplane_core::frame::Offload;
+use dataplane_core::headers::{Headers, L3, L4Kind};
+use dataplane_core::topology::{Role, Topology};
+use dataplane_core::trace::{Answer, IcmpErrorKind, NatKind, Step, Target, Way};
+use dataplane_core::verdict::{Consumer, Verdict};
+use etherparse::{LaxSlicedPacket, TransportSlice};
+
+/// One step in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The stage that speaks.
+    pub stage: &'static str,
+    /// What it did, a clause without a full stop.
+    pub text: String,
+}
+
+/// Renders the steps of one frame, a line each; steps without news are left out.
+pub fn explain(steps: &[Step], topology: &Topology) -> Vec<Line> {
+    let names = Names { topology };
+    steps.iter().filter_map(|step| names.line(step)).collect()
+}
+
+/// What a frame is, in one line: its innermost readable layer with the addresses that matter.
+pub fn summary(bytes: &[u8]) -> String {
+    let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes) else {
+        return format!("{} bytes, no Ethernet header", bytes.len());
+    };
+    let mut text = String::new();
+    if let Ok(headers) = Headers::parse(bytes)
+        && let Some(tag) = headers.tag
+    {
+        let _ = write!(text, "VLAN {} ", tag.vlan().0);
+    }
+    match &packet.net {
+        Some(etherparse::LaxNetSlice::Arp(arp)) => text += &arp_summary(arp),
+        Some(net) => text += &ip_summary(net, packet.transport.as_ref(), bytes),
+        None => {
+            let headers = Headers::parse(bytes);
+            let ethertype = headers.map_or(0, |headers| headers.ethertype);
+            let _ = write!(text, "EtherType {ethertype:#06x}");
+        }
+    }
+    text
+}
+
+fn arp_summary(arp: &etherparse::ArpPacketSlice<'_>) -> String {
+    let address = |octets: &[u8]| match <[u8; 4]>::try_from(octets) {
+        Ok(octets) => std::net::Ipv4Addr::from(octets).to_string(),
+        Err(_) => "?".to_owned(),
+    };
+    let (sender, target) = (
+        address(arp.sender_protocol_addr()),
+        address(arp.target_protocol_addr()),
+    );
+    match arp.operation() {
+        etherparse::ArpOperation::REQUEST if sender == target => {
+            format!("ARP announcement of {sender}")
+        }
+        etherparse::ArpOperation::REQUEST => format!("ARP who has {target}? tell {sender}"),
+        etherparse::ArpOperation::REPLY => {
+            let mac = <[u8; 6]>::try_from(arp.sender_hw_addr()).unwrap_or_default();
+            format!("ARP {sender} is at {}", dataplane_core::addr::MacAddr(mac))
+        }
+        other => format!("ARP operation {}", other.0),
+    }
+}
+
+fn ip_summary(
+    net: &etherparse::LaxNetSlice<'_>,
+    transport: Option<&TransportSlice<'_>>,
+    bytes: &[u8],
+) -> String {
+    let (src, dst) = match net {
+        etherparse::LaxNetSlice::Ipv4(v4) => (
+            std::net::IpAddr::V4(v4.header().source_addr()),
+            std::net::IpAddr::V4(v4.header().destination_addr()),
+        ),
+        etherparse::LaxNetSlice::Ipv6(v6) => (
+            std::net::IpAddr::V6(v6.header().source_addr()),
+            std::net::IpAddr::V6(v6.header().destination_addr()),
+        ),
+        etherparse::LaxNetSlice::Arp(_) => return String::new(),
+    };
+    let between = |a: u16, b: u16| format!("{} > {}", L4Addr::new(src, a), L4Addr::new(dst, b));
+    match transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let flags = [
+                (tcp.syn(), "SYN"),
+                (tcp.fin(), "FIN"),
+                (tcp.rst(), "RST"),
+                (tcp.psh(), "PSH"),
+                (tcp.ack(), "ACK"),
+            ];
+            let flags: Vec<_> = flags
+                .iter()
+                .filter(|(set, _)| *set)
+                .map(|(_, n)| *n)
+                .collect();
+            let ports = between(tcp.source_port(), tcp.destination_port());
+            format!("TCP {ports} [{}]", flags.join(" "))
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            format!("UDP {}", between(udp.source_port(), udp.destination_port()))
+        }
+        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_))
+        | None => {
+            let what = match Headers::parse(bytes) {
+                Ok(Headers { l4: Ok(l4), .. }) => icmp_name(l4.kind),
+                Ok(Headers {
+                    l3: Ok(L3::Ip(ip)), ..
+                }) => match ip.fragment {
+                    Some(fragment) => {
+                        format!(
+                            "IP protocol {} fragment at {}",
+                            ip.protocol, fragment.offset
+                        )
+                    }
+                    None => format!("IP protocol {}", ip.protocol),
+                },
+                Ok(_) | Err(_) => "IP, malformed".to_owned(),
+            };
+            format!("{what} {src} > {dst}")
+        }
+    }
+}
+
+fn icmp_name(kind: L4Kind) -> String {
+    match kind {
+        L4Kind::Echo { request: true, id } => format!("ICMP echo request id {id}"),
+        L4Kind::Echo { request: false, id } => format!("ICMP echo reply id {id}"),
+        L4Kind::IcmpError { icmp_type, code } => format!("ICMP error type {icmp_type} code {code}"),
+        L4Kind::IcmpOther { icmp_type: 133 } => "ND router solicitation".to_owned(),
+        L4Kind::IcmpOther { icmp_type: 134 } => "ND router advertisement".to_owned(),
+        L4Kind::IcmpOther { icmp_type: 135 } => "ND neighbour solicitation".to_owned(),
+        L4Kind::IcmpOther { icmp_type: 136 } => "ND neighbour advertisement".to_owned(),
+        L4Kind::IcmpOther { icmp_type } => format!("ICMP type {icmp_type}"),
+        L4Kind::Tcp { .. } => "TCP".to_owned(),
+        L4Kind::Udp { .. } => "UDP".to_owned(),
+    }
+}
+
+/// Names of what a trace speaks of.
+struct Names<'t> {
+    topology: &'t Topology,
+}
+
+impl Names<'_> {
+    fn line(&self, step: &Step) -> Option<Line> {
+        let line = |stage, text| Some(Line { stage, text });
+        match step {
+            Step::Ingress {
+                port,
+                size,
+                offload,
+            } => {
+                let text = format!("{size} bytes by {}{}", self.port(*port), lacks(offload));
+                line("ingress", text)
+            }
+            Step::Parsed(headers) => line("parse", parsed(headers)),
+            Step::Admitted(vlan) if vlan.0 == 0 => None,
+            Step::Admitted(vlan) => line("admit", format!("into VLAN {}", vlan.0)),
+            Step::Learned(learn) => line("learn", self.learned(*learn)?),
+            Step::Lookup(target) => line("lookup", self.target(*target)),
+            Step::Policy(None) => None,
+            Step::Policy(Some(rule)) => line("policy", format!("rule {rule} lets it pass")),
+            Step::Route(way) => line("route", self.way(*way)),
+            Step::Nat {
+                kind,
+                before,
+                after,
+                created,
+            } => line("nat", translation(*kind, *before, *after, *created)),
+            Step::Reply(answer) => line("reply", reply(*answer)),
+            Step::Verdict(verdict) => line("verdict", self.verdict(*verdict)),
+        }
+    }
+
+    fn port(&self, id: PortId) -> String {
+        self.topology
+            .port(id)
+            .map_or_else(|| id.to_string(), |port| port.name.to_string())
+    }
+
+    fn domain(&self, id: DomainId) -> String {
+        let domain = self.topology.domain(id);
+        domain.map_or_else(|| id.to_string(), |domain| domain.name.to_string())
+    }
+
+    fn uplink(&self, id: UplinkId) -> String {
+        let uplink = self.topology.uplink(id);
+        uplink.map_or_else(|| id.to_string(), |uplink| uplink.name.to_string())
+    }
+
+    fn learned(&self, learn: Learn) -> Option<String> {
+        Some(match learn {
+            Learn::New => "its source MAC is new on this port".to_owned(),
+            Learn::Known => "its source MAC is known on this port".to_owned(),
+            Learn::Moved { from } => format!("its source MAC moved here from {}", self.port(from)),
+            Learn::Full => "not learned: the table or the port's share of it is full".to_owned(),
+            Learn::MoveRefused => "not learned: the station moves too often".to_owned(),
+            Learn::Exempt => return None,
+        })
+    }
+
+    fn target(&self, target: Target) -> String {
+        match target {
+            Target::Unicast(port) => format!("CAM hit: the destination is on {}", self.port(port)),
+            Target::Flood => "the destination is on no one port: flood".to_owned(),
+            Target::Gateway => "for the gateway".to_owned(),
+        }
+    }
+
+    fn way(&self, way: Way) -> String {
+        match way {
+            Way::Local => "to the gateway itself".to_owned(),
+            Way::Host => "to the host, over the host link".to_owned(),
+            Way::Endpoint { domain, mac, port } => {
+                format!("to {mac} on {} of {}", self.port(port), self.domain(domain))
+            }
+            Way::Uplink { uplink, mac } => {
+                format!("to the outside by {}, next hop {mac}", self.uplink(uplink))
+            }
+        }
+    }
+
+    fn verdict(&self, verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Bridged(port) => format!("bridged to {}", self.port(port)),
+            Verdict::Flooded(domain, _) => self.flooded(domain),
+            Verdict::Routed(port) => format!("routed to {}", self.port(port)),
+            Verdict::Replied(port) => format!("answered in place, back by {}", self.port(port)),
+            Verdict::Delivered(Consumer::HostLink(_)) => "delivered to the host".to_owned(),
+            Verdict::Delivered(Consumer::Service(domain)) => {
+                format!("delivered to the services of {}", self.domain(domain))
+            }
+            Verdict::Held => "held until the next hop is resolved".to_owned(),
+            Verdict::NotOurs => "left to the host".to_owned(),
+            Verdict::Drop(reason) => {
+                format!("dropped ({}): {}", reason.label(), reason.sentence())
+            }
+        }
+    }
+
+    fn flooded(&self, domain: DomainId) -> String {
+        let member = |port: &&dataplane_core::topology::Port| port.role == Role::Bridge(domain);
+        let members = self.topology.ports.iter().flatten().filter(member).count();
+        format!(
+            "flooded to the other ports of {}, which has {members}",
+            self.domain(domain)
+        )
+    }
+}
+
+fn lacks(offload: &Offload) -> String {
+    let mut text = String::new();
+    if let Some(kind) = offload.gso() {
+        let _ = write!(text, ", {kind:?} segments of {} bytes", offload.gso_size);
+    }
+    if offload.needs_checksum() {
+        text += ", checksum left to the device";
+    }
+    text
+}
+
+fn parsed(headers: &Headers) -> String {
+    let mut text = format!("{} > {}", headers.src, headers.dst);
+    if let Some(tag) = headers.tag {
+        let _ = write!(text, ", VLAN {}", tag.vlan().0);
+    }
+    match headers.l3 {
+        Ok(L3::Arp(_)) => text += ", ARP",
+        Ok(L3::Ip(ip)) => {
+            let _ = write!(text, ", {} > {}, TTL {}", ip.src, ip.dst, ip.ttl);
+        }
+        Err(error) => {
+            let _ = write!(text, ", EtherType {:#06x}, L3 {error}", headers.ethertype);
+        }
+    }
+    text
+}
+
+fn translation(
+    kind: NatKind,
+    before: (L4Addr, L4Addr),
+    after: (L4Addr, L4Addr),
+    created: bool,
+) -> String {
+    let what = match kind {
+        NatKind::Source => "source translated",
+        NatKind::SourceReturn => "way back of a translated flow",
+        NatKind::Forward => "published port",
+        NatKind::ForwardReturn => "way back of a published port",
+        NatKind::Hairpin => "hairpin",
+        NatKind::IcmpError => "ICMP error about a translated flow",
+    };
+    let session = if created {
+        "new session"
+    } else {
+        "known session"
+    };
+    let ((src, dst), (new_src, new_dst)) = (before, after);
+    format!("{what}, {session}: {src} > {dst} becomes {new_src} > {new_dst}")
+}
+
+fn reply(answer: Answer) -> String {
+    match answer {
+        Answer::Arp => "the gateway gives its MAC (ARP)".to_owned(),
+        Answer::Neighbour => "the gateway gives its MAC (ND)".to_owned(),
+        Answer::Echo => "the gateway answers the echo".to_owned(),
+        Answer::Error { kind } => match kind {
+            IcmpErrorKind::TimeExceeded => "ICMP time exceeded".to_owned(),
+            IcmpErrorKind::NetworkUnreachable => "ICMP network unreachable".to_owned(),
+            IcmpErrorKind::HostUnreachable => "ICMP host unreachable".to_owned(),
+            IcmpErrorKind::PortUnreachable => "ICMP port unreachable".to_owned(),
+            IcmpErrorKind::Prohibited => "ICMP administratively prohibited".to_owned(),
+            IcmpErrorKind::TooBig { mtu } => format!("ICMP too big, MTU {mtu}"),
+        },
+    }
+}
