@@ -1,1 +1,459 @@
+//! Worker threads that move frames between ports through the sans-IO core.
+//!
+//! [`Dataplane`] is the whole face: start it, give it ports, install a topology, read its
+//! counters. What happens to a frame is in `dataplane_core::path`; how frames reach it and leave
+//! it is in `worker` and `egress`.
+//!
+//! Limits: [`WORKERS_MAX`] workers; `dataplane_core::topology` has those of ports and networks.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod command;
+mod egress;
+pub mod stats;
+pub mod tracing;
+mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as Clock};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use dataplane_core::addr::PortId;
+use dataplane_core::counters::Counters;
+use dataplane_core::fdb::{Fdb, FdbView, Limits};
+use dataplane_core::gso::Segmenter;
+use dataplane_core::path::Switch;
+use dataplane_core::route;
+use dataplane_core::time::Instant;
+use dataplane_core::topology::{AGEING_DEFAULT, PORTS_MAX, Topology};
+use dataplane_port::{Batch, PortIo};
+use mio::{Poll, Waker};
+
+pub use command::Notice;
+use command::{Attachment, Command, Order};
+use egress::Handover;
+pub use egress::{HANDOVER_MAX, QUEUE_MAX};
+use stats::{PortCounters, PortStats, Stats, WorkerCounters, WorkerStats};
+use worker::{Shared, WAKE, Worker};
+
+/// Worker threads of one dataplane.
+pub const WORKERS_MAX: usize = 64;
+
+/// Notices that may wait for the control side; beyond, the newest are lost and counted. They are
+/// hints: who missed one finds out by looking.
+pub const NOTICES_MAX: usize = 1_024;
+
+/// How long a worker may take to acknowledge a command. Its turn is a few batches, so this is
+/// reached only when the machine is overloaded beyond use.
+const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(10);
+
+/// How a worker waits when no queue is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Sleeps at once: no CPU without traffic, a wake-up's latency with every pause.
+    Sleep,
+    /// Looks again and again for this long after the last frame, then sleeps.
+    Adaptive {
+        /// How long.
+        spin: Duration,
+    },
+    /// Never sleeps: one core per worker, least latency.
+    Always,
+}
+
+/// How a dataplane is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Worker threads, 1..=[`WORKERS_MAX`].
+    pub workers: usize,
+    /// How they wait.
+    pub waiting: Waiting,
+    /// How many stations may be learned.
+    pub fdb_limits: Limits,
+    /// Seed of hashes and of port selection. Taken from the system's randomness by default.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: cores.min(4),
+            waiting: Waiting::Adaptive {
+                spin: Duration::from_micros(50),
+            },
+            fdb_limits: Limits::default(),
+            seed: random_seed(),
+        }
+    }
+}
+
+/// Why the dataplane refused something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused a thread, a poll or a waker.
+    #[error("cannot start a worker: {0}")]
+    Start(#[source] io::Error),
+    /// The configuration is impossible.
+    #[error("{0} workers were asked for; give 1 to {WORKERS_MAX}")]
+    Workers(usize),
+    /// No such port id can be.
+    #[error("{0} is beyond the last port id: there are {PORTS_MAX}")]
+    PortId(PortId),
+    /// The id is taken.
+    #[error("{0} is in use; remove it first")]
+    PortInUse(PortId),
+    /// Neither one queue nor one per worker.
+    #[error("{port} has {queues} queues; give one, or one for each of the {workers} workers")]
+    Queues {
+        /// The port.
+        port: PortId,
+        /// Queues given.
+        queues: usize,
+        /// Workers of this dataplane.
+        workers: usize,
+    },
+    /// A worker could not do as told.
+    #[error("a worker refused: {0}")]
+    Refused(String),
+    /// A worker ended or hangs.
+    #[error("a worker has not answered for {} s", ACKNOWLEDGE_MAX.as_secs())]
+    Silent,
+}
+
+/// A running switch.
+#[derive(Debug)]
+pub struct Dataplane {
+    workers: Vec<WorkerHandle>,
+    shared: Arc<Shared>,
+    fdb: Arc<Fdb>,
+    gateway: Arc<route::Tables>,
+    notices: Receiver<Notice>,
+    /// Lock order: `ports`, then `topology`; both only on the control side.
+    ports: Mutex<BTreeMap<PortId, Vec<Arc<PortCounters>>>>,
+    topology: Mutex<Arc<Topology>>,
+    /// Counters of ports that were removed, so that the law of frames still holds.
+    retired: Mutex<PortStats>,
+}
+
+#[derive(Debug)]
+struct WorkerHandle {
+    orders: Sender<Order>,
+    core: Arc<Counters>,
+    counters: Arc<WorkerCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Dataplane {
+    /// Starts the workers, with no port and an empty topology.
+    ///
+    /// # Errors
+    /// [`Error::Workers`], [`Error::Start`].
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        if !(1..=WORKERS_MAX).contains(&config.workers) {
+            return Err(Error::Workers(config.workers));
+        }
+        let polls: Vec<Poll> = (0..config.workers)
+            .map(|_| Poll::new())
+            .collect::<Result<_, _>>()
+            .map_err(Error::Start)?;
+        let wakers = polls.iter().map(|poll| Waker::new(poll.registry(), WAKE));
+        let (notify, notices) = bounded(NOTICES_MAX);
+        let shared = Arc::new(Shared {
+            handovers: polls.iter().map(|_| Handover::new()).collect(),
+            wakers: wakers.collect::<Result<_, _>>().map_err(Error::Start)?,
+            notices: notify,
+            origin: Clock::now(),
+            waiting: config.waiting,
+        });
+        let fdb = Fdb::new(config.fdb_limits, config.seed);
+        let gateway = route::Tables::new(config.seed);
+        let mut dataplane = Self {
+            workers: Vec::new(),
+            shared,
+            fdb,
+            gateway,
+            notices,
+            ports: Mutex::default(),
+            topology: Mutex::default(),
+            retired: Mutex::default(),
+        };
+        for (index, poll) in polls.into_iter().enumerate() {
+            let handle = dataplane.start_worker(index, poll, config.seed)?;
+            dataplane.workers.push(handle);
+        }
+        Ok(dataplane)
+    }
+
+    fn start_worker(&self, index: usize, poll: Poll, seed: u64) -> Result<WorkerHandle, Error> {
+        let (orders, inbox) = unbounded();
+        let core = Arc::new(Counters::default());
+        let counters = Arc::new(WorkerCounters::default());
+        let worker = Worker {
+            index,
+            poll,
+            orders: inbox,
+            switch: Switch {
+                topology: Arc::default(),
+                fdb: FdbView::live(Arc::clone(&self.fdb)),
+                gateway: route::State::live(&self.gateway, seed.wrapping_add(index as u64)),
+                counters: Arc::clone(&core),
+            },
+            shared: Arc::clone(&self.shared),
+            counters: Arc::clone(&counters),
+            lanes: Vec::new(),
+            ready: VecDeque::new(),
+            batch: Batch::new(),
+            segmenter: Segmenter::new(),
+            tap: None,
+            blocked: Vec::new(),
+            askable: Vec::new(),
+            last_busy: Clock::now(),
+            touched: Vec::new(),
+            next_tick: Clock::now(),
+            stopped: false,
+        };
+        let body = move || run_or_abort(worker);
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(body)
+            .map_err(Error::Start)?;
+        Ok(WorkerHandle {
+            orders,
+            core,
+            counters,
+            thread: Some(thread),
+        })
+    }
+
+    /// Number of workers: queues that a multi-queue port must bring.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Gives the workers a port: one queue for each of them, or a single queue that one of them
+    /// owns and the others hand their frames to. Frames flow once a topology has it.
+    ///
+    /// # Errors
+    /// [`Error::PortId`], [`Error::PortInUse`], [`Error::Queues`]; [`Error::Refused`] when a
+    /// queue cannot be polled, after which no worker has the port.
+    pub fn add_port(&self, id: PortId, queues: Vec<Box<dyn PortIo>>) -> Result<(), Error> {
+        let workers = self.workers();
+        if id.index() >= PORTS_MAX {
+            return Err(Error::PortId(id));
+        }
+        if queues.len() != 1 && queues.len() != workers {
+            return Err(Error::Queues {
+                port: id,
+                queues: queues.len(),
+                workers,
+            });
+        }
+        let mut ports = lock(&self.ports);
+        if ports.contains_key(&id) {
+            return Err(Error::PortInUse(id));
+        }
+        let single_owner = (queues.len() < workers).then_some(id.index() % workers);
+        let lanes: Vec<Arc<PortCounters>> = (0..workers).map(|_| Arc::default()).collect();
+        let mut queues = queues.into_iter();
+        let attach = |worker: usize| {
+            let owned = single_owner.is_none_or(|owner| owner == worker);
+            Command::Attach(Attachment {
+                id,
+                queue: owned.then(|| queues.next()).flatten(),
+                owner: single_owner.unwrap_or(worker),
+                counters: Arc::clone(&lanes[worker]),
+            })
+        };
+        if let Err(error) = self.order_all(attach) {
+            let _ = self.order_all(|_| Command::Detach(id));
+            return Err(error);
+        }
+        ports.insert(id, lanes);
+        Ok(())
+    }
+
+    /// Takes a port from the workers. Its descriptors are closed when this returns, what was
+    /// learned on it is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Silent`].
+    pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
+        let mut ports = lock(&self.ports);
+        self.order_all(|_| Command::Detach(id))?;
+        self.fdb.flush_port(id);
+        if let Some(lanes) = ports.remove(&id) {
+            lock(&self.retired).absorb(&PortStats::sum(id, &lanes));
+        }
+        Ok(())
+    }
+
+    /// Changes to a new picture; when this returns every worker forwards by it.
+    ///
+    /// # Errors
+    /// [`Error::Silent`].
+    pub fn install(&self, mut topology: Topology) -> Result<u64, Error> {
+        let mut current = lock(&self.topology);
+        topology.generation = current.generation + 1;
+        let generation = topology.generation;
+        let topology = Arc::new(topology);
+        self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
+        *current = topology;
+        Ok(generation)
+    }
+
+    /// The picture that is in force.
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&lock(&self.topology))
+    }
+
+    /// The forwarding database.
+    pub fn fdb(&self) -> &Arc<Fdb> {
+        &self.fdb
+    }
+
+    /// The tables of the gateways: address translations.
+    pub fn gateway(&self) -> &Arc<route::Tables> {
+        &self.gateway
+    }
+
+    /// The dataplane's clock: the `now` of ages and sessions.
+    pub fn now(&self) -> Instant {
+        let nanos = self.shared.origin.elapsed().as_nanos();
+        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// What workers have to tell; a hint, never the only source.
+    pub fn notices(&self) -> &Receiver<Notice> {
+        &self.notices
+    }
+
+    /// Reads every counter.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for worker in &self.workers {
+            stats.add_core(&worker.core);
+            stats
+                .workers
+                .push(WorkerStats::read(&worker.counters, &worker.core));
+        }
+        let ports = lock(&self.ports);
+        stats.ports = ports
+            .iter()
+            .map(|(id, lanes)| PortStats::sum(*id, lanes))
+            .collect();
+        stats.retired = lock(&self.retired).clone();
+        stats
+    }
+
+    /// Starts a trace of every frame. It ends when the returned [`TraceStream`] is dropped; one
+    /// trace runs at a time, a new one takes the old one's place.
+    ///
+    /// # Errors
+    /// [`Error::Silent`].
+    pub fn trace(&self) -> Result<TraceStream<'_>, Error> {
+        let (tap, records) = tracing::channel();
+        self.order_all(|_| Command::Trace(Some(tap.clone())))?;
+        Ok(TraceStream {
+            dataplane: self,
+            records,
+        })
+    }
+
+    /// Returns the memory of dead FDB entries. Walks the table; call it every few seconds.
+    pub fn sweep(&self) -> usize {
+        let topology = self.topology();
+        let ageing = |id| {
+            topology
+                .domain(id)
+                .map_or(AGEING_DEFAULT, |domain| domain.ageing)
+        };
+        self.fdb.sweep(self.now(), ageing)
+    }
+
+    /// Gives each worker a command and waits until all are done; the first refusal is returned.
+    fn order_all(&self, mut command: impl FnMut(usize) -> Command) -> Result<(), Error> {
+        let (done, answers) = bounded(self.workers.len());
+        for (index, worker) in self.workers.iter().enumerate() {
+            let order = Order {
+                command: command(index),
+                done: done.clone(),
+            };
+            worker.orders.send(order).map_err(|_| Error::Silent)?;
+            let _ = self.shared.wakers[index].wake();
+        }
+        let mut outcome = Ok(());
+        for _ in &self.workers {
+            match answers.recv_timeout(ACKNOWLEDGE_MAX) {
+                Ok(Ok(())) => {}
+                Ok(Err(refusal)) => outcome = Err(Error::Refused(refusal)),
+                Err(_) => return Err(Error::Silent),
+            }
+        }
+        outcome
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        let _ = self.order_all(|_| Command::Stop);
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// A running trace.
+#[derive(Debug)]
+pub struct TraceStream<'d> {
+    dataplane: &'d Dataplane,
+    records: Receiver<tracing::Record>,
+}
+
+impl TraceStream<'_> {
+    /// Where the records arrive.
+    pub fn records(&self) -> &Receiver<tracing::Record> {
+        &self.records
+    }
+}
+
+impl Drop for TraceStream<'_> {
+    fn drop(&mut self) {
+        let _ = self.dataplane.order_all(|_| Command::Trace(None));
+    }
+}
+
+impl core::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Shared")
+            .field("workers", &self.wakers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a worker. A panic ends the process: half of a switch is worse than none, and the next
+/// start adopts what is there.
+fn run_or_abort(worker: Worker) {
+    let run = std::panic::AssertUnwindSafe(|| worker.run());
+    if std::panic::catch_unwind(run).is_err() {
+        ::tracing::error!("a worker panicked; ending the process so that a restart can adopt");
+        std::process::abort();
+    }
+}
+
+/// A seed from the system's randomness, by way of the standard library's hasher keys.
+fn random_seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::collections::hash_map::RandomState::new().hash_one(0u8)
+}
+
+/// Locks on the control side; a panic of another holder leaves plain data behind.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -6,7 +6,8 @@ use super::State;
 use crate::addr::{DomainId, L4Addr, MacAddr};
 use crate::counters::Counters;
 use crate::frame::Frame;
-use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4, L4Kind, protocol};
+use crate::gso;
+use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
 use crate::nat::{Inbound, Transport};
 use crate::reply;
 use crate::time::Instant;
@@ -159,7 +160,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             .topology
             .domain(inbound.domain)
             .ok_or(DropReason::NeighbourUnknown)?;
-        if let Some(mtu) = self.exceeds(domain.gateway.as_ref().map(|gateway| gateway.mtu), &ip) {
+        if let Some(mtu) = self.exceeds(domain.gateway.as_ref().map(|gateway| gateway.mtu)) {
             original.restore(self.frame);
             return self.too_big(uplink.into(), &ip, mtu);
         }
@@ -235,7 +236,7 @@ impl<T: Trace> Passage<'_, '_, T> {
                 None => Err(DropReason::NeighbourUnknown),
             };
         };
-        if let Some(mtu) = self.exceeds(Some(gateway.mtu), ip) {
+        if let Some(mtu) = self.exceeds(Some(gateway.mtu)) {
             return match reporter {
                 Some(reporter) => self.too_big(reporter, ip, mtu),
                 None => Err(DropReason::FragmentationNeeded),
@@ -271,7 +272,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         self.topology
             .port_up(uplink.port)
             .ok_or(DropReason::EgressDown)?;
-        if let Some(mtu) = self.exceeds(Some(uplink.mtu), ip) {
+        if let Some(mtu) = self.exceeds(Some(uplink.mtu)) {
             return self.too_big(gateway.into(), ip, mtu);
         }
         let own = uplink
@@ -391,8 +392,8 @@ impl<T: Trace> Passage<'_, '_, T> {
     }
 
     /// The MTU, when the packet or a segment of it is larger.
-    fn exceeds(&self, mtu: Option<u16>, ip: &Ip) -> Option<u16> {
-        let size = packet_size(self.frame, self.headers, ip);
+    fn exceeds(&self, mtu: Option<u16>) -> Option<u16> {
+        let size = gso::packet_size(&self.frame.buf.offload, self.headers)?;
         mtu.filter(|mtu| size > usize::from(*mtu))
     }
 
@@ -455,22 +456,6 @@ impl Original {
 
     fn restore(&self, frame: &mut Frame<'_>) {
         frame.buf.bytes_mut()[..self.size].copy_from_slice(&self.bytes[..self.size]);
-    }
-}
-
-/// Bytes of the largest IP packet that this frame becomes: a segment's, where it is GSO.
-fn packet_size(frame: &Frame<'_>, headers: &Headers, ip: &Ip) -> usize {
-    let header_size = match headers.l4 {
-        Ok(L4 {
-            kind: L4Kind::Tcp { header_size, .. },
-            offset,
-        }) => offset + usize::from(header_size),
-        Ok(L4 { offset, .. }) => offset + 8,
-        Err(_) => return ip.total_size as usize,
-    };
-    match frame.buf.offload.gso() {
-        Some(_) => header_size - headers.l3_offset + usize::from(frame.buf.offload.gso_size),
-        None => ip.total_size as usize,
     }
 }
 

@@ -1,0 +1,56 @@
+//! What the control side tells a worker, and what a worker tells back.
+//!
+//! Commands are taken up between two batches and acknowledged, so that the caller knows when a
+//! change is in force everywhere.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use dataplane_core::addr::{PortId, UplinkId};
+use dataplane_core::topology::Topology;
+use dataplane_port::PortIo;
+
+use crate::stats::PortCounters;
+use crate::tracing::Tap;
+
+/// A change for one worker.
+pub(crate) enum Command {
+    /// Changes to the next picture.
+    Install(Arc<Topology>),
+    /// Adds a port.
+    Attach(Attachment),
+    /// Closes a port's queue and forgets the port.
+    Detach(PortId),
+    /// Starts tracing, or ends it.
+    Trace(Option<Tap>),
+    /// Ends the worker, closing its queues.
+    Stop,
+}
+
+/// A port as one worker sees it.
+pub(crate) struct Attachment {
+    pub id: PortId,
+    /// This worker's queue; `None` when another worker owns the port's only one.
+    pub queue: Option<Box<dyn PortIo>>,
+    /// The worker that owns the port's only queue; this one for a multi-queue port.
+    pub owner: usize,
+    pub counters: Arc<PortCounters>,
+}
+
+/// A command with the channel on which the worker says that it is done.
+pub(crate) struct Order {
+    pub command: Command,
+    pub done: Sender<Result<(), String>>,
+}
+
+/// Something that the control side should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A port's device went down or away.
+    PortDown(PortId),
+    /// A port's device delivers again.
+    PortUp(PortId),
+    /// Frames wait for the MAC of a next hop.
+    NextHopWanted(UplinkId, IpAddr),
+}

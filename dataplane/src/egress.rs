@@ -1,0 +1,259 @@
+//! The way out: from a verdict's port to a device, with what the device cannot do done here.
+//!
+//! A worker sends by its own queue of a port. A port with a single queue belongs to one worker;
+//! the others hand their frames over through a bounded queue of preallocated buffers, exchanged
+//! one for one, so that no worker runs out of buffers by giving.
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use dataplane_core::addr::PortId;
+use dataplane_core::checksum;
+use dataplane_core::frame::{FrameBuf, GsoKind};
+use dataplane_core::gso::Segmenter;
+use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
+use dataplane_port::{Batch, Capabilities, PortIo};
+
+use crate::stats::{EgressDrop, PortCounters};
+
+/// Frames that may wait for one device that takes no more.
+pub const QUEUE_MAX: usize = 64;
+
+/// Frames on their way to another worker.
+pub const HANDOVER_MAX: usize = 256;
+
+/// One worker's queue of one port.
+pub(crate) struct Lane {
+    pub io: Box<dyn PortIo>,
+    pub counters: Arc<PortCounters>,
+    /// Frames that leave with the next flush, and those that the device did not take.
+    waiting: Vec<FrameBuf>,
+    capabilities: Capabilities,
+    pub down: bool,
+}
+
+impl Lane {
+    pub fn new(io: Box<dyn PortIo>, counters: Arc<PortCounters>) -> Self {
+        let capabilities = io.capabilities();
+        Self {
+            io,
+            counters,
+            waiting: Vec::with_capacity(QUEUE_MAX),
+            capabilities,
+            down: false,
+        }
+    }
+
+    /// Whether frames wait for the device.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes a frame for the next flush; returns a buffer that is free again, if any.
+    pub fn push(
+        &mut self,
+        mut frame: FrameBuf,
+        mtu: u16,
+        segmenter: &mut Segmenter,
+    ) -> Option<FrameBuf> {
+        if let Err(reason) = self.prepare(&mut frame, mtu) {
+            self.counters.record_drop(reason);
+            return Some(frame);
+        }
+        if self.must_segment(&frame) {
+            self.send_segments(&frame, segmenter);
+            return Some(frame);
+        }
+        if self.waiting.len() >= QUEUE_MAX {
+            self.counters.record_drop(EgressDrop::QueueFull);
+            return Some(frame);
+        }
+        self.waiting.push(frame);
+        None
+    }
+
+    /// Sends a frame that stays with the caller, after everything that waits: for flooding.
+    pub fn send_now(&mut self, frame: &mut FrameBuf, mtu: u16, segmenter: &mut Segmenter) {
+        if let Err(reason) = self.prepare(frame, mtu) {
+            return self.counters.record_drop(reason);
+        }
+        if self.must_segment(frame) {
+            return self.send_segments(frame, segmenter);
+        }
+        let (bytes, gso) = (frame.len() as u64, frame.offload.gso().is_some());
+        match self.io.send(core::slice::from_mut(frame)) {
+            Ok(0) => self.counters.record_drop(EgressDrop::QueueFull),
+            Ok(_) => self.record_sent(bytes, gso),
+            Err(error) => {
+                let reason = self.reason(&error);
+                self.counters.record_drop(reason);
+            }
+        }
+    }
+
+    /// Sends what waits; buffers that are free again go to `pool`. `true` when frames still wait.
+    pub fn flush(&mut self, pool: &mut Batch) -> bool {
+        while !self.waiting.is_empty() {
+            let sent = match self.io.send(&mut self.waiting) {
+                Ok(0) => break,
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    let reason = self.reason(&error);
+                    self.counters.record_drop(reason);
+                    pool.recycle(self.waiting.remove(0));
+                    continue;
+                }
+            };
+            for frame in &self.waiting[..sent] {
+                self.record_sent(frame.len() as u64, frame.offload.gso().is_some());
+            }
+            for frame in self.waiting.drain(..sent) {
+                pool.recycle(frame);
+            }
+        }
+        let queued = self.waiting.len() as u64;
+        self.counters
+            .queued
+            .add(queued.wrapping_sub(self.counters.queued.get()));
+        queued != 0
+    }
+
+    /// Drops what waits, for a port that is being removed.
+    pub fn abandon(&mut self, pool: &mut Batch) {
+        for frame in self.waiting.drain(..) {
+            self.counters.record_drop(EgressDrop::PortGone);
+            pool.recycle(frame);
+        }
+        self.counters
+            .queued
+            .add(0u64.wrapping_sub(self.counters.queued.get()));
+    }
+
+    /// Checks the size, and completes the checksum if the device cannot.
+    fn prepare(&self, frame: &mut FrameBuf, mtu: u16) -> Result<(), EgressDrop> {
+        let gso = frame.offload.gso();
+        // As `is_skb_forwardable` of net/core/dev.c: one VLAN tag rides free, GSO is not measured.
+        let size_max = ETHERNET_SIZE + VLAN_TAG_SIZE + usize::from(mtu);
+        if gso.is_none() && frame.len() > size_max.min(self.capabilities.frame_size_max) {
+            return Err(EgressDrop::Oversize);
+        }
+        if gso.is_none() && frame.offload.needs_checksum() && !self.capabilities.checksum {
+            checksum::complete(frame).map_err(|_| EgressDrop::Unsegmentable)?;
+            self.counters.checksums.add(1);
+        }
+        Ok(())
+    }
+
+    fn must_segment(&self, frame: &FrameBuf) -> bool {
+        match frame.offload.gso() {
+            None => false,
+            Some(GsoKind::TcpV4 | GsoKind::TcpV6) => !self.capabilities.gso_tcp,
+            Some(GsoKind::UdpL4) => !self.capabilities.gso_udp,
+            Some(GsoKind::Other(_)) => true,
+        }
+    }
+
+    /// Sends a GSO frame as segments. It is one copy: sent when its last segment is.
+    fn send_segments(&mut self, frame: &FrameBuf, segmenter: &mut Segmenter) {
+        let Self { io, counters, .. } = self;
+        let mut refused = None;
+        let segmented = segmenter.segment(frame, |segment| {
+            if refused.is_none() {
+                match io.send(core::slice::from_mut(segment)) {
+                    Ok(1..) => counters.segments.add(1),
+                    Ok(0) => refused = Some(io::Error::from(io::ErrorKind::WouldBlock)),
+                    Err(error) => refused = Some(error),
+                }
+            }
+        });
+        match (segmented, refused) {
+            (Err(_), _) => self.counters.record_drop(EgressDrop::Unsegmentable),
+            (Ok(_), Some(error)) => {
+                let reason = self.reason(&error);
+                self.counters.record_drop(reason);
+            }
+            (Ok(_), None) => self.record_sent(frame.len() as u64, false),
+        }
+    }
+
+    fn record_sent(&self, bytes: u64, gso: bool) {
+        self.counters.sent_frames.add(1);
+        self.counters.sent_bytes.add(bytes);
+        self.counters.sent_gso.add(u64::from(gso));
+    }
+
+    fn reason(&mut self, error: &io::Error) -> EgressDrop {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => EgressDrop::QueueFull,
+            io::ErrorKind::NotConnected => EgressDrop::DeviceDown,
+            _ => EgressDrop::Refused,
+        }
+    }
+}
+
+/// Frames for one worker from the others.
+pub(crate) struct Handover {
+    full: ArrayQueue<(PortId, FrameBuf)>,
+    free: ArrayQueue<FrameBuf>,
+}
+
+impl Handover {
+    /// A queue whose buffers are all allocated.
+    pub fn new() -> Self {
+        let free = ArrayQueue::new(HANDOVER_MAX);
+        for _ in 0..HANDOVER_MAX {
+            // The queue has room for exactly as many.
+            let _ = free.push(FrameBuf::new());
+        }
+        Self {
+            full: ArrayQueue::new(HANDOVER_MAX),
+            free,
+        }
+    }
+
+    /// Gives a frame in exchange for a free buffer; gives it back when there is none.
+    pub fn give(&self, port: PortId, frame: FrameBuf) -> Result<FrameBuf, FrameBuf> {
+        let Some(buf) = self.free.pop() else {
+            return Err(frame);
+        };
+        match self.full.push((port, frame)) {
+            Ok(()) => Ok(buf),
+            Err((_, frame)) => {
+                let _ = self.free.push(buf);
+                Err(frame)
+            }
+        }
+    }
+
+    /// Gives a copy of a frame; `false` when there is no room.
+    pub fn give_copy(&self, port: PortId, frame: &FrameBuf) -> bool {
+        let Some(mut buf) = self.free.pop() else {
+            return false;
+        };
+        buf.copy_from(frame.bytes(), frame.offload);
+        match self.full.push((port, buf)) {
+            Ok(()) => true,
+            Err((_, buf)) => {
+                let _ = self.free.push(buf);
+                false
+            }
+        }
+    }
+
+    /// Whether nothing was handed over.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+
+    /// Takes the oldest frame; its taker returns one buffer for it.
+    pub fn take(&self) -> Option<(PortId, FrameBuf)> {
+        self.full.pop()
+    }
+
+    /// Returns a buffer for a frame taken.
+    pub fn give_back(&self, buf: FrameBuf) {
+        let _ = self.free.push(buf);
+    }
+}

@@ -1,0 +1,323 @@
+//! Counters of ports and workers, and the snapshot that readers get.
+//!
+//! The law of copies, checked by every test: per egress port, enqueued = sent + Σ egress drops +
+//! queued. A GSO frame is one copy; its segments, where they had to be made here, are counted
+//! apart.
+
+use core::fmt;
+use std::sync::Arc;
+
+use dataplane_core::addr::PortId;
+use dataplane_core::counters::{Counter, Counters};
+use dataplane_core::verdict::{DropReason, VerdictKind};
+
+macro_rules! egress_drops {
+    ($($variant:ident, $label:literal, $sentence:literal;)*) => {
+        /// Why a copy of a frame did not leave by a port that its verdict named.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum EgressDrop {
+            $(#[doc = $sentence] $variant,)*
+        }
+
+        impl EgressDrop {
+            /// Every reason, in declaration order: the index of its counter.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name used in metrics and listings.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// What happened, as one sentence without a full stop.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+        }
+    };
+}
+
+egress_drops! {
+    QueueFull, "queue_full", "the device takes no more, and as many frames wait for it as may";
+    HandoverFull, "handover_full", "the worker that owns the port has not taken up earlier frames";
+    PortGone, "port_gone", "the port was removed while frames were on their way to it";
+    DeviceDown, "device_down", "the device is down or gone";
+    Oversize, "oversize", "the frame is larger than the port's MTU allows";
+    Unsegmentable, "unsegmentable", "the frame must be segmented for this port and cannot be";
+    Refused, "refused", "the device refused the frame";
+}
+
+impl fmt::Display for EgressDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// One worker's counters of one port.
+#[derive(Debug)]
+pub struct PortCounters {
+    /// Frames received.
+    pub rx_frames: Counter,
+    /// Bytes received, GSO frames at their full size.
+    pub rx_bytes: Counter,
+    /// Copies that were meant to leave.
+    pub enqueued: Counter,
+    /// Copies that the device took.
+    pub sent_frames: Counter,
+    /// Bytes of those.
+    pub sent_bytes: Counter,
+    /// Copies among the sent that were GSO frames, passed on whole.
+    pub sent_gso: Counter,
+    /// Segments made here for a device without segmentation.
+    pub segments: Counter,
+    /// L4 checksums filled in here for a device without checksum offload.
+    pub checksums: Counter,
+    /// Copies that wait for the device.
+    pub queued: Counter,
+    drops: [Counter; EgressDrop::ALL.len()],
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self {
+            rx_frames: Counter::default(),
+            rx_bytes: Counter::default(),
+            enqueued: Counter::default(),
+            sent_frames: Counter::default(),
+            sent_bytes: Counter::default(),
+            sent_gso: Counter::default(),
+            segments: Counter::default(),
+            checksums: Counter::default(),
+            queued: Counter::default(),
+            drops: core::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl PortCounters {
+    /// Counts an egress drop.
+    pub fn record_drop(&self, reason: EgressDrop) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Copies dropped for this reason.
+    pub fn dropped(&self, reason: EgressDrop) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}
+
+/// One worker's own counters.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Turns taken.
+    pub turns: Counter,
+    /// Times that the worker slept until something happened.
+    pub sleeps: Counter,
+    /// Batches forwarded.
+    pub batches: Counter,
+    /// Trace records lost because their reader was too slow.
+    pub traces_lost: Counter,
+    /// Notices to the control plane lost because it was too slow.
+    pub notices_lost: Counter,
+}
+
+/// A reading of every counter. Not one instant: workers go on while it is taken.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Frames that entered the core.
+    pub rx: u64,
+    /// Held frames that were taken up again.
+    pub released: u64,
+    /// Frames by verdict, in the order of [`VerdictKind::ALL`].
+    pub verdicts: Vec<(VerdictKind, u64)>,
+    /// Frames by drop reason, in the order of [`DropReason::ALL`].
+    pub drops: Vec<(DropReason, u64)>,
+    /// Stations learned, moved, not learned for lack of room, held back from flapping.
+    pub learned: u64,
+    /// Stations that moved.
+    pub moved: u64,
+    /// Stations not learned for lack of room.
+    pub learn_full: u64,
+    /// Moves refused because the station flaps.
+    pub move_refused: u64,
+    /// ICMP errors not sent because too many had been.
+    pub errors_suppressed: u64,
+    /// By port, all workers together.
+    pub ports: Vec<PortStats>,
+    /// Ports that were removed, all together.
+    pub retired: PortStats,
+    /// By worker.
+    pub workers: Vec<WorkerStats>,
+}
+
+/// A reading of one port's counters, all workers together.
+#[derive(Clone, Debug, Default)]
+pub struct PortStats {
+    /// Which port.
+    pub port: PortId,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Copies that were meant to leave.
+    pub enqueued: u64,
+    /// Copies that the device took.
+    pub sent_frames: u64,
+    /// Bytes of those.
+    pub sent_bytes: u64,
+    /// Copies among the sent that were GSO frames, passed on whole.
+    pub sent_gso: u64,
+    /// Segments made in software.
+    pub segments: u64,
+    /// Checksums completed in software.
+    pub checksums: u64,
+    /// Copies that wait for the device.
+    pub queued: u64,
+    /// Copies dropped, by reason.
+    pub drops: Vec<(EgressDrop, u64)>,
+}
+
+/// A reading of one worker's counters.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerStats {
+    /// Turns taken.
+    pub turns: u64,
+    /// Times slept.
+    pub sleeps: u64,
+    /// Batches forwarded.
+    pub batches: u64,
+    /// Frames that entered this worker's core.
+    pub rx: u64,
+    /// Trace records lost.
+    pub traces_lost: u64,
+    /// Notices lost.
+    pub notices_lost: u64,
+}
+
+impl Stats {
+    /// Frames with this verdict.
+    pub fn verdict(&self, kind: VerdictKind) -> u64 {
+        self.verdicts
+            .iter()
+            .find(|(k, _)| *k == kind)
+            .map_or(0, |(_, count)| *count)
+    }
+
+    /// Frames dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops
+            .iter()
+            .find(|(r, _)| *r == reason)
+            .map_or(0, |(_, count)| *count)
+    }
+
+    /// The counters of one port.
+    pub fn port(&self, id: PortId) -> Option<&PortStats> {
+        self.ports.iter().find(|port| port.port == id)
+    }
+
+    /// Checks both conservation laws. Exact when no frame is on its way; call it when idle.
+    ///
+    /// # Errors
+    /// A sentence that names the law that does not hold, with both sides.
+    pub fn check_laws(&self) -> Result<(), String> {
+        let verdicts: u64 = self.verdicts.iter().map(|(_, count)| count).sum();
+        let drops: u64 = self.drops.iter().map(|(_, count)| count).sum();
+        let received =
+            self.ports.iter().map(|port| port.rx_frames).sum::<u64>() + self.retired.rx_frames;
+        if received + self.released != verdicts + drops {
+            let released = self.released;
+            return Err(format!(
+                "law of frames: {received} received + {released} released, but {verdicts} \
+                 verdicts + {drops} drops"
+            ));
+        }
+        for port in &self.ports {
+            let dropped: u64 = port.drops.iter().map(|(_, count)| count).sum();
+            if port.enqueued != port.sent_frames + dropped + port.queued {
+                return Err(format!(
+                    "law of copies on {}: {} enqueued, but {} sent + {dropped} dropped + {} queued",
+                    port.port, port.enqueued, port.sent_frames, port.queued
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_core(&mut self, counters: &Counters) {
+        self.rx += counters.rx.get();
+        self.released += counters.released.get();
+        self.learned += counters.learned.get();
+        self.moved += counters.moved.get();
+        self.learn_full += counters.learn_full.get();
+        self.move_refused += counters.move_refused.get();
+        self.errors_suppressed += counters.errors_suppressed.get();
+        if self.verdicts.is_empty() {
+            self.verdicts = VerdictKind::ALL.iter().map(|kind| (*kind, 0)).collect();
+            self.drops = DropReason::ALL.iter().map(|reason| (*reason, 0)).collect();
+        }
+        for (kind, count) in &mut self.verdicts {
+            *count += counters.verdict(*kind);
+        }
+        for (reason, count) in &mut self.drops {
+            *count += counters.dropped(*reason);
+        }
+    }
+}
+
+impl PortStats {
+    pub(crate) fn sum(port: PortId, lanes: &[Arc<PortCounters>]) -> Self {
+        let mut stats = Self {
+            port,
+            ..Self::default()
+        };
+        stats.drops = EgressDrop::ALL.iter().map(|reason| (*reason, 0)).collect();
+        for lane in lanes {
+            stats.rx_frames += lane.rx_frames.get();
+            stats.rx_bytes += lane.rx_bytes.get();
+            stats.enqueued += lane.enqueued.get();
+            stats.sent_frames += lane.sent_frames.get();
+            stats.sent_bytes += lane.sent_bytes.get();
+            stats.sent_gso += lane.sent_gso.get();
+            stats.segments += lane.segments.get();
+            stats.checksums += lane.checksums.get();
+            stats.queued += lane.queued.get();
+            for (reason, count) in &mut stats.drops {
+                *count += lane.dropped(*reason);
+            }
+        }
+        stats
+    }
+
+    /// Adds the counters of a port that is gone.
+    pub(crate) fn absorb(&mut self, gone: &Self) {
+        self.rx_frames += gone.rx_frames;
+        self.rx_bytes += gone.rx_bytes;
+        self.enqueued += gone.enqueued;
+        self.sent_frames += gone.sent_frames;
+        self.sent_bytes += gone.sent_bytes;
+        self.sent_gso += gone.sent_gso;
+        self.segments += gone.segments;
+        self.checksums += gone.checksums;
+        self.queued += gone.queued;
+        if self.drops.is_empty() {
+            self.drops = EgressDrop::ALL.iter().map(|reason| (*reason, 0)).collect();
+        }
+        for ((_, total), (_, count)) in self.drops.iter_mut().zip(&gone.drops) {
+            *total += count;
+        }
+    }
+}
+
+impl WorkerStats {
+    pub(crate) fn read(counters: &WorkerCounters, core: &Counters) -> Self {
+        Self {
+            turns: counters.turns.get(),
+            sleeps: counters.sleeps.get(),
+            batches: counters.batches.get(),
+            rx: core.rx.get(),
+            traces_lost: counters.traces_lost.get(),
+            notices_lost: counters.notices_lost.get(),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Live traces: what the core did with real frames, sent to whoever asked.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use dataplane_core::addr::PortId;
+use dataplane_core::frame::Offload;
+use dataplane_core::time::Instant;
+use dataplane_core::trace::Step;
+
+/// Records that may wait for their reader; beyond, the newest are lost and counted.
+pub const RECORDS_MAX: usize = 4_096;
+
+/// Bytes of a traced frame that are kept, enough for every header and a little payload.
+pub const SNAP_SIZE: usize = 192;
+
+/// What happened to one frame.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Grows with every frame that was traced by one worker.
+    pub sequence: u64,
+    /// The worker that forwarded it.
+    pub worker: usize,
+    /// When, on the dataplane's clock.
+    pub at: Instant,
+    /// The port that it entered by.
+    pub ingress: PortId,
+    /// Its size.
+    pub size: usize,
+    /// Its offload, as received.
+    pub offload: Offload,
+    /// Its first bytes, as received.
+    pub before: Vec<u8>,
+    /// Its first bytes, as they left.
+    pub after: Vec<u8>,
+    /// The steps, in order; the last is the verdict.
+    pub steps: Vec<Step>,
+}
+
+/// A worker's end of a trace.
+#[derive(Clone, Debug)]
+pub(crate) struct Tap {
+    sender: Sender<Record>,
+    sequence: Arc<AtomicU64>,
+}
+
+impl Tap {
+    /// Hands a record over; `false` when its reader is too slow and it is lost.
+    pub fn send(&self, mut record: Record) -> bool {
+        record.sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        self.sender.try_send(record).is_ok()
+    }
+}
+
+pub(crate) fn channel() -> (Tap, Receiver<Record>) {
+    let (sender, receiver) = bounded(RECORDS_MAX);
+    (
+        Tap {
+            sender,
+            sequence: Arc::new(AtomicU64::new(0)),
+        },
+        receiver,
+    )
+}

@@ -1,0 +1,530 @@
+//! A worker thread: its turn, its ports, its switch.
+//!
+//! # Theory of operation
+//! A worker owns one queue of every multi-queue port and the only queue of some others. One turn:
+//! commands, then poll, then one batch of each ready queue (forward every frame, flush egress),
+//! then the tick. mio is edge-triggered: a queue enters the ready set on its event and leaves it
+//! only when `recv` says `WouldBlock`. While the set is not empty the worker does not sleep;
+//! queues take turns, one batch each, so that none starves the others.
+//!
+//! The clock is read once per batch. Only the owning worker closes a descriptor.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use crossbeam::channel::{Receiver, Sender};
+use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::frame::{Frame, FrameBuf};
+use dataplane_core::gso::Segmenter;
+use dataplane_core::path::{Switch, forward};
+use dataplane_core::time::Instant;
+use dataplane_core::trace::{Off, Recorder};
+use dataplane_core::verdict::{Consumer, Verdict};
+use dataplane_port::Batch;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::Waiting;
+use crate::command::{Attachment, Command, Notice, Order};
+use crate::egress::{Handover, Lane};
+use crate::stats::{EgressDrop, PortCounters, WorkerCounters};
+use crate::tracing::{Record, SNAP_SIZE, Tap};
+
+/// Events taken from one poll; more wait for the next.
+const EVENTS_MAX: usize = 256;
+
+/// Batches forwarded between two looks at the poll while queues are ready: a new arrival waits at
+/// most this many batches.
+const BATCHES_PER_POLL: usize = 8;
+
+/// Time between two ticks: session expiry, lost devices, held frames.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Sessions that one tick may expire.
+const EXPIRE_BUDGET: usize = 4_096;
+
+/// The token of commands and handed-over frames; port tokens are below it.
+pub(crate) const WAKE: Token = Token(usize::MAX);
+
+/// What every worker shares.
+pub(crate) struct Shared {
+    pub handovers: Vec<Handover>,
+    pub wakers: Vec<Waker>,
+    pub notices: Sender<Notice>,
+    pub origin: Clock,
+    pub waiting: Waiting,
+}
+
+/// One worker.
+pub(crate) struct Worker {
+    pub index: usize,
+    pub poll: Poll,
+    pub orders: Receiver<Order>,
+    pub switch: Switch,
+    pub shared: Arc<Shared>,
+    pub counters: Arc<WorkerCounters>,
+    pub lanes: Vec<Slot>,
+    pub ready: VecDeque<PortId>,
+    pub batch: Batch,
+    pub segmenter: Segmenter,
+    pub tap: Option<Tap>,
+    /// Ports whose device did not take everything.
+    pub blocked: Vec<PortId>,
+    /// Ports without a descriptor: asked at every turn, and the worker never sleeps.
+    pub askable: Vec<PortId>,
+    /// When a frame was last received; the worker spins only for a while after it.
+    pub last_busy: Clock,
+    /// Ports with frames for the next flush.
+    pub touched: Vec<PortId>,
+    pub next_tick: Clock,
+    pub stopped: bool,
+}
+
+/// What this worker knows of a port.
+#[derive(Default)]
+pub(crate) enum Slot {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// It owns a queue of it.
+    Own { lane: Lane, ready: bool },
+    /// Another worker owns its only queue.
+    Remote {
+        owner: usize,
+        counters: Arc<PortCounters>,
+    },
+}
+
+impl Worker {
+    /// Takes turns until told to stop.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !self.stopped {
+            self.take_orders();
+            self.poll(&mut events);
+            for _ in 0..BATCHES_PER_POLL {
+                if !self.take_batch() {
+                    break;
+                }
+            }
+            self.take_handover();
+            self.retry_blocked();
+            self.tick();
+            self.counters.turns.add(1);
+        }
+    }
+
+    fn take_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            let outcome = self.obey(order.command);
+            // The caller may have given up waiting; the change stands all the same.
+            let _ = order.done.send(outcome);
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), String> {
+        match command {
+            Command::Install(topology) => {
+                self.switch.topology = topology;
+                self.switch.fdb.begin_batch();
+                self.release_held();
+            }
+            Command::Attach(attachment) => return self.attach(attachment),
+            Command::Detach(id) => self.detach(id),
+            Command::Trace(tap) => self.tap = tap,
+            Command::Stop => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, attachment: Attachment) -> Result<(), String> {
+        let Attachment {
+            id,
+            queue,
+            owner,
+            counters,
+        } = attachment;
+        let slot = match queue {
+            Some(io) => {
+                self.register(id, &*io)
+                    .map_err(|error| format!("cannot poll {id}: {error}"))?;
+                if io.readiness().is_none() {
+                    self.askable.push(id);
+                }
+                // Whatever arrived before the registration raises no event.
+                self.ready.push_back(id);
+                Slot::Own {
+                    lane: Lane::new(io, counters),
+                    ready: true,
+                }
+            }
+            None => Slot::Remote { owner, counters },
+        };
+        if self.lanes.len() <= id.index() {
+            self.lanes.resize_with(id.index() + 1, Slot::default);
+        }
+        self.lanes[id.index()] = slot;
+        Ok(())
+    }
+
+    fn register(&self, id: PortId, io: &dyn dataplane_port::PortIo) -> io::Result<()> {
+        let Some(fd) = io.readiness() else {
+            return Ok(());
+        };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let fd = fd.as_raw_fd();
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&fd), Token(id.index()), interest)
+    }
+
+    fn detach(&mut self, id: PortId) {
+        let Some(slot) = self.lanes.get_mut(id.index()) else {
+            return;
+        };
+        if let Slot::Own { mut lane, .. } = core::mem::take(slot) {
+            if let Some(fd) = lane.io.readiness() {
+                let fd = fd.as_raw_fd();
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            }
+            lane.abandon(&mut self.batch);
+        }
+        self.askable.retain(|port| *port != id);
+        self.ready.retain(|port| *port != id);
+        self.blocked.retain(|port| *port != id);
+        self.touched.retain(|port| *port != id);
+    }
+
+    /// Collects readiness, sleeping only when there is nothing to do.
+    fn poll(&mut self, events: &mut Events) {
+        for index in 0..self.askable.len() {
+            self.mark_ready(self.askable[index]);
+        }
+        self.poll_once(events, Duration::ZERO);
+        if self.has_work() || self.spin(events) {
+            return;
+        }
+        self.counters.sleeps.add(1);
+        let timeout = self.next_tick.saturating_duration_since(Clock::now());
+        self.poll_once(events, timeout);
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.orders.is_empty()
+    }
+
+    /// Looks for readiness without sleeping, as long as the waiting mode allows. `true` when
+    /// something came up.
+    fn spin(&mut self, events: &mut Events) -> bool {
+        let limit = match self.shared.waiting {
+            Waiting::Sleep => return false,
+            Waiting::Adaptive { spin } => self.last_busy + spin,
+            Waiting::Always => self.next_tick,
+        };
+        while Clock::now() < limit {
+            self.poll_once(events, Duration::ZERO);
+            if self.has_work() || !self.shared.handovers[self.index].is_empty() {
+                return true;
+            }
+        }
+        self.shared.waiting == Waiting::Always
+    }
+
+    fn poll_once(&mut self, events: &mut Events, timeout: Duration) {
+        match self.poll.poll(events, Some(timeout)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+            Err(error) => panic!("a worker cannot poll any more: {error}"),
+        }
+        for event in events.iter() {
+            if event.token() != WAKE {
+                self.mark_ready(PortId(event.token().0 as u16));
+            }
+        }
+    }
+
+    fn mark_ready(&mut self, id: PortId) {
+        if let Some(Slot::Own { ready, .. }) = self.lanes.get_mut(id.index())
+            && !*ready
+        {
+            *ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Receives and forwards one batch of the next ready queue; `false` when none is ready.
+    fn take_batch(&mut self) -> bool {
+        let Some(id) = self.ready.pop_front() else {
+            return false;
+        };
+        let Some(Slot::Own { lane, ready }) = self.lanes.get_mut(id.index()) else {
+            return true;
+        };
+        match lane.io.recv(&mut self.batch) {
+            Ok(0) => *ready = false,
+            Ok(_) => {
+                self.ready.push_back(id);
+                if core::mem::take(&mut lane.down) {
+                    self.notify(Notice::PortUp(id));
+                }
+            }
+            Err(error) => {
+                *ready = false;
+                let lost = error.kind() == io::ErrorKind::NotConnected && !lane.down;
+                if lost {
+                    lane.down = true;
+                    self.notify(Notice::PortDown(id));
+                }
+            }
+        }
+        if !self.batch.is_empty() {
+            self.forward_batch(id);
+        }
+        true
+    }
+
+    /// Forwards what the batch holds. The choice between tracing and not is made once, here.
+    fn forward_batch(&mut self, ingress: PortId) {
+        let clock = Clock::now();
+        self.last_busy = clock;
+        let now = self.instant(clock);
+        self.switch.fdb.begin_batch();
+        self.counters.batches.add(1);
+        let mut frames = self.batch.take_frames();
+        self.count_received(ingress, &frames);
+        for frame in frames.drain(..) {
+            if self.tap.is_some() {
+                self.forward_traced(ingress, frame, now);
+            } else {
+                self.forward_one(ingress, frame, now);
+            }
+        }
+        self.batch.return_list(frames);
+        self.flush_touched();
+    }
+
+    fn count_received(&self, ingress: PortId, frames: &[FrameBuf]) {
+        if let Some(Slot::Own { lane, .. }) = self.lanes.get(ingress.index()) {
+            lane.counters.rx_frames.add(frames.len() as u64);
+            lane.counters
+                .rx_bytes
+                .add(frames.iter().map(|frame| frame.len() as u64).sum());
+        }
+    }
+
+    #[inline]
+    fn forward_one(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
+        let verdict = forward(
+            &mut self.switch,
+            &mut Frame::new(ingress, &mut buf),
+            now,
+            &mut Off,
+        );
+        self.dispatch(ingress, buf, verdict);
+    }
+
+    fn forward_traced(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
+        let mut recorder = Recorder::new();
+        let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(SNAP_SIZE)].to_vec();
+        let mut record = Record {
+            sequence: 0,
+            worker: self.index,
+            at: now,
+            ingress,
+            size: buf.len(),
+            offload: buf.offload,
+            before: snap(&buf),
+            after: Vec::new(),
+            steps: Vec::new(),
+        };
+        let mut frame = Frame::new(ingress, &mut buf);
+        let verdict = forward(&mut self.switch, &mut frame, now, &mut recorder);
+        record.after = snap(&buf);
+        record.steps = recorder.take();
+        if !self.tap.as_ref().is_some_and(|tap| tap.send(record)) {
+            self.counters.traces_lost.add(1);
+        }
+        self.dispatch(ingress, buf, verdict);
+    }
+
+    /// Carries out a verdict.
+    #[inline]
+    fn dispatch(&mut self, ingress: PortId, buf: FrameBuf, verdict: Verdict) {
+        match verdict {
+            Verdict::Bridged(port)
+            | Verdict::Routed(port)
+            | Verdict::Replied(port)
+            | Verdict::Delivered(Consumer::HostLink(port)) => self.enqueue(port, buf),
+            Verdict::Flooded(domain, _) => self.flood(domain, ingress, buf),
+            Verdict::Delivered(Consumer::Service(_))
+            | Verdict::Held
+            | Verdict::NotOurs
+            | Verdict::Drop(_) => self.batch.recycle(buf),
+        }
+    }
+
+    /// Puts a frame on its way to one port.
+    fn enqueue(&mut self, port: PortId, buf: FrameBuf) {
+        let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
+        let freed = match self.lanes.get_mut(port.index()) {
+            Some(Slot::Own { lane, .. }) => {
+                lane.counters.enqueued.add(1);
+                let freed = lane.push(buf, mtu, &mut self.segmenter);
+                if lane.has_waiting() && self.touched.last() != Some(&port) {
+                    self.touched.push(port);
+                }
+                freed
+            }
+            Some(Slot::Remote { owner, counters }) => {
+                counters.enqueued.add(1);
+                let (owner, counters) = (*owner, Arc::clone(counters));
+                Some(self.hand_over(owner, &counters, port, buf))
+            }
+            // The port's removal overtook this frame; its counters are gone with it.
+            Some(Slot::Empty) | None => Some(buf),
+        };
+        if let Some(buf) = freed {
+            self.batch.recycle(buf);
+        }
+    }
+
+    fn hand_over(
+        &self,
+        owner: usize,
+        counters: &PortCounters,
+        port: PortId,
+        buf: FrameBuf,
+    ) -> FrameBuf {
+        match self.shared.handovers[owner].give(port, buf) {
+            Ok(buf) => {
+                self.wake(owner);
+                buf
+            }
+            Err(buf) => {
+                counters.record_drop(EgressDrop::HandoverFull);
+                buf
+            }
+        }
+    }
+
+    /// Sends a frame to every other port of its domain, without copying it for own queues.
+    fn flood(&mut self, domain: DomainId, ingress: PortId, mut buf: FrameBuf) {
+        self.flush_touched();
+        let topology = Arc::clone(&self.switch.topology);
+        for port in topology.flood_set(domain, ingress) {
+            let mtu = topology.port(port).map_or(0, |port| port.mtu);
+            match self.lanes.get_mut(port.index()) {
+                Some(Slot::Own { lane, .. }) => {
+                    lane.counters.enqueued.add(1);
+                    lane.send_now(&mut buf, mtu, &mut self.segmenter);
+                }
+                Some(Slot::Remote { owner, counters }) => {
+                    counters.enqueued.add(1);
+                    if self.shared.handovers[*owner].give_copy(port, &buf) {
+                        let owner = *owner;
+                        self.wake(owner);
+                    } else {
+                        counters.record_drop(EgressDrop::HandoverFull);
+                    }
+                }
+                Some(Slot::Empty) | None => {}
+            }
+        }
+        self.batch.recycle(buf);
+    }
+
+    fn flush_touched(&mut self) {
+        while let Some(port) = self.touched.pop() {
+            if let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index())
+                && lane.flush(&mut self.batch)
+                && !self.blocked.contains(&port)
+            {
+                self.blocked.push(port);
+            }
+        }
+    }
+
+    fn retry_blocked(&mut self) {
+        if self.blocked.is_empty() {
+            return;
+        }
+        self.touched.append(&mut self.blocked);
+        self.flush_touched();
+    }
+
+    /// Sends what other workers handed over for ports that this one owns.
+    fn take_handover(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let handover = &shared.handovers[self.index];
+        for _ in 0..crate::egress::HANDOVER_MAX {
+            let Some((port, mut buf)) = handover.take() else {
+                break;
+            };
+            let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
+            if let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index()) {
+                lane.send_now(&mut buf, mtu, &mut self.segmenter);
+            }
+            handover.give_back(buf);
+        }
+    }
+
+    /// What is done now and then: expiry, lost devices, held frames.
+    fn tick(&mut self) {
+        let clock = Clock::now();
+        if clock < self.next_tick {
+            return;
+        }
+        self.next_tick = clock + TICK;
+        let now = self.now();
+        let topology = Arc::clone(&self.switch.topology);
+        self.switch.gateway.tick(&topology, now, EXPIRE_BUDGET);
+        self.release_held();
+        for (uplink, next_hop) in self.switch.gateway.take_wanted() {
+            self.notify(Notice::NextHopWanted(uplink, next_hop));
+        }
+        for index in 0..self.lanes.len() {
+            if matches!(&self.lanes[index], Slot::Own { lane, .. } if lane.down) {
+                self.mark_ready(PortId(index as u16));
+            }
+        }
+    }
+
+    /// Takes held frames up again whose next hop is known now, or has not answered in time.
+    fn release_held(&mut self) {
+        let now = self.now();
+        let topology = Arc::clone(&self.switch.topology);
+        while let Some((ingress, buf, verdict)) =
+            self.switch
+                .gateway
+                .release(&topology, &self.switch.counters, now)
+        {
+            self.dispatch(ingress, buf, verdict);
+        }
+        self.flush_touched();
+    }
+
+    fn now(&self) -> Instant {
+        self.instant(Clock::now())
+    }
+
+    fn instant(&self, clock: Clock) -> Instant {
+        let nanos = clock
+            .saturating_duration_since(self.shared.origin)
+            .as_nanos();
+        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    fn notify(&self, notice: Notice) {
+        if self.shared.notices.try_send(notice).is_err() {
+            self.counters.notices_lost.add(1);
+        }
+    }
+
+    fn wake(&self, worker: usize) {
+        // A full eventfd still wakes.
+        let _ = self.shared.wakers[worker].wake();
+    }
+}
