@@ -1,0 +1,281 @@
+//! A switch in this process with sandboxes plugged into it: the core and its workers on real
+//! devices, without the control plane.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dataplane::{Config, Dataplane};
+use dataplane_core::addr::{DomainId, MacAddr, PortId};
+use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Topology};
+use dataplane_port::PortIo;
+use dataplane_port::tap::TapBuilder;
+
+use crate::lab::{self, Lab, Namespace};
+
+/// A switch with one network.
+#[derive(Debug)]
+pub struct Rig {
+    /// The dataplane under test.
+    pub dataplane: Dataplane,
+    /// What [`Rig::install`] puts in force.
+    pub topology: Topology,
+    lab: Lab,
+}
+
+/// How a sandbox is plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A TAP with virtio-net headers, one queue per worker, moved into the sandbox.
+    Tap,
+}
+
+/// A sandbox with its interface `eth0` plugged into the switch.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The namespace.
+    pub ns: Namespace,
+    /// The switch port.
+    pub port: PortId,
+    /// Address of `eth0`.
+    pub address: IpAddr,
+    /// MAC of `eth0`.
+    pub mac: MacAddr,
+}
+
+/// The only network of a new rig.
+pub const NETWORK: DomainId = DomainId(1);
+
+/// MAC of the gateway that [`Rig::add_gateway`] makes.
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0xca, 0x5e, 0, 0, 1]);
+
+impl Rig {
+    /// A switch without ports.
+    ///
+    /// # Panics
+    /// When it cannot start.
+    pub fn new(name: &str, config: &Config) -> Self {
+        let dataplane = Dataplane::start(config).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut topology = Topology::default();
+        topology.put_domain(Domain::new(NETWORK, "net1"));
+        Self {
+            dataplane,
+            topology,
+            lab: Lab::new(name),
+        }
+    }
+
+    /// The lab that the sandboxes are in.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Plugs a new sandbox into the network, with `address` such as `10.0.0.2/24`.
+    ///
+    /// # Panics
+    /// When a device cannot be made.
+    pub fn sandbox(&mut self, label: &str, address: &str, backend: Backend, mtu: u16) -> Sandbox {
+        let ns = self.lab.namespace(label);
+        let id = PortId(self.topology.ports.len().max(1) as u16);
+        let queues = match backend {
+            Backend::Tap => tap_queues(&ns, self.dataplane.workers()),
+        };
+        let interface = ns.link("eth0").index;
+        lab::block_on(ns.netlink().set_noqueue(interface)).expect("noqueue on eth0");
+        ns.set_mtu("eth0", mtu.into());
+        ns.add_address("eth0", address);
+        ns.set_up("eth0");
+        self.dataplane.add_port(id, queues).expect("a free port id");
+        let prefix = lab::prefix(address);
+        let mac = ns.mac("eth0");
+        self.topology.put_port(Port {
+            id,
+            name: label.into(),
+            role: Role::Bridge(NETWORK),
+            up: true,
+            mtu,
+        });
+        let domain = self.domain_mut(NETWORK);
+        domain
+            .neighbours
+            .insert(prefix.address, Neighbour { mac, port: id });
+        if !domain.subnets.contains(&prefix) && !domain.contains(prefix.address) {
+            domain.subnets.push(prefix);
+        }
+        self.install();
+        Sandbox {
+            ns,
+            port: id,
+            address: prefix.address,
+            mac,
+        }
+    }
+
+    /// Gives the network a gateway.
+    pub fn add_gateway(&mut self, addresses: &[&str], mtu: u16) {
+        let addresses = addresses.iter().map(|text| lab::ip(text)).collect();
+        self.domain_mut(NETWORK).gateway = Some(Gateway {
+            mac: GATEWAY_MAC,
+            addresses,
+            mtu,
+        });
+        self.install();
+    }
+
+    /// A domain of the topology, to be changed before [`Rig::install`].
+    ///
+    /// # Panics
+    /// When there is no such domain.
+    pub fn domain_mut(&mut self, id: DomainId) -> &mut Domain {
+        self.topology.domains[id.index()]
+            .as_mut()
+            .expect("the rig's own domain")
+    }
+
+    /// Puts the topology in force.
+    ///
+    /// # Panics
+    /// When a worker does not answer.
+    pub fn install(&mut self) {
+        self.topology.finish();
+        self.dataplane
+            .install(self.topology.clone())
+            .expect("workers that answer");
+    }
+
+    /// Checks both conservation laws, waiting for frames on their way.
+    ///
+    /// # Panics
+    /// When a law does not hold within [`lab::DEADLINE`].
+    pub fn check_laws(&self) {
+        let deadline = Instant::now() + lab::DEADLINE;
+        while let Err(broken) = self.dataplane.stats().check_laws() {
+            assert!(Instant::now() < deadline, "{broken}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn tap_queues(ns: &Namespace, count: usize) -> Vec<Box<dyn PortIo>> {
+    let taps = ns.run(|| TapBuilder::new("eth0").queues(count).create());
+    let taps = taps.unwrap_or_else(|error| panic!("eth0: {error}"));
+    taps.into_iter()
+        .map(|tap| Box::new(tap) as Box<dyn PortIo>)
+        .collect()
+}
+
+/// A pseudo-random byte stream of known content, cheap enough not to be the bottleneck.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    block: Vec<u8>,
+    position: u64,
+}
+
+impl Pattern {
+    /// The stream of this seed.
+    pub fn new(seed: u64) -> Self {
+        let mut block = vec![0; 1 << 16];
+        fastrand::Rng::with_seed(seed).fill(&mut block);
+        Self { block, position: 0 }
+    }
+
+    /// The next bytes of the stream. Each 64 KiB block starts with its number, so that a lost,
+    /// doubled or misplaced block is not mistaken for another.
+    pub fn fill(&mut self, out: &mut [u8]) {
+        for byte in out {
+            let (block, offset) = (self.position >> 16, self.position as usize & 0xffff);
+            *byte = self.block[offset] ^ block.to_le_bytes()[offset & 7];
+            self.position += 1;
+        }
+    }
+}
+
+/// What a transfer came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// Bytes received.
+    pub bytes: u64,
+    /// From the first byte sent to the last one received.
+    pub elapsed: Duration,
+    /// The client's address as the server saw it.
+    pub client: SocketAddr,
+}
+
+/// Sends `bytes` bytes by TCP from one namespace to a server in another, and compares every byte
+/// with what was sent.
+///
+/// # Panics
+/// When the connection fails or a byte differs.
+pub fn transfer(
+    from: &Namespace,
+    to: &Namespace,
+    listen: SocketAddr,
+    connect: SocketAddr,
+    bytes: u64,
+    congestion: Option<&'static str>,
+) -> Transfer {
+    let listener = to
+        .run(|| TcpListener::bind(listen))
+        .expect("a listening socket");
+    let server: JoinHandle<io::Result<(u64, SocketAddr)>> =
+        std::thread::spawn(move || receive(&listener, bytes));
+    let start = Instant::now();
+    from.run(|| send(connect, bytes, congestion))
+        .unwrap_or_else(|e| panic!("sending: {e}"));
+    let received = server.join().expect("a server that does not panic");
+    let (received, client) = received.unwrap_or_else(|e| panic!("receiving: {e}"));
+    assert_eq!(received, bytes, "bytes received");
+    Transfer {
+        bytes,
+        elapsed: start.elapsed(),
+        client,
+    }
+}
+
+const CHUNK_SIZE: usize = 1 << 18;
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn send(to: SocketAddr, bytes: u64, congestion: Option<&str>) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, lab::DEADLINE)?;
+    stream.set_write_timeout(Some(IO_TIMEOUT))?;
+    stream.set_read_timeout(Some(IO_TIMEOUT))?;
+    if let Some(name) = congestion {
+        let name = std::ffi::OsString::from(name);
+        nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::TcpCongestion, &name)?;
+    }
+    let mut pattern = Pattern::new(bytes);
+    let mut chunk = vec![0; CHUNK_SIZE];
+    let mut left = bytes;
+    while left > 0 {
+        let size = left.min(CHUNK_SIZE as u64) as usize;
+        pattern.fill(&mut chunk[..size]);
+        stream.write_all(&chunk[..size])?;
+        left -= size as u64;
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut end = [0; 1];
+    stream.read_exact(&mut end)
+}
+
+fn receive(listener: &TcpListener, bytes: u64) -> io::Result<(u64, SocketAddr)> {
+    let (mut stream, client) = listener.accept()?;
+    stream.set_read_timeout(Some(IO_TIMEOUT))?;
+    let mut pattern = Pattern::new(bytes);
+    let (mut chunk, mut expected) = (vec![0; CHUNK_SIZE], vec![0; CHUNK_SIZE]);
+    let mut received = 0;
+    loop {
+        let size = stream.read(&mut chunk)?;
+        if size == 0 {
+            break;
+        }
+        pattern.fill(&mut expected[..size]);
+        if chunk[..size] != expected[..size] {
+            let what = format!("a byte differs within {size} bytes after {received}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        received += size as u64;
+    }
+    stream.write_all(&[1])?;
+    Ok((received, client))
+}
