@@ -9,7 +9,8 @@
 //! | AF_PACKET | [`packet`] | checksum, GSO | fanout by flow |
 //! | in memory | [`memory`] | as configured | one |
 //!
-//! [`conformance`] is the suite that every backend passes. What the kernel says of a frame is
+//! [`guard`] keeps the host's stack from answering on an interface that a packet socket shares
+//! with it. [`conformance`] is the suite that every backend passes. What the kernel says of a frame is
 //! checked in [`virtio`], once.
 
 use std::io;
@@ -18,6 +19,7 @@ use std::os::fd::BorrowedFd;
 use dataplane_core::frame::{FrameBuf, GsoKind};
 
 pub mod conformance;
+pub mod guard;
 pub mod memory;
 pub mod packet;
 mod sys;

@@ -140,6 +140,23 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     Err(error)
 }
 
+/// Sends one message on a connected or routed socket.
+pub fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of a live slice that is only read.
+    // JUSTIFICATION: std has no send for sockets of AF_NETLINK.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+    usize::try_from(sent).map_or_else(|_| Err(io::Error::last_os_error()), |_| Ok(()))
+}
+
+/// Receives one message into `buffer` and returns its size.
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (at, size) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: the pointer and the length are those of a live slice borrowed for writing.
+    // JUSTIFICATION: std has no receive for sockets of AF_NETLINK.
+    let received = unsafe { libc::recv(fd.as_raw_fd(), at, size, 0) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
 /// Whether a read on `fd` would return something now: a frame or an error.
 pub fn readable(fd: RawFd) -> io::Result<bool> {
     let mut interest = libc::pollfd {

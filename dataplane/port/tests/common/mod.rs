@@ -39,13 +39,26 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
 /// Runs `ip` with the words of `arguments` in the calling thread's namespace.
 #[track_caller]
 pub fn ip(arguments: &str) {
-    let output = Command::new("ip")
+    run("ip", arguments);
+}
+
+/// Runs `tc` like [`ip`] and returns what it printed.
+#[allow(dead_code)]
+#[track_caller]
+pub fn tc(arguments: &str) -> String {
+    run("tc", arguments)
+}
+
+#[track_caller]
+fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program)
         .args(arguments.split_whitespace())
         .output()
         .unwrap();
     assert!(
         output.status.success(),
-        "ip {arguments}: {}",
+        "{program} {arguments}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8(output.stdout).unwrap()
 }
