@@ -10,6 +10,7 @@ use dataplane::{Config, Dataplane};
 use dataplane_core::addr::{DomainId, MacAddr, PortId};
 use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Topology};
 use dataplane_port::PortIo;
+use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
 
 use crate::lab::{self, Lab, Namespace};
@@ -21,6 +22,8 @@ pub struct Rig {
     pub dataplane: Dataplane,
     /// What [`Rig::install`] puts in force.
     pub topology: Topology,
+    /// The namespace that plays the host: the switch's ends of veths are in it.
+    pub host: Namespace,
     lab: Lab,
 }
 
@@ -29,6 +32,13 @@ pub struct Rig {
 pub enum Backend {
     /// A TAP with virtio-net headers, one queue per worker, moved into the sandbox.
     Tap,
+    /// A veth whose host end the switch holds by AF_PACKET.
+    Packet,
+}
+
+impl Backend {
+    /// Every backend that a sandbox can be plugged in with.
+    pub const ALL: [Self; 2] = [Self::Tap, Self::Packet];
 }
 
 /// A sandbox with its interface `eth0` plugged into the switch.
@@ -59,10 +69,13 @@ impl Rig {
         let dataplane = Dataplane::start(config).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut topology = Topology::default();
         topology.put_domain(Domain::new(NETWORK, "net1"));
+        let lab = Lab::new(name);
+        let host = lab.namespace("host");
         Self {
             dataplane,
             topology,
-            lab: Lab::new(name),
+            host,
+            lab,
         }
     }
 
@@ -80,9 +93,8 @@ impl Rig {
         let id = PortId(self.topology.ports.len().max(1) as u16);
         let queues = match backend {
             Backend::Tap => tap_queues(&ns, self.dataplane.workers()),
+            Backend::Packet => self.packet_queues(&ns, &format!("p{}", id.0), mtu),
         };
-        let interface = ns.link("eth0").index;
-        lab::block_on(ns.netlink().set_noqueue(interface)).expect("noqueue on eth0");
         ns.set_mtu("eth0", mtu.into());
         ns.add_address("eth0", address);
         ns.set_up("eth0");
@@ -110,6 +122,19 @@ impl Rig {
             address: prefix.address,
             mac,
         }
+    }
+
+    /// A veth into the sandbox, with its host end held by AF_PACKET, a queue per worker.
+    fn packet_queues(&self, ns: &Namespace, host_end: &str, mtu: u16) -> Vec<Box<dyn PortIo>> {
+        self.lab.cable(&self.host, host_end, ns, "eth0");
+        self.host.set_mtu(host_end, mtu.into());
+        let builder = PacketBuilder::new(host_end).queues(self.dataplane.workers());
+        let sockets = self.host.run(|| builder.open());
+        let sockets = sockets.unwrap_or_else(|error| panic!("{host_end}: {error}"));
+        sockets
+            .into_iter()
+            .map(|socket| Box::new(socket) as Box<dyn PortIo>)
+            .collect()
     }
 
     /// Gives the network a gateway.
@@ -157,9 +182,12 @@ impl Rig {
     }
 }
 
+/// A TAP inside the sandbox, a queue per worker.
 fn tap_queues(ns: &Namespace, count: usize) -> Vec<Box<dyn PortIo>> {
     let taps = ns.run(|| TapBuilder::new("eth0").queues(count).create());
     let taps = taps.unwrap_or_else(|error| panic!("eth0: {error}"));
+    let interface = ns.link("eth0").index;
+    lab::block_on(ns.netlink().set_noqueue(interface)).expect("noqueue on eth0");
     taps.into_iter()
         .map(|tap| Box::new(tap) as Box<dyn PortIo>)
         .collect()

@@ -49,3 +49,38 @@ fn tcp_crosses_from_tap_to_tap_with_frames_larger_than_the_mtu_and_no_checksum_m
         }
     }
 }
+
+#[test]
+fn tcp_crosses_between_every_ordered_pair_of_backends() {
+    if !lab::require_root("e2e_tcp") {
+        return;
+    }
+    for (from, to) in pairs() {
+        for mtu in [1500, 9000] {
+            let mut rig = Rig::new(
+                "pairs",
+                &Config {
+                    workers: 2,
+                    ..Config::default()
+                },
+            );
+            let a = rig.sandbox("a", "10.0.0.2/24", from, mtu);
+            let b = rig.sandbox("b", "10.0.0.3/24", to, mtu);
+            for congestion in ["bbr", "cubic"] {
+                let listen = (b.address, 5001).into();
+                let done = transfer(&a.ns, &b.ns, listen, listen, BYTES, Some(congestion));
+                let rate = done.bytes as f64 * 8e-9 / done.elapsed.as_secs_f64();
+                println!("{from:?} to {to:?}, MTU {mtu}, {congestion}: {rate:.1} Gbit/s");
+            }
+            rig.check_laws();
+        }
+    }
+}
+
+/// Every ordered pair of backends but TAP to TAP, which has a test of its own.
+fn pairs() -> impl Iterator<Item = (Backend, Backend)> {
+    let all = Backend::ALL;
+    all.into_iter()
+        .flat_map(move |from| all.into_iter().map(move |to| (from, to)))
+        .filter(|pair| *pair != (Backend::Tap, Backend::Tap))
+}
