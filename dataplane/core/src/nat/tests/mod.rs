@@ -1,7 +1,12 @@
 //! Tests of the NAT on a virtual clock, through `outbound`, `inbound` and `hairpin` only.
 
 mod dynamic;
+mod fragments;
+mod icmp;
+mod limits;
+mod model;
 mod published;
+mod sharing;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,0 +1,111 @@
+//! Fragments: translated like their first one, or not at all.
+
+use super::*;
+
+/// Cuts the UDP datagram of `buf` (IPv4, no options) into fragments of `size` payload bytes.
+fn fragments(buf: &FrameBuf, size: usize) -> Vec<FrameBuf> {
+    let (header, payload) = buf.bytes().split_at(34);
+    let count = payload.len().div_ceil(size);
+    let piece = |(index, piece): (usize, &[u8])| {
+        let mut bytes = [header, piece].concat();
+        let total = (20 + piece.len()) as u16;
+        bytes[16..18].copy_from_slice(&total.to_be_bytes());
+        let more = if index + 1 < count { 0x2000 } else { 0 };
+        let place = (index * size / 8) as u16 | more;
+        bytes[20..22].copy_from_slice(&place.to_be_bytes());
+        let sum = crate::checksum::ipv4_header(&bytes[14..34]);
+        bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+        FrameBuf::from_bytes(&bytes)
+    };
+    payload.chunks(size).enumerate().map(piece).collect()
+}
+
+/// Puts fragments together again.
+fn whole(fragments: &[FrameBuf]) -> FrameBuf {
+    let mut bytes = fragments[0].bytes()[..34].to_vec();
+    for fragment in fragments {
+        let header = &fragment.bytes()[14..34];
+        let sum = crate::checksum::ipv4_header(header);
+        assert_eq!(header[10..12], sum.to_be_bytes());
+        bytes.extend_from_slice(&fragment.bytes()[34..]);
+    }
+    let total = (bytes.len() - 14) as u16;
+    bytes[16..18].copy_from_slice(&total.to_be_bytes());
+    bytes[20..22].fill(0);
+    let sum = crate::checksum::ipv4_header(&bytes[14..34]);
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    FrameBuf::from_bytes(&bytes)
+}
+
+const PAYLOAD: [u8; 4_000] = [0x5a; 4_000];
+
+#[test]
+fn later_fragments_follow_the_first_in_both_directions() {
+    let (host, remote) = (at("10.0.0.2:50001"), at("203.0.113.5:53"));
+    let mut lab = Lab::new();
+    let mut out = fragments(&frame_with(Kind::Udp, host, remote, &PAYLOAD), 1_400);
+    assert_eq!(out.len(), 3);
+    for fragment in &mut out {
+        lab.go_out(NET, fragment).unwrap();
+    }
+    let (external, to) = ends(whole(&out).bytes());
+    assert_eq!((external, to), (at("198.51.100.1:50001"), remote));
+    let mut back = fragments(&frame_with(Kind::Udp, remote, external, &PAYLOAD), 1_400);
+    for fragment in &mut back {
+        let inbound = lab.come_in(fragment).unwrap();
+        assert_eq!((inbound.domain, inbound.inside), (NET, host.ip));
+    }
+    assert_eq!(ends(whole(&back).bytes()), (remote, host));
+    assert_eq!(lab.nat.session_count(), 1);
+}
+
+#[test]
+fn a_large_echo_goes_through() {
+    let (host, remote) = (at("10.0.0.2:50001"), at("203.0.113.5:0"));
+    let mut lab = Lab::new();
+    let mut out = fragments(
+        &frame_with(Kind::EchoRequest, host, remote, &PAYLOAD),
+        1_400,
+    );
+    for fragment in &mut out {
+        lab.go_out(NET, fragment).unwrap();
+    }
+    assert_eq!(ends(whole(&out).bytes()).0, at("198.51.100.1:50001"));
+}
+
+#[test]
+fn a_hairpinned_datagram_may_be_fragmented() {
+    let (client, public, server) = (
+        at("10.0.0.2:50001"),
+        at("198.51.100.1:80"),
+        at("10.0.0.8:8080"),
+    );
+    let mut lab = Lab::new();
+    lab.publish(1, "*", 80..=80, server);
+    let mut around = fragments(&frame_with(Kind::Udp, client, public, &PAYLOAD), 1_400);
+    for fragment in &mut around {
+        let inbound = lab.around(NET, fragment).unwrap();
+        assert_eq!(inbound.inside, server.ip);
+    }
+    let seen = (at("198.51.100.1:50001"), server);
+    assert_eq!(ends(whole(&around).bytes()), seen);
+}
+
+#[test]
+fn a_fragment_before_the_first_is_dropped() {
+    let (host, remote) = (at("10.0.0.2:50001"), at("203.0.113.5:53"));
+    let mut lab = Lab::new();
+    let mut out = fragments(&frame_with(Kind::Udp, host, remote, &PAYLOAD), 1_400);
+    let early = out.last_mut().unwrap();
+    assert_eq!(lab.go_out(NET, early), Err(DropReason::NatFragment));
+    // From outside it may be one of the host's own.
+    assert_eq!(lab.come_in(early), Err(DropReason::NatNoMapping));
+    lab.go_out(NET, &mut out[0]).unwrap();
+    // The same packet of a network with the same addresses is another packet.
+    let twin = lab.go_out(TWIN, &mut out[1].clone());
+    assert_eq!(twin, Err(DropReason::NatFragment));
+    assert!(lab.go_out(NET, &mut out[1].clone()).is_ok());
+    lab.wait(31);
+    let late = lab.go_out(NET, &mut out[1]);
+    assert_eq!(late, Err(DropReason::NatFragment));
+}

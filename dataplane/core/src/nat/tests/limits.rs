@@ -1,0 +1,148 @@
+//! What happens when something is full.
+
+use super::*;
+
+const REMOTE: &str = "203.0.113.5:80";
+
+fn host(number: u16, port: u16) -> L4Addr {
+    let [high, low] = number.to_be_bytes();
+    L4Addr::new(IpAddr::from([10, 0, high, low]), port)
+}
+
+#[test]
+fn one_endpoint_cannot_take_the_sessions_of_others() {
+    let mut lab = Lab::new();
+    lab.topology.nat.sessions_per_endpoint_max = 3;
+    for port in 50_000..50_003 {
+        lab.out(Kind::Udp, host(1, port), at(REMOTE)).unwrap();
+    }
+    let more = lab.out(Kind::Udp, host(1, 50_003), at(REMOTE));
+    assert_eq!(more, Err(DropReason::NatQuota));
+    assert_eq!(lab.nat.session_count_of(NET, ip("10.0.0.1")), 3);
+    assert!(lab.out(Kind::Udp, host(2, 50_003), at(REMOTE)).is_ok());
+    let twin = lab.out_from(TWIN, Kind::Udp, host(1, 50_003), at(REMOTE));
+    assert!(twin.is_ok(), "another network's endpoint of that address");
+    let known = lab.out(Kind::Udp, host(1, 50_000), at(REMOTE));
+    assert!(known.is_ok(), "what is there stays");
+    assert_eq!(lab.nat.session_count(), 5);
+    assert_eq!(lab.nat.gauges().endpoints, 3);
+    let ended = lab.nat.remove_sessions(|session| session.domain == NET);
+    assert_eq!(ended, 4);
+    assert!(lab.out(Kind::Udp, host(1, 50_003), at(REMOTE)).is_ok());
+}
+
+#[test]
+fn a_quota_of_zero_leaves_no_count_behind() {
+    let mut lab = Lab::new();
+    lab.topology.nat.sessions_per_endpoint_max = 0;
+    let refused = lab.out(Kind::Udp, host(1, 50_000), at(REMOTE));
+    assert_eq!(refused, Err(DropReason::NatQuota));
+    assert_eq!(lab.nat.gauges(), Gauges::default());
+    assert_eq!(lab.nat.session_count(), 0);
+}
+
+#[test]
+fn a_full_table_keeps_its_udp_and_established_sessions() {
+    let mut lab = Lab::new();
+    lab.topology.nat.sessions_max = 2;
+    let syn = Kind::Tcp(SYN);
+    let external = lab.out(syn, host(1, 50_000), at(REMOTE)).unwrap();
+    lab.back(Kind::Tcp(SYN_ACK), at(REMOTE), external).unwrap();
+    lab.out(Kind::Tcp(ACK), host(1, 50_000), at(REMOTE))
+        .unwrap();
+    lab.out(Kind::Udp, host(1, 50_064), at(REMOTE)).unwrap();
+    for kind in [syn, Kind::Udp] {
+        let refused = lab.out(kind, host(2, 50_128), at(REMOTE));
+        assert_eq!(refused, Err(DropReason::NatTableFull));
+    }
+    assert_eq!(lab.nat.session_count(), 2);
+}
+
+#[test]
+fn a_full_table_first_drops_the_expired_then_the_half_open() {
+    let mut lab = Lab::new();
+    lab.topology.nat.sessions_max = 3;
+    let syn = Kind::Tcp(SYN);
+    lab.out(syn, host(1, 50_000), at(REMOTE)).unwrap();
+    lab.wait(1);
+    lab.out(syn, host(1, 50_064), at(REMOTE)).unwrap();
+    lab.wait(1);
+    lab.out(Kind::Udp, host(1, 50_000), at(REMOTE)).unwrap();
+    // The half-open connection that was unheard for longest makes room.
+    lab.out(Kind::Udp, host(2, 50_128), at(REMOTE)).unwrap();
+    let left = |lab: &Lab| {
+        let mut ports: Vec<u16> = lab
+            .nat
+            .sessions(10)
+            .iter()
+            .map(|session| session.inside.l4_port.0)
+            .collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(left(&lab), [50_000, 50_064, 50_128]);
+    // Once the other has expired it goes, and nothing alive has to.
+    lab.wait(240);
+    lab.out(syn, host(2, 50_192), at(REMOTE)).unwrap();
+    assert_eq!(left(&lab), [50_000, 50_128, 50_192]);
+    assert_eq!(lab.nat.session_count(), 3);
+}
+
+#[test]
+fn an_exhausted_residue_refuses_cleanly_and_recovers() {
+    let mut lab = Lab::new();
+    for number in 0..256 {
+        lab.out(Kind::Udp, host(number, 50_001), at(REMOTE))
+            .unwrap();
+    }
+    let refused = lab.out(Kind::Udp, host(300, 50_001), at(REMOTE));
+    assert_eq!(refused, Err(DropReason::NatNoPort));
+    assert_eq!(lab.nat.session_count(), 256);
+    assert_eq!(lab.nat.session_count_of(NET, host(300, 0).ip), 0);
+    // Other residues, protocols and external addresses have ports of their own.
+    assert!(lab.out(Kind::Udp, host(300, 50_002), at(REMOTE)).is_ok());
+    let syn = Kind::Tcp(SYN);
+    assert!(lab.out(syn, host(300, 50_001), at(REMOTE)).is_ok());
+    let v6 = at("[fd00::2]:50001");
+    let remote6 = at("[2001:db8:5::5]:80");
+    assert!(lab.out(Kind::Udp, v6, remote6).is_ok());
+    lab.wait(301);
+    assert!(lab.out(Kind::Udp, host(300, 50_001), at(REMOTE)).is_ok());
+}
+
+#[test]
+fn tcp_without_a_port_takes_the_place_of_the_oldest_transitory_connection() {
+    let mut lab = Lab::new();
+    let syn = Kind::Tcp(SYN);
+    let mut externals = Vec::new();
+    for number in 0..256 {
+        externals.push(lab.out(syn, host(number, 50_001), at(REMOTE)).unwrap());
+    }
+    // The oldest gets established and is safe from then on.
+    lab.back(Kind::Tcp(SYN_ACK), at(REMOTE), externals[0])
+        .unwrap();
+    lab.out(Kind::Tcp(ACK), host(0, 50_001), at(REMOTE))
+        .unwrap();
+    let taken = lab.out(syn, host(300, 50_001), at(REMOTE)).unwrap();
+    assert_eq!(taken, externals[1]);
+    assert_eq!(lab.nat.session_count(), 256);
+    let kept = lab.back(Kind::Tcp(ACK), at(REMOTE), externals[0]);
+    assert_eq!(kept, Ok((NET, host(0, 50_001))));
+}
+
+#[test]
+fn a_budgeted_sweep_reaches_every_shard() {
+    let mut lab = Lab::new();
+    for port in 50_000..50_128 {
+        lab.out(Kind::Udp, host(1, port), at(REMOTE)).unwrap();
+    }
+    let config = NatConfig::default();
+    assert_eq!(lab.nat.expire(lab.now, &config, 1_000), 0);
+    lab.wait(301);
+    for left in (0..128).rev() {
+        assert_eq!(lab.nat.expire(lab.now, &config, 1), 1);
+        assert_eq!(lab.nat.session_count(), left);
+    }
+    assert_eq!(lab.nat.expire(lab.now, &config, 1), 0);
+    assert_eq!(lab.nat.gauges(), Gauges::default());
+}
