@@ -13,6 +13,7 @@ mod command;
 mod egress;
 pub mod stats;
 pub mod tracing;
+pub mod what_if;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -117,6 +118,9 @@ pub enum Error {
         /// Workers of this dataplane.
         workers: usize,
     },
+    /// No frame is that large.
+    #[error("a frame of {0} bytes was given; the largest has {max}", max = dataplane_core::frame::FRAME_SIZE_MAX)]
+    FrameSize(usize),
     /// A worker could not do as told.
     #[error("a worker refused: {0}")]
     Refused(String),
@@ -183,13 +187,13 @@ impl Dataplane {
             retired: Mutex::default(),
         };
         for (index, poll) in polls.into_iter().enumerate() {
-            let handle = dataplane.start_worker(index, poll, config.seed)?;
+            let handle = dataplane.start_worker(index, poll)?;
             dataplane.workers.push(handle);
         }
         Ok(dataplane)
     }
 
-    fn start_worker(&self, index: usize, poll: Poll, seed: u64) -> Result<WorkerHandle, Error> {
+    fn start_worker(&self, index: usize, poll: Poll) -> Result<WorkerHandle, Error> {
         let (orders, inbox) = unbounded();
         let core = Arc::new(Counters::default());
         let counters = Arc::new(WorkerCounters::default());
@@ -200,7 +204,7 @@ impl Dataplane {
             switch: Switch {
                 topology: Arc::default(),
                 fdb: FdbView::live(Arc::clone(&self.fdb)),
-                gateway: route::State::live(&self.gateway, seed.wrapping_add(index as u64)),
+                gateway: route::State::live(&self.gateway),
                 counters: Arc::clone(&core),
             },
             shared: Arc::clone(&self.shared),
@@ -350,16 +354,17 @@ impl Dataplane {
         stats
     }
 
-    /// Starts a trace of every frame. It ends when the returned [`TraceStream`] is dropped; one
-    /// trace runs at a time, a new one takes the old one's place.
+    /// Starts a trace of every frame, keeping up to `snap_size` bytes of each. It ends when the
+    /// returned [`TraceStream`] is dropped; one trace runs at a time, a new one takes the old
+    /// one's place.
     ///
     /// # Errors
     /// [`Error::Silent`].
-    pub fn trace(&self) -> Result<TraceStream<'_>, Error> {
-        let (tap, records) = tracing::channel();
+    pub fn trace(self: &Arc<Self>, snap_size: usize) -> Result<TraceStream, Error> {
+        let (tap, records) = tracing::channel(snap_size);
         self.order_all(|_| Command::Trace(Some(tap.clone())))?;
         Ok(TraceStream {
-            dataplane: self,
+            dataplane: Arc::clone(self),
             records,
         })
     }
@@ -411,19 +416,19 @@ impl Drop for Dataplane {
 
 /// A running trace.
 #[derive(Debug)]
-pub struct TraceStream<'d> {
-    dataplane: &'d Dataplane,
+pub struct TraceStream {
+    dataplane: Arc<Dataplane>,
     records: Receiver<tracing::Record>,
 }
 
-impl TraceStream<'_> {
+impl TraceStream {
     /// Where the records arrive.
     pub fn records(&self) -> &Receiver<tracing::Record> {
         &self.records
     }
 }
 
-impl Drop for TraceStream<'_> {
+impl Drop for TraceStream {
     fn drop(&mut self) {
         let _ = self.dataplane.order_all(|_| Command::Trace(None));
     }

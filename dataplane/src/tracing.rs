@@ -8,11 +8,12 @@ use dataplane_core::addr::PortId;
 use dataplane_core::frame::Offload;
 use dataplane_core::time::Instant;
 use dataplane_core::trace::Step;
+use dataplane_core::verdict::Verdict;
 
 /// Records that may wait for their reader; beyond, the newest are lost and counted.
 pub const RECORDS_MAX: usize = 4_096;
 
-/// Bytes of a traced frame that are kept, enough for every header and a little payload.
+/// Bytes of a traced frame that are enough for every header and a little payload.
 pub const SNAP_SIZE: usize = 192;
 
 /// What happened to one frame.
@@ -34,6 +35,14 @@ pub struct Record {
     pub before: Vec<u8>,
     /// Its first bytes, as they left.
     pub after: Vec<u8>,
+    /// Its size as it left.
+    pub size_after: usize,
+    /// Its offload as it left.
+    pub offload_after: Offload,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The ports that it left by.
+    pub egress: Vec<PortId>,
     /// The steps, in order; the last is the verdict.
     pub steps: Vec<Step>,
 }
@@ -42,6 +51,8 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub(crate) struct Tap {
     sender: Sender<Record>,
+    /// Bytes of each frame that are kept.
+    pub snap_size: usize,
     sequence: Arc<AtomicU64>,
 }
 
@@ -53,11 +64,12 @@ impl Tap {
     }
 }
 
-pub(crate) fn channel() -> (Tap, Receiver<Record>) {
+pub(crate) fn channel(snap_size: usize) -> (Tap, Receiver<Record>) {
     let (sender, receiver) = bounded(RECORDS_MAX);
     (
         Tap {
             sender,
+            snap_size,
             sequence: Arc::new(AtomicU64::new(0)),
         },
         receiver,

@@ -31,7 +31,8 @@ use crate::Waiting;
 use crate::command::{Attachment, Command, Notice, Order};
 use crate::egress::{Handover, Lane};
 use crate::stats::{EgressDrop, PortCounters, WorkerCounters};
-use crate::tracing::{Record, SNAP_SIZE, Tap};
+use crate::tracing::{Record, Tap};
+use crate::what_if::egress_ports;
 
 /// Events taken from one poll; more wait for the next.
 const EVENTS_MAX: usize = 256;
@@ -327,23 +328,27 @@ impl Worker {
     }
 
     fn forward_traced(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
+        let snap_size = self.tap.as_ref().map_or(0, |tap| tap.snap_size);
+        let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(snap_size)].to_vec();
+        let (size, offload, before) = (buf.len(), buf.offload, snap(&buf));
         let mut recorder = Recorder::new();
-        let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(SNAP_SIZE)].to_vec();
-        let mut record = Record {
+        let mut frame = Frame::new(ingress, &mut buf);
+        let verdict = forward(&mut self.switch, &mut frame, now, &mut recorder);
+        let record = Record {
             sequence: 0,
             worker: self.index,
             at: now,
             ingress,
-            size: buf.len(),
-            offload: buf.offload,
-            before: snap(&buf),
-            after: Vec::new(),
-            steps: Vec::new(),
+            size,
+            offload,
+            before,
+            after: snap(&buf),
+            size_after: buf.len(),
+            offload_after: buf.offload,
+            verdict,
+            egress: egress_ports(&self.switch.topology, ingress, verdict),
+            steps: recorder.take(),
         };
-        let mut frame = Frame::new(ingress, &mut buf);
-        let verdict = forward(&mut self.switch, &mut frame, now, &mut recorder);
-        record.after = snap(&buf);
-        record.steps = recorder.take();
         if !self.tap.as_ref().is_some_and(|tap| tap.send(record)) {
             self.counters.traces_lost.add(1);
         }

@@ -41,7 +41,6 @@ impl Opening<'_> {
         shard: &mut Shard<'_>,
         key: &InsideKey,
         remote: L4Addr,
-        rng: &mut fastrand::Rng,
     ) -> Result<u32, DropReason> {
         let Shard { table, counts } = shard;
         self.reserve(table, counts, key.domain, key.inside.ip)?;
@@ -49,7 +48,7 @@ impl Opening<'_> {
         let mapping = match table.mapping_by_inside(key) {
             Some(mapping) => mapping,
             None => {
-                let Some(external) = self.external(table, counts, key, rng) else {
+                let Some(external) = self.external(table, counts, key) else {
                     counts.release(key.domain, key.inside.ip);
                     return Err(DropReason::NatNoPort);
                 };
@@ -131,13 +130,10 @@ impl Opening<'_> {
     }
 
     /// A free external address and port for a mapping.
-    fn external(
-        &self,
-        table: &mut NatShard,
-        counts: &Counts,
-        key: &InsideKey,
-        rng: &mut fastrand::Rng,
-    ) -> Option<L4Addr> {
+    fn external(&self, table: &mut NatShard, counts: &Counts, key: &InsideKey) -> Option<L4Addr> {
+        // The choice is a keyed function of the inside: nobody outside can predict it (RFC 6056
+        // section 3.3.3), and the same inside gets the same choice (RFC 4787 REQ-11).
+        let rng = &mut fastrand::Rng::with_seed(table.choice_seed(key));
         if let Some(found) = self.pick(table, key, rng) {
             return Some(found);
         }

@@ -2,8 +2,9 @@
 //!
 //! External and inside port agree modulo [`SHARDS`], which makes the residue the shard, known from
 //! either side without a lookup, and keeps the parity of ports (RFC 4787 REQ-4) for free. Within
-//! the residue the inside port itself is preferred (port preservation); failing that, one at
-//! random (RFC 6056 section 3.3.2), because a predictable port helps whoever forges packets.
+//! the residue the inside port itself is preferred (port preservation); failing that, one that
+//! nobody outside can predict (RFC 6056 section 3.3.3: a keyed hash of the inside), because a
+//! predictable port helps whoever forges packets.
 
 use std::ops::RangeInclusive;
 

@@ -245,21 +245,19 @@ impl Counts {
 #[derive(Debug)]
 pub struct NatView {
     pub(super) tables: Tables,
-    pub(super) rng: fastrand::Rng,
 }
 
 impl NatView {
-    /// Access to the live tables. `rng_seed` decides which free port a mapping gets.
-    pub const fn live(nat: Arc<Nat>, rng_seed: u64) -> Self {
+    /// Access to the live tables.
+    pub const fn live(nat: Arc<Nat>) -> Self {
         Self {
             tables: Tables::Live(nat),
-            rng: fastrand::Rng::with_seed(rng_seed),
         }
     }
 
     /// An effects overlay: reads the live tables and keeps every change to itself, by copying a
     /// shard when it first touches it. What a packet does to the overlay, the next packet sees.
-    pub fn overlay(nat: Arc<Nat>, seed: u64) -> Self {
+    pub fn overlay(nat: Arc<Nat>) -> Self {
         let overlay = Overlay {
             counts: nat.counts.copy(),
             nat,
@@ -267,7 +265,6 @@ impl NatView {
         };
         Self {
             tables: Tables::Overlay(Box::new(overlay)),
-            rng: fastrand::Rng::with_seed(seed),
         }
     }
 }

@@ -92,6 +92,11 @@ impl NatShard {
         }
     }
 
+    /// What decides which free port an inside gets when its own is taken.
+    pub fn choice_seed(&self, key: &InsideKey) -> u64 {
+        self.key.inside(key)
+    }
+
     /// The dynamic mapping of an inside address and port.
     #[inline]
     pub fn mapping_by_inside(&self, wanted: &InsideKey) -> Option<u32> {

@@ -292,7 +292,7 @@ impl NatView {
             return self.resume(query, rule, external, packet);
         }
         let opening = query.opening(event);
-        let session = opening.dynamic(&mut shard, &key, packet.dst, &mut self.rng)?;
+        let session = opening.dynamic(&mut shard, &key, packet.dst)?;
         Ok(Found {
             kind: NatKind::Source,
             to: shard.table.at(session).1.external,

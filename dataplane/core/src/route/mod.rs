@@ -57,13 +57,13 @@ pub struct State {
 
 impl State {
     /// A worker's part, working on the shared tables.
-    pub fn live(tables: &Tables, seed: u64) -> Self {
-        Self::with(tables, NatView::live(Arc::clone(&tables.nat), seed))
+    pub fn live(tables: &Tables) -> Self {
+        Self::with(tables, NatView::live(Arc::clone(&tables.nat)))
     }
 
     /// A what-if's part: it reads the shared tables and keeps what it changes to itself.
-    pub fn overlay(tables: &Tables, seed: u64) -> Self {
-        Self::with(tables, NatView::overlay(Arc::clone(&tables.nat), seed))
+    pub fn overlay(tables: &Tables) -> Self {
+        Self::with(tables, NatView::overlay(Arc::clone(&tables.nat)))
     }
 
     fn with(tables: &Tables, nat: NatView) -> Self {

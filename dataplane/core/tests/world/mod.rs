@@ -182,7 +182,7 @@ impl World {
         let sw = Switch {
             topology: Arc::new(topology),
             fdb: FdbView::live(Arc::clone(&fdb)),
-            gateway: State::live(&tables, 1),
+            gateway: State::live(&tables),
             counters: Arc::new(Counters::default()),
         };
         Self {

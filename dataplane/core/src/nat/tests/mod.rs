@@ -232,7 +232,7 @@ impl Lab {
     fn with_seed(seed: u64) -> Self {
         let nat = Nat::new(seed);
         Self {
-            view: NatView::live(Arc::clone(&nat), seed),
+            view: NatView::live(Arc::clone(&nat)),
             nat,
             topology: Topology::default(),
             now: Instant::from_secs(1_000),

@@ -13,7 +13,7 @@ fn an_overlay_does_what_would_happen_and_changes_nothing() {
     lab.publish(1, "*", 80..=80, at("10.0.0.8:8080"));
     lab.out(Kind::Tcp(SYN), host, remote).unwrap();
     let hash = lab.nat.state_hash();
-    let live = std::mem::replace(&mut lab.view, NatView::overlay(Arc::clone(&lab.nat), 5));
+    let live = std::mem::replace(&mut lab.view, NatView::overlay(Arc::clone(&lab.nat)));
     lab.wait(1);
     let external = lab.out(Kind::Tcp(SYN), host, remote).unwrap();
     assert!(lab.back(Kind::Tcp(SYN_ACK), remote, external).is_ok());
@@ -46,7 +46,7 @@ fn workers_share_mappings_and_never_a_port() {
             let nat = Arc::clone(&lab.nat);
             thread::spawn(move || {
                 let mut own = Lab::new();
-                own.view = NatView::live(Arc::clone(&nat), worker);
+                own.view = NatView::live(Arc::clone(&nat));
                 own.nat = nat;
                 let mut mapped = Vec::new();
                 for index in 0..500u16 {

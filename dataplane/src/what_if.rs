@@ -1,0 +1,111 @@
+//! What would happen to a frame, by the very code that would do it, with nothing changed.
+//!
+//! The question runs [`forward`] on a switch of its own: the current topology, and views that read
+//! the live tables and keep what they write to themselves. One thing it cannot see: how many frames
+//! a worker already holds for an unresolved next hop, which is that worker's alone.
+
+use std::sync::Arc;
+
+use dataplane_core::addr::PortId;
+use dataplane_core::counters::Counters;
+use dataplane_core::fdb::FdbView;
+use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
+use dataplane_core::path::{Switch, forward};
+use dataplane_core::route::State;
+use dataplane_core::topology::Topology;
+use dataplane_core::trace::{Recorder, Step};
+use dataplane_core::verdict::Verdict;
+
+use crate::{Dataplane, Error};
+
+/// A switch for questions: what one frame changes, the next one sees, and nobody else.
+#[derive(Debug)]
+pub struct WhatIf {
+    switch: Switch,
+    now: dataplane_core::time::Instant,
+}
+
+/// The answer about one frame.
+#[derive(Clone, Debug)]
+pub struct Foretold {
+    /// What would become of it.
+    pub verdict: Verdict,
+    /// How it would come to that.
+    pub steps: Vec<Step>,
+    /// The frame as it would leave, or where it would end.
+    pub frame: Vec<u8>,
+    /// The ports that it would leave by.
+    pub egress: Vec<PortId>,
+}
+
+impl Dataplane {
+    /// Opens a switch for questions, on the state of this moment.
+    pub fn what_if(&self) -> WhatIf {
+        WhatIf {
+            switch: Switch {
+                topology: self.topology(),
+                fdb: FdbView::overlay(Arc::clone(self.fdb())),
+                gateway: State::overlay(self.gateway()),
+                counters: Arc::new(Counters::default()),
+            },
+            now: self.now(),
+        }
+    }
+
+    /// A hash of everything that frames change: FDB and NAT. Equal states have equal hashes.
+    pub fn state_hash(&self) -> u64 {
+        self.fdb()
+            .state_hash()
+            .wrapping_add(self.gateway().nat.state_hash().rotate_left(1))
+    }
+}
+
+impl WhatIf {
+    /// Asks about a frame that would enter by `ingress`.
+    ///
+    /// # Errors
+    /// [`Error::FrameSize`] when it is larger than any frame can be.
+    pub fn ask(
+        &mut self,
+        ingress: PortId,
+        bytes: &[u8],
+        offload: Offload,
+    ) -> Result<Foretold, Error> {
+        if bytes.len() > FRAME_SIZE_MAX {
+            return Err(Error::FrameSize(bytes.len()));
+        }
+        let mut buf = FrameBuf::from_bytes(bytes);
+        buf.offload = offload;
+        let mut recorder = Recorder::new();
+        self.switch.fdb.begin_batch();
+        let mut frame = Frame::new(ingress, &mut buf);
+        let verdict = forward(&mut self.switch, &mut frame, self.now, &mut recorder);
+        Ok(Foretold {
+            verdict,
+            steps: recorder.take(),
+            frame: buf.bytes().to_vec(),
+            egress: egress_ports(&self.switch.topology, ingress, verdict),
+        })
+    }
+
+    /// The picture that the answers are of.
+    pub fn topology(&self) -> &Topology {
+        &self.switch.topology
+    }
+}
+
+/// The ports that a verdict sends a frame to.
+pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> Vec<PortId> {
+    use dataplane_core::verdict::Consumer;
+    match verdict {
+        Verdict::Bridged(port)
+        | Verdict::Routed(port)
+        | Verdict::Replied(port)
+        | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
+        Verdict::Flooded(domain, _) => topology.flood_set(domain, ingress).collect(),
+        Verdict::Delivered(Consumer::Service(_))
+        | Verdict::Held
+        | Verdict::NotOurs
+        | Verdict::Drop(_) => Vec::new(),
+    }
+}
