@@ -5,3 +5,4 @@
 pub mod explain;
 pub mod link;
 pub mod netns;
+pub mod why;

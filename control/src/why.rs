@@ -1,0 +1,374 @@
+//! `causeway why SRC DST [PROTO PORT]`: what would happen to a packet, and what would change it.
+//!
+//! A question names its ends as people do: an endpoint's name or address, `host`, or an address
+//! outside. It is turned into the frames that the source would send (an ARP request where it
+//! would ask first, then the packet), and each is put to [`dataplane::what_if`], which runs the
+//! very code that forwards.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane::Dataplane;
+use dataplane_core::addr::{DomainId, MacAddr, PortId};
+use dataplane_core::frame::Offload;
+use dataplane_core::topology::{Domain, Neighbour, Port, Role, Topology};
+use dataplane_core::verdict::{DropReason, Verdict};
+use etherparse::PacketBuilder;
+
+use crate::explain::{Line, explain, summary};
+
+/// The source port of a question about TCP or UDP: one that a client could have chosen.
+const SOURCE_PORT: u16 = 54_321;
+
+/// TTL of a question's packet, as Linux sends.
+const TTL: u8 = 64;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who sends: an endpoint's name or address, `host`, or an address outside.
+    pub src: String,
+    /// To whom: an endpoint's name, or any address.
+    pub dst: String,
+    /// What is sent.
+    pub packet: Packet,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// An ICMP or ICMPv6 echo request.
+    Echo,
+    /// The first segment of a TCP connection to this port.
+    Tcp(u16),
+    /// A datagram to this port.
+    Udp(u16),
+}
+
+/// Why a question cannot be put.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// No endpoint has this name or address, and it is no address outside.
+    #[error("'{0}' is neither an endpoint nor an address; 'causeway port ls' lists the endpoints")]
+    Unknown(String),
+    /// One end is IPv4 and the other IPv6.
+    #[error("{src} and {dst} are of different address families")]
+    Families {
+        /// The source address.
+        src: IpAddr,
+        /// The destination address.
+        dst: IpAddr,
+    },
+    /// The source has no address of the family.
+    #[error("'{name}' has no address to reach {dst} from")]
+    NoAddress {
+        /// The source.
+        name: String,
+        /// The destination.
+        dst: IpAddr,
+    },
+    /// Nothing links the host to the networks.
+    #[error("the host is not linked to any network")]
+    NoHostLink,
+    /// The host has no way to such an address, so nothing can come from there.
+    #[error("no uplink leads to {0}, so nothing can come from there")]
+    NoWayFrom(IpAddr),
+}
+
+/// What would become of one frame.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    /// The frame in a line.
+    pub frame: String,
+    /// The port that it would enter by.
+    pub ingress: String,
+    /// What each stage would do.
+    pub lines: Vec<Line>,
+    /// What would become of it.
+    pub verdict: Verdict,
+    /// The ports that it would leave by.
+    pub egress: Vec<String>,
+    /// The frame as it would leave, in a line; `None` when it would leave unchanged or not at all.
+    pub rewritten: Option<String>,
+    /// What would change the answer.
+    pub advice: Option<&'static str>,
+}
+
+/// One end of a question, as the topology knows it.
+struct End {
+    port: PortId,
+    /// Source MAC of its frames, and the MAC that it sends to for other networks.
+    mac: MacAddr,
+    next_hop: MacAddr,
+    address: IpAddr,
+    domain: Option<DomainId>,
+}
+
+/// Puts a question to the dataplane; nothing in it changes.
+///
+/// # Errors
+/// [`QuestionError`], naming the end that cannot be made sense of.
+pub fn ask(dataplane: &Dataplane, question: &Question) -> Result<Vec<Journey>, QuestionError> {
+    let mut what_if = dataplane.what_if();
+    let topology = dataplane.topology();
+    let dst = destination(&topology, &question.dst)?;
+    let src = source(&topology, &question.src, dst)?;
+    if src.address.is_ipv4() != dst.is_ipv4() {
+        return Err(QuestionError::Families {
+            src: src.address,
+            dst,
+        });
+    }
+    let journeys = frames(&topology, &src, dst, question.packet)
+        .into_iter()
+        .map(|bytes| {
+            let answer = what_if.ask(src.port, &bytes, Offload::NONE);
+            let foretold = answer.expect("a question's frame is a few dozen bytes");
+            let changed = foretold.frame != bytes && !matches!(foretold.verdict, Verdict::Drop(_));
+            Journey {
+                frame: summary(&bytes),
+                ingress: port_name(&topology, src.port),
+                lines: explain(&foretold.steps, &topology),
+                verdict: foretold.verdict,
+                egress: foretold
+                    .egress
+                    .iter()
+                    .map(|port| port_name(&topology, *port))
+                    .collect(),
+                rewritten: changed.then(|| summary(&foretold.frame)),
+                advice: match foretold.verdict {
+                    Verdict::Drop(reason) => advice(reason),
+                    _ => None,
+                },
+            }
+        });
+    Ok(journeys.collect())
+}
+
+fn destination(topology: &Topology, text: &str) -> Result<IpAddr, QuestionError> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (_, address, _) = endpoint_named(topology, text, |_| true)
+        .ok_or_else(|| QuestionError::Unknown(text.to_owned()))?;
+    Ok(address)
+}
+
+fn source(topology: &Topology, text: &str, dst: IpAddr) -> Result<End, QuestionError> {
+    if text == "host" {
+        return host(topology, dst);
+    }
+    let same_family = |address: IpAddr| address.is_ipv4() == dst.is_ipv4();
+    if let Some((domain, address, neighbour)) = endpoint_named(topology, text, same_family) {
+        return Ok(endpoint(domain, address, neighbour));
+    }
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(match port_named(topology, text) {
+            Some(_) => QuestionError::NoAddress {
+                name: text.to_owned(),
+                dst,
+            },
+            None => QuestionError::Unknown(text.to_owned()),
+        });
+    };
+    let by_address = topology.domains().find_map(|domain| {
+        domain
+            .neighbours
+            .get(&address)
+            .map(|neighbour| (domain, *neighbour))
+    });
+    if let Some((domain, neighbour)) = by_address {
+        return Ok(endpoint(domain, address, neighbour));
+    }
+    outside(topology, address)
+}
+
+fn endpoint(domain: &Domain, address: IpAddr, neighbour: Neighbour) -> End {
+    End {
+        port: neighbour.port,
+        mac: neighbour.mac,
+        next_hop: domain
+            .gateway
+            .as_ref()
+            .map_or(MacAddr::BROADCAST, |gateway| gateway.mac),
+        address,
+        domain: Some(domain.id),
+    }
+}
+
+fn host(topology: &Topology, dst: IpAddr) -> Result<End, QuestionError> {
+    let link = topology.host_link.ok_or(QuestionError::NoHostLink)?;
+    let gateway = topology
+        .network_of(dst)
+        .and_then(|domain| domain.gateway.as_ref());
+    let own = gateway.into_iter().flat_map(|gateway| &gateway.addresses);
+    let address = own
+        .chain(&topology.local_addresses)
+        .find(|own| own.is_ipv4() == dst.is_ipv4())
+        .ok_or_else(|| QuestionError::NoAddress {
+            name: "host".to_owned(),
+            dst,
+        })?;
+    Ok(End {
+        port: link.port,
+        mac: link.mac,
+        next_hop: link.mac,
+        address: *address,
+        domain: None,
+    })
+}
+
+/// Somebody outside, who sends to the host by the uplink that leads to him.
+fn outside(topology: &Topology, address: IpAddr) -> Result<End, QuestionError> {
+    let route = topology
+        .route(address)
+        .ok_or(QuestionError::NoWayFrom(address))?;
+    let uplink = route.uplink.and_then(|id| topology.uplink(id));
+    let uplink = uplink.ok_or(QuestionError::NoWayFrom(address))?;
+    let router = uplink.neighbours.get(&route.next_hop.unwrap_or(address));
+    Ok(End {
+        port: uplink.port,
+        mac: router.copied().unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1])),
+        next_hop: uplink.mac,
+        address,
+        domain: None,
+    })
+}
+
+/// The frames that the source would send: a question for the MAC, where it would have to ask for
+/// a neighbour's, then the packet.
+fn frames(topology: &Topology, src: &End, dst: IpAddr, packet: Packet) -> Vec<Vec<u8>> {
+    let domain = src.domain.and_then(|id| topology.domain(id));
+    let Some(domain) = domain.filter(|domain| domain.contains(dst)) else {
+        return vec![build(src, src.next_hop, dst, packet)];
+    };
+    let gateway = domain.gateway.as_ref().filter(|gateway| gateway.owns(dst));
+    let known = gateway.map(|gateway| gateway.mac);
+    let known = known.or_else(|| domain.neighbours.get(&dst).map(|neighbour| neighbour.mac));
+    let mut frames = Vec::new();
+    if let (IpAddr::V4(own), IpAddr::V4(dst)) = (src.address, dst) {
+        frames.push(arp_request(src.mac, own, dst));
+    }
+    frames.extend(known.map(|mac| build(src, mac, dst, packet)));
+    frames
+}
+
+fn arp_request(mac: MacAddr, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut frame = [MacAddr::BROADCAST.0, mac.0].concat();
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
+    frame.extend(mac.0);
+    frame.extend(sender.octets());
+    frame.extend([0; 6]);
+    frame.extend(target.octets());
+    frame
+}
+
+fn build(src: &End, dst_mac: MacAddr, dst: IpAddr, packet: Packet) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(src.mac.0, dst_mac.0);
+    let builder = match (src.address, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => builder.ipv4(src.octets(), dst.octets(), TTL),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => builder.ipv6(src.octets(), dst.octets(), TTL),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return Vec::new(),
+    };
+    let mut frame = Vec::new();
+    let written = match (packet, dst) {
+        (Packet::Tcp(port), _) => builder
+            .tcp(SOURCE_PORT, port, 1, 64_240)
+            .syn()
+            .write(&mut frame, &[]),
+        (Packet::Udp(port), _) => builder.udp(SOURCE_PORT, port).write(&mut frame, &[0; 8]),
+        (Packet::Echo, IpAddr::V4(_)) => builder
+            .icmpv4_echo_request(SOURCE_PORT, 1)
+            .write(&mut frame, &[0; 8]),
+        (Packet::Echo, IpAddr::V6(_)) => builder
+            .icmpv6_echo_request(SOURCE_PORT, 1)
+            .write(&mut frame, &[0; 8]),
+    };
+    written.expect("writing a few dozen bytes to memory cannot fail");
+    frame
+}
+
+/// The endpoint on the port of that name, with its first address that fits.
+fn endpoint_named<'t>(
+    topology: &'t Topology,
+    name: &str,
+    fits: impl Fn(IpAddr) -> bool,
+) -> Option<(&'t Domain, IpAddr, Neighbour)> {
+    let port = port_named(topology, name)?;
+    let Role::Bridge(domain) = port.role else {
+        return None;
+    };
+    let domain = topology.domain(domain)?;
+    let here = |(_, neighbour): &(&IpAddr, &Neighbour)| neighbour.port == port.id;
+    let mut addresses: Vec<_> = domain.neighbours.iter().filter(here).collect();
+    addresses.sort_by_key(|(address, _)| **address);
+    let (address, neighbour) = addresses.into_iter().find(|(address, _)| fits(**address))?;
+    Some((domain, *address, *neighbour))
+}
+
+fn port_named<'t>(topology: &'t Topology, name: &str) -> Option<&'t Port> {
+    topology
+        .ports
+        .iter()
+        .flatten()
+        .find(|port| &*port.name == name)
+}
+
+fn port_name(topology: &Topology, id: PortId) -> String {
+    topology
+        .port(id)
+        .map_or_else(|| id.to_string(), |port| port.name.to_string())
+}
+
+/// What would make a dropped packet pass, where something would.
+pub const fn advice(reason: DropReason) -> Option<&'static str> {
+    Some(match reason {
+        DropReason::PortDown => "bring the endpoint's interface up, or attach it again",
+        DropReason::Runt
+        | DropReason::SourceZero
+        | DropReason::SourceGroup
+        | DropReason::LinkLocalGroup
+        | DropReason::L3Malformed
+        | DropReason::L4Malformed
+        | DropReason::NatIcmpMalformed
+        | DropReason::NotIp
+        | DropReason::ArpNotForGateway
+        | DropReason::MartianDestination
+        | DropReason::NatHairpinLoop
+        | DropReason::SamePort => return None,
+        DropReason::PolicyDenied => "change the rule that denies it",
+        DropReason::NoOtherPort => "attach another endpoint: there is nobody else to flood to",
+        DropReason::EgressDown => "bring the destination's interface up, or attach it again",
+        DropReason::TaggedForGateway => "send it untagged: gateways are in no VLAN",
+        DropReason::MartianSource => "give the sender an address of its network",
+        DropReason::HostLinkForeignSource => {
+            "nothing: the host would be routing for others, past isolation and publishing; publish \
+             the port instead"
+        }
+        DropReason::TtlExceeded => "send it with a larger TTL; or there is a routing loop",
+        DropReason::FragmentationNeeded => "send smaller packets, or raise the MTU on the way",
+        DropReason::NoRoute => "add a route on the host, or ask for an address that exists",
+        DropReason::NoUplinkRoute => {
+            "make the interface of the host's route an uplink: 'causeway daemon --uplink IF'"
+        }
+        DropReason::NetworkInternal => "create the network without --internal",
+        DropReason::NetworkIsolated => "allow the passage: 'causeway allow FROM TO'",
+        DropReason::NeighbourUnknown => "attach an endpoint with that address",
+        DropReason::NextHopUnresolved => "check that the next hop answers ARP or ND on the uplink",
+        DropReason::NoHostLink => "create the network without --no-host-link",
+        DropReason::GatewayClosed => "listen on the host, or ask another address",
+        DropReason::UplinkForeignDestination => {
+            "publish the port: 'causeway publish add HOST_PORT:PORT ENDPOINT'"
+        }
+        DropReason::NatNoMapping => {
+            "publish the port, or let the inside send first; nothing inside has opened it"
+        }
+        DropReason::NatFiltered => "let the inside send to this remote first, or publish the port",
+        DropReason::NatUnsupported => "use TCP, UDP or ICMP echo: nothing else is translated",
+        DropReason::NatFragment => "send the first fragment first, or smaller packets",
+        DropReason::NatTableFull => "raise the session limit, or end sessions",
+        DropReason::NatQuota => "raise the limit per endpoint, or find out what opens so many",
+        DropReason::NatNoPort => "widen the NAT port range, or end sessions",
+        DropReason::NatNoAddress => "give the uplink an address of this family",
+        DropReason::NatIcmpUnmatched => "nothing: the error speaks of a session that is gone",
+    })
+}
