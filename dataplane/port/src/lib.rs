@@ -6,11 +6,14 @@
 //! | backend | module | offloads | queues |
 //! |---|---|---|---|
 //! | TAP with `vnet_hdr` | [`tap`] | checksum, GSO | one per worker |
+//! | TAP by the `tun-tap` crate | [`tap_plain`] | none | one |
 //! | AF_PACKET | [`packet`] | checksum, GSO | fanout by flow |
 //! | in memory | [`memory`] | as configured | one |
+//! | from a file | [`pcap`] | none | one |
 //!
 //! [`guard`] keeps the host's stack from answering on an interface that a packet socket shares
-//! with it. [`conformance`] is the suite that every backend passes. What the kernel says of a frame is
+//! with it. [`fault`] and [`pcap`] wrap any port, to harm its frames or to record them.
+//! [`conformance`] is the suite that every backend passes. What the kernel says of a frame is
 //! checked in [`virtio`], once.
 
 use std::io;
@@ -19,11 +22,14 @@ use std::os::fd::BorrowedFd;
 use dataplane_core::frame::{FrameBuf, GsoKind};
 
 pub mod conformance;
+pub mod fault;
 pub mod guard;
 pub mod memory;
 pub mod packet;
+pub mod pcap;
 mod sys;
 pub mod tap;
+pub mod tap_plain;
 pub mod virtio;
 
 /// Frames handed over in one call: enough to amortise a wake-up, few enough that a batch of
@@ -58,6 +64,16 @@ impl Capabilities {
             checksum: false,
             gso_tcp: false,
             gso_udp: false,
+        }
+    }
+
+    /// A port that takes frames with every offload.
+    pub const fn offloading(frame_size_max: usize) -> Self {
+        Self {
+            frame_size_max,
+            checksum: true,
+            gso_tcp: true,
+            gso_udp: true,
         }
     }
 
@@ -193,7 +209,8 @@ pub trait PortIo: Send {
     fn capabilities(&self) -> Capabilities;
 
     /// Appends received frames to `rx` until it is full or nothing more is there, and returns how
-    /// many were appended. The offload of each frame is set.
+    /// many were appended. The offload of each frame is set. Zero is not "drained": no buffer was
+    /// free, or everything was skipped, and there may be more.
     ///
     /// # Errors
     /// `WouldBlock` when nothing was there (readiness may be awaited again). `NotConnected` when

@@ -262,10 +262,7 @@ impl TapBuilder {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(TUN_DEVICE)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoTunDevice,
-                _ => self.failed("open", error),
-            })?;
+            .map_err(|error| self.failed("open", error))?;
         let mut flags =
             libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
         if opening == Opening::Create {
@@ -277,17 +274,20 @@ impl TapBuilder {
             flags: flags as u16,
             padding: [0; 22],
         };
-        ioctl(&file, libc::TUNSETIFF, IoctlArgument::Request(&mut request)).map_err(
-            |error| match (error.raw_os_error(), opening) {
-                (Some(libc::EBUSY), _) => TapError::NameTaken {
-                    name: self.name.clone(),
-                },
-                (Some(libc::EINVAL), Opening::Attach) => TapError::NotOurKind {
-                    name: self.name.clone(),
-                },
-                _ => self.failed("bind", error),
+        ioctl(
+            file.as_fd(),
+            libc::TUNSETIFF,
+            IoctlArgument::Request(&mut request),
+        )
+        .map_err(|error| match (error.raw_os_error(), opening) {
+            (Some(libc::EBUSY), _) => TapError::NameTaken {
+                name: self.name.clone(),
             },
-        )?;
+            (Some(libc::EINVAL), Opening::Attach) => TapError::NotOurKind {
+                name: self.name.clone(),
+            },
+            _ => self.failed("bind", error),
+        })?;
         Ok(file)
     }
 
@@ -295,19 +295,18 @@ impl TapBuilder {
     fn configure(&self, file: &File) -> Result<TapOffload, TapError> {
         let header_size = VNET_HEADER_SIZE as c_int;
         ioctl(
-            file,
+            file.as_fd(),
             libc::TUNSETVNETHDRSZ,
             IoctlArgument::Int(&header_size),
         )
         .map_err(|error| self.failed("set the header size of", error))?;
         if let Some(bytes) = self.send_buffer_size {
             let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
-            ioctl(file, libc::TUNSETSNDBUF, IoctlArgument::Int(&bytes))
+            ioctl(file.as_fd(), libc::TUNSETSNDBUF, IoctlArgument::Int(&bytes))
                 .map_err(|error| self.failed("set the send buffer of", error))?;
         }
         if let Some(persistence) = self.persistence {
-            let on = c_ulong::from(persistence == Persistence::Persistent);
-            ioctl(file, libc::TUNSETPERSIST, IoctlArgument::Value(on))
+            set_persistence(file.as_fd(), persistence)
                 .map_err(|error| self.failed("set the persistence of", error))?;
         }
         let mut refused = None;
@@ -316,7 +315,11 @@ impl TapBuilder {
                 continue;
             }
             let bits = c_ulong::from(offload.bits());
-            match ioctl(file, libc::TUNSETOFFLOAD, IoctlArgument::Value(bits)) {
+            match ioctl(
+                file.as_fd(),
+                libc::TUNSETOFFLOAD,
+                IoctlArgument::Value(bits),
+            ) {
                 Ok(()) => return Ok(offload),
                 Err(error) => refused = Some(error),
             }
@@ -326,10 +329,19 @@ impl TapBuilder {
     }
 
     fn failed(&self, operation: &'static str, source: io::Error) -> TapError {
-        let name = self.name.clone();
+        TapError::from_io(&self.name, operation, source)
+    }
+}
+
+impl TapError {
+    /// What the kernel says of a device that is being opened.
+    pub(crate) fn from_io(name: &str, operation: &'static str, source: io::Error) -> Self {
+        let name = name.into();
         match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted { name, operation },
-            _ => TapError::Io {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted { name, operation },
+            Some(libc::EBUSY) => Self::NameTaken { name },
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Self::NoTunDevice,
+            _ => Self::Io {
                 name,
                 operation,
                 source,
@@ -379,7 +391,7 @@ impl Tap {
     pub fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
         let present = c_int::from(carrier == Carrier::Present);
         ioctl(
-            &self.file,
+            self.file.as_fd(),
             libc::TUNSETCARRIER,
             IoctlArgument::Int(&present),
         )
@@ -390,8 +402,7 @@ impl Tap {
     /// # Errors
     /// What `TUNSETPERSIST` says.
     pub fn set_persistence(&self, persistence: Persistence) -> io::Result<()> {
-        let on = c_ulong::from(persistence == Persistence::Persistent);
-        ioctl(&self.file, libc::TUNSETPERSIST, IoctlArgument::Value(on))
+        set_persistence(self.file.as_fd(), persistence)
     }
 
     /// Reads one frame; `Ok(None)` when it was shorter than its own header.
@@ -478,9 +489,15 @@ impl PortIo for Tap {
     }
 }
 
+/// `TUNSETPERSIST` on a descriptor of `/dev/net/tun`.
+pub(crate) fn set_persistence(fd: BorrowedFd<'_>, persistence: Persistence) -> io::Result<()> {
+    let on = c_ulong::from(persistence == Persistence::Persistent);
+    ioctl(fd, libc::TUNSETPERSIST, IoctlArgument::Value(on))
+}
+
 /// The kernel's words in those of [`PortIo`]: EIO means that the interface is down, EBADFD that
 /// the device or its namespace is gone (drivers/net/tun.c).
-fn classified(error: io::Error) -> io::Error {
+pub(crate) fn classified(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::EIO | libc::EBADFD | libc::ENODEV | libc::ENXIO) => {
             io::Error::new(io::ErrorKind::NotConnected, error)
@@ -510,7 +527,7 @@ enum IoctlArgument<'a> {
 }
 
 /// One of the requests of linux/if_tun.h, on a descriptor of `/dev/net/tun`.
-fn ioctl(file: &File, request: libc::Ioctl, argument: IoctlArgument<'_>) -> io::Result<()> {
+fn ioctl(fd: BorrowedFd<'_>, request: libc::Ioctl, argument: IoctlArgument<'_>) -> io::Result<()> {
     let argument = match argument {
         IoctlArgument::Value(value) => value,
         IoctlArgument::Int(value) => (&raw const *value) as c_ulong,
@@ -520,6 +537,6 @@ fn ioctl(file: &File, request: libc::Ioctl, argument: IoctlArgument<'_>) -> io::
     // the request reads; TUNSETIFF also writes to it, which the exclusive
     // reference allows.
     // JUSTIFICATION: std has no ioctl.
-    let returned = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
+    let returned = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) };
     sys::check(returned).map(drop)
 }

@@ -109,6 +109,10 @@ impl Receiver {
             };
             count += 1;
         }
+        if count == 0 {
+            // The pool is empty: every buffer waits for some slow device.
+            return Ok(0);
+        }
         // SAFETY: the first `count` messages point at the vector, address and control data of
         // the same index, and the vectors at the storage of the buffer of the same index, all of
         // which live in `self` and are not touched during the call.

@@ -305,7 +305,9 @@ impl PacketSocket {
             }
         }
         self.receiver.put_back(rx);
-        Ok(if arrived < wanted {
+        Ok(if arrived == 0 {
+            Queue::Untouched
+        } else if arrived < wanted {
             Queue::Drained
         } else {
             Queue::MayHoldMore
@@ -316,12 +318,7 @@ impl PacketSocket {
 impl PortIo for PacketSocket {
     fn capabilities(&self) -> Capabilities {
         match self.offloads {
-            Offloads::VnetHeader => Capabilities {
-                frame_size_max: FRAME_SIZE_MAX,
-                checksum: true,
-                gso_tcp: true,
-                gso_udp: true,
-            },
+            Offloads::VnetHeader => Capabilities::offloading(FRAME_SIZE_MAX),
             Offloads::None => Capabilities::plain(FRAME_SIZE_MAX),
         }
     }
@@ -337,7 +334,8 @@ impl PortIo for PacketSocket {
                 Ok(Queue::MayHoldMore) => {}
                 // Asking again would only bring WouldBlock, which the next call tells.
                 Ok(Queue::Drained) if rx.len() > before => break,
-                Ok(Queue::Drained) => {}
+                Ok(Queue::Drained) => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(Queue::Untouched) => break,
                 // A frame that the header cannot describe was consumed (virtio_net_hdr_from_skb).
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.rx_skipped += 1,
                 Err(_) if rx.len() > before => break,
@@ -383,9 +381,11 @@ impl PortIo for PacketSocket {
     }
 }
 
-/// What a short burst tells.
+/// What the size of a burst tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
+    /// No buffer was free to receive into.
+    Untouched,
     MayHoldMore,
     Drained,
 }
