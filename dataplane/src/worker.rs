@@ -265,7 +265,6 @@ impl Worker {
             return true;
         };
         match lane.io.recv(&mut self.batch) {
-            Ok(0) => *ready = false,
             Ok(_) => {
                 self.ready.push_back(id);
                 if core::mem::take(&mut lane.down) {
