@@ -7,9 +7,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::{Config, Dataplane};
-use dataplane_core::addr::{DomainId, MacAddr, PortId};
-use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Topology};
+use dataplane_core::addr::{DomainId, L4Port, MacAddr, PortId, UplinkId};
+use dataplane_core::nat::{StaticRule, Transport};
+use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Route, Topology, Uplink};
 use dataplane_port::PortIo;
+use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
 
@@ -54,6 +56,24 @@ pub struct Sandbox {
     pub mac: MacAddr,
 }
 
+/// The world outside of the host.
+#[derive(Clone, Debug)]
+pub struct Outside {
+    /// Its namespace.
+    pub ns: Namespace,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// Name of the host's network card.
+pub const UPLINK_NAME: &str = "up0";
+/// The host's address on it.
+pub const HOST_ADDRESS: &str = "192.0.2.1";
+/// The address of the namespace outside.
+pub const OUTSIDE_ADDRESS: &str = "192.0.2.2";
+/// The switch port of the host's network card.
+const UPLINK_PORT: PortId = PortId(900);
+
 /// The only network of a new rig.
 pub const NETWORK: DomainId = DomainId(1);
 
@@ -90,7 +110,11 @@ impl Rig {
     /// When a device cannot be made.
     pub fn sandbox(&mut self, label: &str, address: &str, backend: Backend, mtu: u16) -> Sandbox {
         let ns = self.lab.namespace(label);
-        let id = PortId(self.topology.ports.len().max(1) as u16);
+        let ports = self.topology.ports.iter().flatten();
+        let sandboxes = ports
+            .filter(|port| matches!(port.role, Role::Bridge(_)))
+            .count();
+        let id = PortId(sandboxes as u16 + 1);
         let queues = match backend {
             Backend::Tap => tap_queues(&ns, self.dataplane.workers()),
             Backend::Packet => self.packet_queues(&ns, &format!("p{}", id.0), mtu),
@@ -121,6 +145,115 @@ impl Rig {
             port: id,
             address: prefix.address,
             mac,
+        }
+    }
+
+    /// Connects the host to a namespace outside, by a network card that the switch shares with
+    /// the host: guarded, filtered, and with the NAT's ports on it.
+    ///
+    /// # Panics
+    /// When a device cannot be made or guarded.
+    pub fn add_uplink(&mut self, mtu: u16) -> Outside {
+        let ns = self.lab.namespace("outside");
+        self.lab.cable(&self.host, UPLINK_NAME, &ns, "eth0");
+        for (side, name, address) in [
+            (&self.host, UPLINK_NAME, HOST_ADDRESS),
+            (&ns, "eth0", OUTSIDE_ADDRESS),
+        ] {
+            side.set_mtu(name, mtu.into());
+            side.add_address(name, &format!("{address}/24"));
+        }
+        let (host_mac, outside_mac) = (self.host.mac(UPLINK_NAME), ns.mac("eth0"));
+        let (host, outside) = (lab::ip(HOST_ADDRESS), lab::ip(OUTSIDE_ADDRESS));
+        self.topology.put_port(Port {
+            id: UPLINK_PORT,
+            name: UPLINK_NAME.into(),
+            role: Role::Uplink(UplinkId(0)),
+            up: true,
+            mtu,
+        });
+        self.topology.local_addresses.insert(host);
+        self.topology.uplinks.push(Uplink {
+            id: UplinkId(0),
+            name: UPLINK_NAME.into(),
+            port: UPLINK_PORT,
+            mac: host_mac,
+            mtu,
+            addresses: vec![host],
+            neighbours: [(outside, outside_mac)].into_iter().collect(),
+        });
+        self.topology.routes.push(Route {
+            prefix: lab::prefix(&format!("{HOST_ADDRESS}/24")),
+            uplink: Some(UplinkId(0)),
+            next_hop: None,
+            source: None,
+        });
+        let spec = self.guard_spec();
+        let builder = PacketBuilder::new(UPLINK_NAME)
+            .queues(self.dataplane.workers())
+            .filter(&spec.socket_filter());
+        let sockets = self.host.run(|| {
+            guard::install(UPLINK_NAME, Guarded::Spec(&spec)).expect("a guard");
+            builder.open()
+        });
+        let sockets = sockets.unwrap_or_else(|error| panic!("{UPLINK_NAME}: {error}"));
+        let queues = sockets
+            .into_iter()
+            .map(|socket| Box::new(socket) as Box<dyn PortIo>);
+        self.dataplane
+            .add_port(UPLINK_PORT, queues.collect())
+            .expect("a free port id");
+        self.install();
+        Outside {
+            ns,
+            address: outside,
+        }
+    }
+
+    /// Publishes a port of a sandbox on the host's addresses. Before [`Rig::add_uplink`].
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn publish(&mut self, transport: Transport, external: u16, sandbox: &Sandbox, inside: u16) {
+        let id = self.topology.statics.rules().len() as u32 + 1;
+        let rule = StaticRule {
+            id,
+            transport,
+            external: None,
+            external_ports: external..=external,
+            domain: NETWORK,
+            inside: sandbox.address,
+            inside_port_first: inside,
+            from: None,
+        };
+        self.topology.statics.add(rule).expect("a free port");
+    }
+
+    /// What is ours on the uplink: the NAT's range and the published ports.
+    fn guard_spec(&self) -> GuardSpec {
+        let ports = |transport, range: &std::ops::RangeInclusive<u16>| GuardPorts {
+            transport,
+            destination: None,
+            first: L4Port(*range.start()),
+            last: L4Port(*range.end()),
+        };
+        let range = &self.topology.nat.port_range;
+        let own = [guard::Transport::Tcp, guard::Transport::Udp].map(|t| ports(t, range));
+        let published = self.topology.statics.rules().iter().map(|rule| {
+            let transport = match rule.transport {
+                Transport::Tcp => guard::Transport::Tcp,
+                Transport::Udp => guard::Transport::Udp,
+            };
+            ports(transport, &rule.external_ports)
+        });
+        let prefixes = self
+            .topology
+            .domains()
+            .flat_map(|domain| domain.subnets.clone());
+        GuardSpec {
+            addresses: vec![lab::ip(HOST_ADDRESS)],
+            ports: own.into_iter().chain(published).collect(),
+            prefixes: prefixes.collect(),
         }
     }
 
