@@ -201,6 +201,8 @@ impl Default for Batch {
 pub struct EdgeStats {
     /// Frames the kernel dropped because we read too slowly, since the port was opened.
     pub rx_dropped: u64,
+    /// Frames that were skipped because they were cut off or shorter than their headers.
+    pub rx_malformed: u64,
 }
 
 /// One queue of one switch port.

@@ -270,3 +270,45 @@ fn datagram(port: u16, payload: u8) -> FrameBuf {
     bytes.extend([port_high, port_low, 0x13, 0x88, 0, 9, 0, 0, payload]);
     FrameBuf::from_bytes(&bytes)
 }
+
+#[test]
+fn filter_is_replaced_while_frames_flow() {
+    in_namespace(|| {
+        veth();
+        let answer = |k| libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k,
+        };
+        let mut queues = PacketBuilder::new("a0")
+            .queues(2)
+            .filter(&[answer(0)])
+            .open()
+            .unwrap();
+        let handles: Vec<_> = queues.iter().map(|q| q.filter_handle().unwrap()).collect();
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        let mut send = |number| {
+            let mut frame = [FrameBuf::from_bytes(&numbered(60, number))];
+            assert_eq!(far_end.send(&mut frame).unwrap(), 1);
+        };
+        send(1);
+        for handle in &handles {
+            handle.replace(&[answer(u32::MAX)]).unwrap();
+        }
+        send(2);
+        let mut rx = Batch::new();
+        let received = wait(|| queues.iter_mut().find_map(|queue| queue.recv(&mut rx).ok()));
+        assert_eq!(received, Some(1));
+        assert_eq!(rx.frames()[0].bytes(), numbered(60, 2));
+        // A program without a return is none, and the filter stays as it is.
+        let load = libc::sock_filter {
+            code: 0x30,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        };
+        let error = handles[0].replace(&[load]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+    });
+}

@@ -13,6 +13,8 @@
 //! Thread-safety: each [`Tap`] is one queue with one owner; the queues of a device are
 //! independent.
 
+mod error;
+
 use std::ffi::{c_int, c_uint, c_ulong};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -22,7 +24,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
 
 use crate::virtio::{self, VNET_HEADER_SIZE};
-use crate::{BATCH_MAX, Batch, Capabilities, PortIo, sys};
+use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, PortIo, sys};
+
+pub use error::TapError;
 
 /// Queues of one device (`MAX_TAP_QUEUES` in drivers/net/tun.c).
 pub const QUEUES_MAX: usize = 256;
@@ -38,6 +42,7 @@ pub struct Tap {
     offload: TapOffload,
     /// The last read found the queue empty, and the caller was not told yet.
     drained: bool,
+    rx_malformed: u64,
 }
 
 /// What may stay unfinished in frames from and to a TAP device, in falling order.
@@ -86,68 +91,6 @@ pub enum Carrier {
     Present,
     /// `NO-CARRIER`.
     Absent,
-}
-
-/// Why a TAP device could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum TapError {
-    /// The device node is missing.
-    #[error(
-        "{TUN_DEVICE} does not exist; load the module (modprobe tun), pass the device into the \
-         container (--device /dev/net/tun), or choose the backend 'packet'"
-    )]
-    NoTunDevice,
-    /// The device node or the request was refused.
-    #[error(
-        "not permitted to {operation} the TAP device '{name}'; it needs CAP_NET_ADMIN in this \
-         network namespace and write access to {TUN_DEVICE}"
-    )]
-    NotPermitted {
-        /// The device.
-        name: Box<str>,
-        /// What was refused.
-        operation: &'static str,
-    },
-    /// Something else has the name, or the device is in use by a single-queue owner.
-    #[error("the interface name '{name}' is taken; remove that interface or choose another name")]
-    NameTaken {
-        /// The device.
-        name: Box<str>,
-    },
-    /// Attaching, but there is nothing to attach to.
-    #[error("there is no interface '{name}' in this network namespace to attach to")]
-    NotFound {
-        /// The device.
-        name: Box<str>,
-    },
-    /// Attaching, but the interface is no TAP, or one made without queues or headers.
-    #[error(
-        "the interface '{name}' is not a multi-queue TAP device with virtio-net headers; remove \
-         it (ip link del {name}) and create it again"
-    )]
-    NotOurKind {
-        /// The device.
-        name: Box<str>,
-    },
-    /// The kernel would not accept the name.
-    #[error("'{name}' is no interface name; use 1 to 15 characters without '/', ':' and spaces")]
-    NameInvalid {
-        /// The name.
-        name: Box<str>,
-    },
-    /// Zero queues, or too many.
-    #[error("a TAP device has 1 to {QUEUES_MAX} queues, not {0}")]
-    QueueCount(usize),
-    /// Anything else.
-    #[error("cannot {operation} the TAP device '{name}': {source}")]
-    Io {
-        /// The device.
-        name: Box<str>,
-        /// What failed.
-        operation: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
 }
 
 /// How to open a TAP device.
@@ -248,6 +191,7 @@ impl TapBuilder {
                 name: self.name.clone(),
                 offload,
                 drained: false,
+                rx_malformed: 0,
             })
             .collect())
     }
@@ -330,23 +274,6 @@ impl TapBuilder {
 
     fn failed(&self, operation: &'static str, source: io::Error) -> TapError {
         TapError::from_io(&self.name, operation, source)
-    }
-}
-
-impl TapError {
-    /// What the kernel says of a device that is being opened.
-    pub(crate) fn from_io(name: &str, operation: &'static str, source: io::Error) -> Self {
-        let name = name.into();
-        match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted { name, operation },
-            Some(libc::EBUSY) => Self::NameTaken { name },
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Self::NoTunDevice,
-            _ => Self::Io {
-                name,
-                operation,
-                source,
-            },
-        }
     }
 }
 
@@ -459,7 +386,10 @@ impl PortIo for Tap {
             };
             match self.read_frame(&mut buf) {
                 Ok(Some(_)) => rx.push(buf),
-                Ok(None) => rx.recycle(buf),
+                Ok(None) => {
+                    self.rx_malformed += 1;
+                    rx.recycle(buf);
+                }
                 Err(error) => {
                     rx.recycle(buf);
                     if rx.len() == before {
@@ -486,6 +416,15 @@ impl PortIo for Tap {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+
+    /// What the device dropped because its queue was full is in its own statistics alone
+    /// (`tx_dropped`, as the sandbox sees it): a descriptor does not tell.
+    fn edge_stats(&self) -> EdgeStats {
+        EdgeStats {
+            rx_dropped: 0,
+            rx_malformed: self.rx_malformed,
+        }
     }
 }
 
