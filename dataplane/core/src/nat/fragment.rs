@@ -13,9 +13,17 @@
 
 use std::net::IpAddr;
 
-use crate::addr::DomainId;
-use crate::headers::{Fragment, Ip};
+use crate::addr::{DomainId, L4Addr};
+use crate::frame::Frame;
+use crate::headers::{Fragment, Headers, Ip};
 use crate::time::Instant;
+use crate::trace::NatKind;
+use crate::verdict::DropReason;
+
+use super::packet::Packet;
+use super::rewrite::Side;
+use super::shared::NatView;
+use super::translate::{Found, Inbound, Translation};
 
 /// Fragmented packets remembered by each shard: 4,096 in all, a quarter of a megabyte, which a
 /// flood of fragments cannot exceed.
@@ -43,7 +51,7 @@ pub(super) struct FragmentRoute {
     pub dst: IpAddr,
     /// The network of the inside end.
     pub domain: DomainId,
-    pub kind: crate::trace::NatKind,
+    pub kind: NatKind,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +69,7 @@ struct Record {
 }
 
 impl FragmentKey {
+    /// The key of a packet from the network `from`, or from outside.
     pub const fn new(ip: &Ip, fragment: Fragment, from: Option<DomainId>) -> Self {
         Self {
             src: ip.src,
@@ -112,10 +121,95 @@ impl Fragments {
     }
 }
 
+impl NatView {
+    /// What became of the first fragment of a packet from the network `from`, or from outside.
+    #[cold]
+    pub(super) fn route_of_fragment(
+        &mut self,
+        headers: &Headers,
+        from: Option<DomainId>,
+        now: Instant,
+    ) -> Option<FragmentRoute> {
+        let key = key(headers, from)?;
+        let shard = self.tables.shard_of_fragment(key.spread());
+        self.tables.shard(shard).table.fragments.find(&key, now)
+    }
+
+    /// Remembers what became of a first fragment, whose `headers` are those from before.
+    #[cold]
+    pub(super) fn remember_fragment(
+        &mut self,
+        headers: &Headers,
+        from: Option<DomainId>,
+        packet: &Packet,
+        found: &Found,
+        now: Instant,
+    ) {
+        let Some(key) = key(headers, from) else {
+            return;
+        };
+        let route = FragmentRoute {
+            src: packet.src.ip,
+            dst: packet.dst.ip,
+            domain: found.domain,
+            kind: found.kind,
+        };
+        let shard = self.tables.shard_of_fragment(key.spread());
+        let mut shard = self.tables.shard(shard);
+        shard.table.fragments.remember(key, route, now);
+    }
+
+    /// A later fragment addressed to an external address. One whose first fragment is unknown is
+    /// the host's: its own fragments look the same.
+    #[cold]
+    pub(super) fn follow_in(
+        &mut self,
+        packet: &mut Packet,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+        from: Option<DomainId>,
+        now: Instant,
+    ) -> Result<Inbound, DropReason> {
+        let route = self
+            .route_of_fragment(headers, from, now)
+            .ok_or(DropReason::NatNoMapping)?;
+        Ok(Inbound {
+            translation: follow(packet, frame, &route),
+            domain: route.domain,
+            inside: route.dst,
+        })
+    }
+}
+
+/// Does to a later fragment what was done to the first.
+pub(super) fn follow(
+    packet: &mut Packet,
+    frame: &mut Frame<'_>,
+    route: &FragmentRoute,
+) -> Translation {
+    let before = packet.ends();
+    if packet.src.ip != route.src {
+        packet.rewrite(frame, Side::Source, L4Addr::new(route.src, 0));
+    }
+    if packet.dst.ip != route.dst {
+        packet.rewrite(frame, Side::Destination, L4Addr::new(route.dst, 0));
+    }
+    Translation {
+        kind: route.kind,
+        before,
+        after: packet.ends(),
+        created: false,
+    }
+}
+
+fn key(headers: &Headers, from: Option<DomainId>) -> Option<FragmentKey> {
+    let ip = headers.ip()?;
+    Some(FragmentKey::new(ip, ip.fragment?, from))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::NatKind;
 
     fn key(id: u32) -> FragmentKey {
         FragmentKey {

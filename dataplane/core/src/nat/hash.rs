@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::addr::{DomainId, L4Addr};
 
 use super::session::NatProtocol;
-use super::table::{ForwardKey, InsideKey};
+use super::table::{FlowKey, InsideKey};
 
 /// The secret of one NAT; from a seed, so that a simulation repeats itself.
 #[derive(Clone, Copy, Debug)]
@@ -37,18 +37,13 @@ impl HashKey {
     }
 
     #[inline]
-    pub fn remote(&self, mapping: u32, remote: L4Addr) -> u64 {
-        self.join(self.l4(remote), u64::from(mapping))
-    }
-
-    #[inline]
     pub fn pair(&self, protocol: NatProtocol, external: L4Addr, remote: L4Addr) -> u64 {
         let external = self.l4(external) ^ tag(protocol, DomainId(0));
         self.join(external, self.l4(remote).rotate_left(32))
     }
 
     #[inline]
-    pub fn forward(&self, key: &ForwardKey) -> u64 {
+    pub fn flow(&self, key: &FlowKey) -> u64 {
         let inside = self.l4(key.inside) ^ tag(key.protocol, key.domain);
         self.join(inside, self.l4(key.remote).rotate_left(32))
     }
@@ -105,7 +100,9 @@ mod tests {
             for host in 0..64u32 {
                 for port in 0..64 {
                     let address = L4Addr::new(IpAddr::V4((0x0a00_0000 + host).into()), port);
-                    *buckets.entry(key.remote(3, address) % 256).or_default() += 1;
+                    *buckets
+                        .entry(key.external(NatProtocol::Udp, address) % 256)
+                        .or_default() += 1;
                 }
             }
             buckets

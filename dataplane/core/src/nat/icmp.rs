@@ -28,7 +28,7 @@ use super::pool::shard_of_port;
 use super::rewrite::{self, Layout, Side};
 use super::session::{Direction, NatProtocol};
 use super::shared::NatView;
-use super::table::{ForwardKey, InsideKey};
+use super::table::{FlowKey, Origin};
 use super::translate::{Inbound, Query, Translation};
 
 /// Bytes of ICMP header in front of the quoted packet.
@@ -161,32 +161,22 @@ impl NatView {
         remote: L4Addr,
     ) -> Option<L4Addr> {
         let config = &query.topology.nat;
-        if query.protocol.transport().is_some() {
-            let shard = self.tables.shard_of_remote(remote);
-            let shard = self.tables.shard(shard);
-            let key = ForwardKey {
-                protocol: query.protocol,
-                domain,
-                inside,
-                remote,
-            };
-            let session = shard.table.forward_by_inside(&key);
-            if let Some(session) = session.filter(|s| shard.table.alive(*s, query.now, config)) {
-                return Some(shard.table.at(session).1.external);
-            }
-        }
-        let shard = self.tables.shard(shard_of_port(inside.l4_port));
-        let mapping = shard.table.mapping_by_inside(&InsideKey {
+        let flow = FlowKey {
             protocol: query.protocol,
             domain,
             inside,
-            external,
-        })?;
-        let session = shard.table.session(mapping, remote)?;
-        shard
-            .table
-            .alive(session, query.now, config)
-            .then(|| shard.table.mapping(mapping).external)
+            remote,
+        };
+        let places = [
+            (self.tables.shard_of_remote(remote), Origin::Published),
+            (shard_of_port(inside.l4_port), Origin::Dynamic(external)),
+        ];
+        places.into_iter().find_map(|(shard, origin)| {
+            let shard = self.tables.shard(shard);
+            let session = shard.table.session_by_inside(&flow, origin)?;
+            let alive = shard.table.alive(session, query.now, config);
+            alive.then(|| shard.table.at(session).1.external)
+        })
     }
 
     /// The inside end of the session that `external` has with `remote`.
@@ -197,25 +187,23 @@ impl NatView {
         remote: L4Addr,
     ) -> Option<(DomainId, L4Addr)> {
         let config = &query.topology.nat;
-        if query.protocol.transport().is_some() {
-            let shard = self.tables.shard_of_remote(remote);
+        let places = [
+            (self.tables.shard_of_remote(remote), Origin::Published),
+            (
+                shard_of_port(external.l4_port),
+                Origin::Dynamic(external.ip),
+            ),
+        ];
+        places.into_iter().find_map(|(shard, origin)| {
             let shard = self.tables.shard(shard);
-            let session = shard
-                .table
-                .forward_by_external(query.protocol, external, remote);
-            if let Some(session) = session.filter(|s| shard.table.alive(*s, query.now, config)) {
-                let mapping = shard.table.at(session).1;
-                return Some((mapping.domain, mapping.inside));
-            }
-        }
-        let shard = self.tables.shard(shard_of_port(external.l4_port));
-        let mapping = shard.table.mapping_by_external(query.protocol, external)?;
-        let session = shard.table.session(mapping, remote)?;
-        let mapping = shard.table.mapping(mapping);
-        shard
-            .table
-            .alive(session, query.now, config)
-            .then_some((mapping.domain, mapping.inside))
+            let session =
+                shard
+                    .table
+                    .session_by_external(query.protocol, external, remote, origin)?;
+            let mapping = shard.table.at(session).1;
+            let alive = shard.table.alive(session, query.now, config);
+            alive.then_some((mapping.domain, mapping.inside))
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use super::forward::{StaticRule, StaticRules};
 use super::pool;
 use super::session::{Mapping, NatProtocol, SessionState};
 use super::shared::{Counts, Shard};
-use super::table::{Event, ForwardKey, InsideKey, NatShard};
+use super::table::{Event, FlowKey, InsideKey, NatShard, Origin};
 
 /// Expired sessions that one new session clears away when it finds the table full. A few pay for
 /// it now; the sweep does the rest.
@@ -67,15 +67,15 @@ impl Opening<'_> {
 
     /// Opens a session of a published port.
     #[cold]
-    pub fn forward(
+    pub fn published(
         &self,
         shard: &mut Shard<'_>,
         rule: &StaticRule,
         external: L4Addr,
-        key: &ForwardKey,
+        key: &FlowKey,
     ) -> Result<u32, DropReason> {
         let Shard { table, counts } = shard;
-        if let Some(other) = table.forward_by_inside(key) {
+        if let Some(other) = table.session_by_inside(key, Origin::Published) {
             // The same client port came by another external port that leads to the same server
             // port. The server could not tell the two apart, so the second waits for the first.
             if !self.replaceable(table, other) {
@@ -93,7 +93,7 @@ impl Opening<'_> {
             rule: Some(rule.id),
             sessions: 0,
         };
-        Ok(table.add_forward(mapping, key.remote, self.event))
+        Ok(table.add_published(mapping, key.remote, self.event))
     }
 
     fn now(&self) -> Instant {

@@ -1,9 +1,9 @@
 //! One shard of the NAT: mappings, sessions, their indices and their lists by age.
 //!
 //! Everything here happens under the shard's lock, takes the time as an argument and allocates
-//! only when a session or mapping is added. Dynamic mappings are found from the inside and from
-//! the external side, their sessions by (mapping, remote). A published session has a mapping of
-//! its own, because it lives in the shard of its remote, and is found by its two 4-tuples.
+//! only when a session or mapping is added. A session is found by its 4-tuple as either side sees
+//! it, in one lookup; only a packet without a session asks for a mapping. The session of a
+//! published port has a mapping of its own, because it lives in the shard of its remote.
 //!
 //! The sessions of a [`Class`] form a list from the one unheard for longest to the one heard last:
 //! since a class has one timeout, whatever has expired is at its old end, and expiry never looks
@@ -34,13 +34,33 @@ pub(super) struct InsideKey {
     pub external: std::net::IpAddr,
 }
 
-/// What a session of a published port is found by from inside.
+/// The two ends of a session, as the inside sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ForwardKey {
+pub(super) struct FlowKey {
     pub protocol: NatProtocol,
     pub domain: DomainId,
     pub inside: L4Addr,
     pub remote: L4Addr,
+}
+
+/// Which session of a flow a lookup is after. From inside, a flow may have one for each external
+/// address; and a port may be published while dynamic sessions still hold it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// That of a published port.
+    Published,
+    /// The one with an external port on this address.
+    Dynamic(std::net::IpAddr),
+}
+
+impl Origin {
+    #[inline]
+    fn made(self, mapping: &Mapping) -> bool {
+        match self {
+            Self::Published => mapping.rule.is_some(),
+            Self::Dynamic(external) => mapping.rule.is_none() && mapping.external.ip == external,
+        }
+    }
 }
 
 /// What a packet does to the session that it belongs to.
@@ -57,11 +77,12 @@ pub(super) struct NatShard {
     key: HashKey,
     sessions: Slab<Session>,
     mappings: Slab<Mapping>,
-    by_inside: HashTable<u32>,
-    by_external: HashTable<u32>,
-    by_remote: HashTable<u32>,
-    forward_external: HashTable<u32>,
-    forward_inside: HashTable<u32>,
+    /// Dynamic mappings.
+    mappings_by_inside: HashTable<u32>,
+    mappings_by_external: HashTable<u32>,
+    /// Sessions of both kinds.
+    sessions_by_inside: HashTable<u32>,
+    sessions_by_external: HashTable<u32>,
     lists: [List; Class::ALL.len()],
     pub(super) fragments: super::fragment::Fragments,
 }
@@ -79,11 +100,10 @@ impl NatShard {
             key,
             sessions: Slab::new(),
             mappings: Slab::new(),
-            by_inside: HashTable::new(),
-            by_external: HashTable::new(),
-            by_remote: HashTable::new(),
-            forward_external: HashTable::new(),
-            forward_inside: HashTable::new(),
+            mappings_by_inside: HashTable::new(),
+            mappings_by_external: HashTable::new(),
+            sessions_by_inside: HashTable::new(),
+            sessions_by_external: HashTable::new(),
             lists: [List {
                 oldest: NONE,
                 newest: NONE,
@@ -102,7 +122,7 @@ impl NatShard {
     pub fn mapping_by_inside(&self, wanted: &InsideKey) -> Option<u32> {
         let hash = self.key.inside(wanted);
         let found = |index: &u32| inside_key(&self.mappings[*index]) == *wanted;
-        self.by_inside.find(hash, found).copied()
+        self.mappings_by_inside.find(hash, found).copied()
     }
 
     /// The dynamic mapping that holds an external address and port.
@@ -113,43 +133,38 @@ impl NatShard {
             let mapping = &self.mappings[*index];
             mapping.protocol == protocol && mapping.external == external
         };
-        self.by_external.find(hash, found).copied()
+        self.mappings_by_external.find(hash, found).copied()
     }
 
-    /// The session of a dynamic mapping with a remote.
+    /// The session of a flow, as a packet from inside shows it.
     #[inline]
-    pub fn session(&self, mapping: u32, remote: L4Addr) -> Option<u32> {
-        let hash = self.key.remote(mapping, remote);
+    pub fn session_by_inside(&self, wanted: &FlowKey, origin: Origin) -> Option<u32> {
+        let hash = self.key.flow(wanted);
         let found = |index: &u32| {
-            let session = &self.sessions[*index];
-            session.mapping == mapping && session.remote == remote
+            let (session, mapping) = self.at(*index);
+            flow_key(session, mapping) == *wanted && origin.made(mapping)
         };
-        self.by_remote.find(hash, found).copied()
+        self.sessions_by_inside.find(hash, found).copied()
     }
 
-    /// The session of a published port, as its client sees it.
+    /// The session of a flow, as a packet from outside shows it.
     #[inline]
-    pub fn forward_by_external(
+    pub fn session_by_external(
         &self,
         protocol: NatProtocol,
         external: L4Addr,
         remote: L4Addr,
+        origin: Origin,
     ) -> Option<u32> {
         let hash = self.key.pair(protocol, external, remote);
         let found = |index: &u32| {
-            let session = &self.sessions[*index];
-            let mapping = &self.mappings[session.mapping];
-            session.remote == remote && mapping.external == external && mapping.protocol == protocol
+            let (session, mapping) = self.at(*index);
+            session.remote == remote
+                && mapping.external == external
+                && mapping.protocol == protocol
+                && origin.made(mapping)
         };
-        self.forward_external.find(hash, found).copied()
-    }
-
-    /// The session of a published port, as its server sees it.
-    #[inline]
-    pub fn forward_by_inside(&self, wanted: &ForwardKey) -> Option<u32> {
-        let hash = self.key.forward(wanted);
-        let found = |index: &u32| self.forward_key(*index) == *wanted;
-        self.forward_inside.find(hash, found).copied()
+        self.sessions_by_external.find(hash, found).copied()
     }
 
     /// The session at an index that a lookup returned under the same lock.
@@ -157,12 +172,6 @@ impl NatShard {
     pub fn at(&self, session: u32) -> (&Session, &Mapping) {
         let session = &self.sessions[session];
         (session, &self.mappings[session.mapping])
-    }
-
-    /// The mapping at an index that a lookup returned under the same lock.
-    #[inline]
-    pub fn mapping(&self, mapping: u32) -> &Mapping {
-        &self.mappings[mapping]
     }
 
     /// Every session with its mapping.
@@ -187,47 +196,46 @@ impl NatShard {
         let index = self.mappings.insert(mapping);
         let (key, mappings) = (&self.key, &self.mappings);
         let inside = |index: &u32| key.inside(&inside_key(&mappings[*index]));
-        self.by_inside.insert_unique(inside(&index), index, inside);
+        self.mappings_by_inside
+            .insert_unique(inside(&index), index, inside);
         let external = |index: &u32| {
             let mapping = &mappings[*index];
             key.external(mapping.protocol, mapping.external)
         };
-        self.by_external
+        self.mappings_by_external
             .insert_unique(external(&index), index, external);
         index
     }
 
-    /// Adds a session to a dynamic mapping.
+    /// Adds a session to a mapping.
     pub fn add_session(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
-        let index = self.insert(mapping, remote, event);
-        let (key, sessions) = (&self.key, &self.sessions);
-        let hash = |index: &u32| {
-            let session = &sessions[*index];
-            key.remote(session.mapping, session.remote)
-        };
-        self.by_remote.insert_unique(hash(&index), index, hash);
-        index
-    }
-
-    /// Adds a session of a published port, with the mapping that is its own.
-    pub fn add_forward(&mut self, mapping: Mapping, remote: L4Addr, event: Event) -> u32 {
-        let mapping = self.mappings.insert(mapping);
-        let index = self.insert(mapping, remote, event);
+        let owner = &mut self.mappings[mapping];
+        owner.sessions += 1;
+        let index = self
+            .sessions
+            .insert(fresh(mapping, owner.protocol, remote, event));
+        self.link(index);
         let (key, sessions, mappings) = (&self.key, &self.sessions, &self.mappings);
+        let inside = |index: &u32| {
+            let session = &sessions[*index];
+            key.flow(&flow_key(session, &mappings[session.mapping]))
+        };
+        self.sessions_by_inside
+            .insert_unique(inside(&index), index, inside);
         let external = |index: &u32| {
             let session = &sessions[*index];
             let mapping = &mappings[session.mapping];
             key.pair(mapping.protocol, mapping.external, session.remote)
         };
-        self.forward_external
+        self.sessions_by_external
             .insert_unique(external(&index), index, external);
-        let inside = |index: &u32| {
-            let session = &sessions[*index];
-            key.forward(&forward_key(session, &mappings[session.mapping]))
-        };
-        self.forward_inside
-            .insert_unique(inside(&index), index, inside);
         index
+    }
+
+    /// Adds a session of a published port, with the mapping that is its own.
+    pub fn add_published(&mut self, mapping: Mapping, remote: L4Addr, event: Event) -> u32 {
+        let mapping = self.mappings.insert(mapping);
+        self.add_session(mapping, remote, event)
     }
 
     /// Takes note of a packet. Writes the list at most once per second, and for a TCP session that
@@ -274,17 +282,12 @@ impl NatShard {
         let mapping = self.mappings[session.mapping];
         self.unlink(index);
         let own = |other: &u32| *other == index;
-        if mapping.rule.is_some() {
-            let external = self
-                .key
-                .pair(mapping.protocol, mapping.external, session.remote);
-            erase(&mut self.forward_external, external, own);
-            let inside = self.key.forward(&forward_key(&session, &mapping));
-            erase(&mut self.forward_inside, inside, own);
-        } else {
-            let hash = self.key.remote(session.mapping, session.remote);
-            erase(&mut self.by_remote, hash, own);
-        }
+        let inside = self.key.flow(&flow_key(&session, &mapping));
+        erase(&mut self.sessions_by_inside, inside, own);
+        let external = self
+            .key
+            .pair(mapping.protocol, mapping.external, session.remote);
+        erase(&mut self.sessions_by_external, external, own);
         self.sessions.remove(index);
         let left = &mut self.mappings[session.mapping].sessions;
         *left -= 1;
@@ -300,9 +303,9 @@ impl NatShard {
         let own = |other: &u32| *other == index;
         if mapping.rule.is_none() {
             let inside = self.key.inside(&inside_key(&mapping));
-            erase(&mut self.by_inside, inside, own);
+            erase(&mut self.mappings_by_inside, inside, own);
             let external = self.key.external(mapping.protocol, mapping.external);
-            erase(&mut self.by_external, external, own);
+            erase(&mut self.mappings_by_external, external, own);
         }
         self.mappings.remove(index);
     }
@@ -363,21 +366,6 @@ impl NatShard {
         !self.sessions[session].expired(now, &config.timeouts)
     }
 
-    fn insert(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
-        let owner = &mut self.mappings[mapping];
-        owner.sessions += 1;
-        let index = self
-            .sessions
-            .insert(fresh(mapping, owner.protocol, remote, event));
-        self.link(index);
-        index
-    }
-
-    fn forward_key(&self, index: u32) -> ForwardKey {
-        let (session, mapping) = self.at(index);
-        forward_key(session, mapping)
-    }
-
     fn oldest(&self, class: Class) -> Option<u32> {
         let oldest = self.lists[class as usize].oldest;
         (oldest != NONE).then_some(oldest)
@@ -426,8 +414,8 @@ fn inside_key(mapping: &Mapping) -> InsideKey {
     }
 }
 
-fn forward_key(session: &Session, mapping: &Mapping) -> ForwardKey {
-    ForwardKey {
+fn flow_key(session: &Session, mapping: &Mapping) -> FlowKey {
+    FlowKey {
         protocol: mapping.protocol,
         domain: mapping.domain,
         inside: mapping.inside,

@@ -14,14 +14,14 @@ use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
 use super::forward::StaticRule;
-use super::fragment::FragmentRoute;
+use super::fragment;
 use super::open::Opening;
 use super::packet::{Body, Packet};
 use super::pool::shard_of_port;
 use super::rewrite::Side;
 use super::session::{Direction, NatProtocol};
 use super::shared::NatView;
-use super::table::{Event, ForwardKey, InsideKey};
+use super::table::{Event, FlowKey, InsideKey, Origin};
 
 /// What a translation did, for traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl NatView {
         headers: &Headers,
         now: Instant,
     ) -> Result<Translation, DropReason> {
-        let mut packet = Packet::read(frame, headers, Direction::Out, Some(domain))?;
+        let mut packet = Packet::read(frame, headers, Direction::Out)?;
         if external.is_ipv6() != packet.src.ip.is_ipv6() {
             return Err(DropReason::NatNoAddress);
         }
@@ -111,14 +111,15 @@ impl NatView {
                 );
             }
             Body::LaterFragment => {
-                let route = self
-                    .route_of_fragment(&packet, now)
-                    .ok_or(DropReason::NatFragment)?;
-                return Ok(follow(&mut packet, frame, &route));
+                let route = self.route_of_fragment(headers, Some(domain), now);
+                let route = route.ok_or(DropReason::NatFragment)?;
+                return Ok(fragment::follow(&mut packet, frame, &route));
             }
         };
         packet.rewrite(frame, Side::Source, found.to);
-        self.remember_fragment(&packet, &found, now);
+        if packet.fragment.is_some() {
+            self.remember_fragment(headers, Some(domain), &packet, &found, now);
+        }
         Ok(Translation {
             kind: found.kind,
             before,
@@ -142,7 +143,7 @@ impl NatView {
         headers: &Headers,
         now: Instant,
     ) -> Result<Inbound, DropReason> {
-        let mut packet = Packet::read(frame, headers, Direction::In, None)?;
+        let mut packet = Packet::read(frame, headers, Direction::In)?;
         let before = packet.ends();
         let found = match packet.body {
             Body::Flow { protocol, flags } => {
@@ -158,10 +159,14 @@ impl NatView {
             Body::Error { offset, end } => {
                 return self.error_inbound(topology, frame, &packet, (offset, end), now);
             }
-            Body::LaterFragment => return self.follow_in(&mut packet, frame, now),
+            Body::LaterFragment => {
+                return self.follow_in(&mut packet, frame, headers, None, now);
+            }
         };
         packet.rewrite(frame, Side::Destination, found.to);
-        self.remember_fragment(&packet, &found, now);
+        if packet.fragment.is_some() {
+            self.remember_fragment(headers, None, &packet, &found, now);
+        }
         Ok(Inbound {
             translation: Translation {
                 kind: found.kind,
@@ -191,7 +196,7 @@ impl NatView {
         headers: &Headers,
         now: Instant,
     ) -> Result<Inbound, DropReason> {
-        let mut packet = Packet::read(frame, headers, Direction::Out, Some(domain))?;
+        let mut packet = Packet::read(frame, headers, Direction::Out)?;
         let external = packet.dst.ip;
         let (protocol, flags) = match packet.body {
             Body::Flow {
@@ -204,7 +209,9 @@ impl NatView {
                 let error = (offset, end);
                 return self.error_hairpin(topology, domain, frame, &packet, error, now);
             }
-            Body::LaterFragment => return self.follow_in(&mut packet, frame, now),
+            Body::LaterFragment => {
+                return self.follow_in(&mut packet, frame, headers, Some(domain), now);
+            }
         };
         let query = Query {
             topology,
@@ -229,7 +236,9 @@ impl NatView {
             created: source.created || target.created,
             ..target
         };
-        self.remember_fragment(&packet, &found, now);
+        if packet.fragment.is_some() {
+            self.remember_fragment(headers, Some(domain), &packet, &found, now);
+        }
         Ok(Inbound {
             translation: Translation {
                 kind: found.kind,
@@ -262,17 +271,12 @@ impl NatView {
         {
             return Ok(found);
         }
-        let key = InsideKey {
-            protocol: query.protocol,
-            domain,
-            inside: packet.src,
-            external,
-        };
+        let flow = query.flow(domain, packet);
         let config = &query.topology.nat;
         let mut shard = self.tables.shard(shard_of_port(packet.src.l4_port));
-        let mapping = shard.table.mapping_by_inside(&key);
-        if let Some(mapping) = mapping
-            && let Some(session) = shard.table.session(mapping, packet.dst)
+        if let Some(session) = shard
+            .table
+            .session_by_inside(&flow, Origin::Dynamic(external))
         {
             let alive = shard.table.alive(session, query.now, config);
             if alive {
@@ -282,7 +286,7 @@ impl NatView {
             }
             return Ok(Found {
                 kind: NatKind::Source,
-                to: shard.table.mapping(mapping).external,
+                to: shard.table.at(session).1.external,
                 domain,
                 created: !alive,
             });
@@ -291,6 +295,12 @@ impl NatView {
             drop(shard);
             return self.resume(query, rule, external, packet);
         }
+        let key = InsideKey {
+            protocol: query.protocol,
+            domain,
+            inside: packet.src,
+            external,
+        };
         let opening = query.opening(event);
         let session = opening.dynamic(&mut shard, &key, packet.dst)?;
         Ok(Found {
@@ -313,17 +323,24 @@ impl NatView {
         }
         let event = query.event(Direction::In);
         let mut shard = self.tables.shard(shard_of_port(packet.dst.l4_port));
-        let mapping = shard
-            .table
-            .mapping_by_external(query.protocol, packet.dst)
-            .ok_or(DropReason::NatNoMapping)?;
         let session = shard
             .table
-            .session(mapping, packet.src)
-            .filter(|session| shard.table.alive(*session, query.now, &query.topology.nat))
-            .ok_or(DropReason::NatFiltered)?;
+            .session_by_external(
+                query.protocol,
+                packet.dst,
+                packet.src,
+                Origin::Dynamic(packet.dst.ip),
+            )
+            .filter(|session| shard.table.alive(*session, query.now, &query.topology.nat));
+        let Some(session) = session else {
+            let mapping = shard.table.mapping_by_external(query.protocol, packet.dst);
+            return Err(match mapping {
+                Some(_) => DropReason::NatFiltered,
+                None => DropReason::NatNoMapping,
+            });
+        };
         shard.table.touch(session, event);
-        let mapping = shard.table.mapping(mapping);
+        let mapping = shard.table.at(session).1;
         Ok(Found {
             kind: NatKind::SourceReturn,
             to: mapping.inside,
@@ -358,7 +375,7 @@ impl NatView {
             return Err(DropReason::NatFiltered);
         }
         let (external, remote) = (packet.dst, packet.src);
-        let key = ForwardKey {
+        let key = FlowKey {
             protocol: query.protocol,
             domain: rule.domain,
             inside: rule.inside_of(external.l4_port),
@@ -372,9 +389,10 @@ impl NatView {
             created,
         };
         let mut shard = self.tables.shard(self.tables.shard_of_remote(remote));
-        let session = shard
-            .table
-            .forward_by_external(query.protocol, external, remote);
+        let session =
+            shard
+                .table
+                .session_by_external(query.protocol, external, remote, Origin::Published);
         if let Some(session) = session {
             let mapping = shard.table.at(session).1;
             // A rule may have got another endpoint since.
@@ -388,7 +406,7 @@ impl NatView {
         }
         query
             .opening(event)
-            .forward(&mut shard, rule, external, &key)?;
+            .published(&mut shard, rule, external, &key)?;
         Ok(found(true))
     }
 
@@ -399,14 +417,9 @@ impl NatView {
         domain: DomainId,
         packet: &Packet,
     ) -> Option<Found> {
-        let key = ForwardKey {
-            protocol: query.protocol,
-            domain,
-            inside: packet.src,
-            remote: packet.dst,
-        };
+        let key = query.flow(domain, packet);
         let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
-        let session = shard.table.forward_by_inside(&key)?;
+        let session = shard.table.session_by_inside(&key, Origin::Published)?;
         if !shard.table.alive(session, query.now, &query.topology.nat) {
             return None;
         }
@@ -431,83 +444,17 @@ impl NatView {
             ip: rule.external.unwrap_or(external),
             l4_port: rule.external_of(packet.src.l4_port),
         };
-        let key = ForwardKey {
-            protocol: query.protocol,
-            domain: rule.domain,
-            inside: packet.src,
-            remote: packet.dst,
-        };
+        let key = query.flow(rule.domain, packet);
         let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
         query
             .opening(query.event(Direction::Out))
-            .forward(&mut shard, rule, external, &key)?;
+            .published(&mut shard, rule, external, &key)?;
         Ok(Found {
             kind: NatKind::ForwardReturn,
             to: external,
             domain: rule.domain,
             created: true,
         })
-    }
-
-    fn route_of_fragment(&mut self, packet: &Packet, now: Instant) -> Option<FragmentRoute> {
-        let key = packet.fragments?;
-        let shard = self.tables.shard_of_fragment(key.spread());
-        self.tables.shard(shard).table.fragments.find(&key, now)
-    }
-
-    /// Remembers what became of a first fragment; nothing for a whole packet.
-    #[inline]
-    fn remember_fragment(&mut self, packet: &Packet, found: &Found, now: Instant) {
-        let Some(key) = packet.fragments else {
-            return;
-        };
-        let route = FragmentRoute {
-            src: packet.src.ip,
-            dst: packet.dst.ip,
-            domain: found.domain,
-            kind: found.kind,
-        };
-        let shard = self.tables.shard_of_fragment(key.spread());
-        let mut shard = self.tables.shard(shard);
-        shard.table.fragments.remember(key, route, now);
-    }
-
-    /// A later fragment addressed to an external address. One whose first fragment is unknown is
-    /// the host's: its own fragments look the same.
-    fn follow_in(
-        &mut self,
-        packet: &mut Packet,
-        frame: &mut Frame<'_>,
-        now: Instant,
-    ) -> Result<Inbound, DropReason> {
-        let route = self
-            .route_of_fragment(packet, now)
-            .ok_or(DropReason::NatNoMapping)?;
-        Ok(Inbound {
-            translation: follow(packet, frame, &route),
-            domain: route.domain,
-            inside: route.dst,
-        })
-    }
-}
-
-/// Does to a later fragment what was done to the first.
-fn follow(packet: &mut Packet, frame: &mut Frame<'_>, route: &FragmentRoute) -> Translation {
-    let before = packet.ends();
-    for (side, ip) in [(Side::Source, route.src), (Side::Destination, route.dst)] {
-        let unchanged = match side {
-            Side::Source => packet.src.ip == ip,
-            Side::Destination => packet.dst.ip == ip,
-        };
-        if !unchanged {
-            packet.rewrite(frame, side, L4Addr::new(ip, 0));
-        }
-    }
-    Translation {
-        kind: route.kind,
-        before,
-        after: packet.ends(),
-        created: false,
     }
 }
 
@@ -527,6 +474,17 @@ impl Query<'_> {
             direction,
             flags: self.flags,
             now: self.now,
+        }
+    }
+
+    /// The flow of a packet from `domain`.
+    #[inline]
+    const fn flow(&self, domain: DomainId, packet: &Packet) -> FlowKey {
+        FlowKey {
+            protocol: self.protocol,
+            domain,
+            inside: packet.src,
+            remote: packet.dst,
         }
     }
 
