@@ -89,7 +89,7 @@ pub enum Way {
 }
 
 /// Which translation the NAT stage made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NatKind {
     /// Inside to outside: the source becomes the external address.
     Source,

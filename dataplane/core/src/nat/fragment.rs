@@ -34,7 +34,7 @@ pub const FRAGMENTS_MAX: usize = 64;
 pub const FRAGMENT_TIMEOUT_SECONDS: u32 = 30;
 
 /// What the fragments of a packet have in common.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct FragmentKey {
     src: IpAddr,
     dst: IpAddr,
@@ -45,7 +45,7 @@ pub(super) struct FragmentKey {
 }
 
 /// What became of the first fragment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct FragmentRoute {
     pub src: IpAddr,
     pub dst: IpAddr,
@@ -61,8 +61,8 @@ pub(super) struct Fragments {
     next: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Record {
+#[derive(Clone, Copy, Hash, Debug)]
+pub(super) struct Record {
     key: FragmentKey,
     route: FragmentRoute,
     second: u32,
@@ -92,6 +92,11 @@ impl Fragments {
             records: Vec::new(),
             next: 0,
         }
+    }
+
+    /// What is remembered.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter()
     }
 
     /// Remembers what became of a first fragment, in place of the oldest if there are too many.

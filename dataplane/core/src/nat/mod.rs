@@ -4,7 +4,8 @@
 //! *Inside to outside*: an inside address and port gets one external port for all remotes
 //! (endpoint-independent mapping, RFC 4787 REQ-1), preferably its own number; each remote that it
 //! talks to gets a session, and only packets of sessions come back in (address-and-port-dependent
-//! filtering, REQ-8). *Outside to inside*: published ports are intervals of the topology; the
+//! filtering, REQ-8). Only when every port is taken do endpoints share one, each towards remotes of
+//! its own. *Outside to inside*: published ports are intervals of the topology; the
 //! client's address is kept. *Hairpin*: an inside host that addresses an external port of ours is
 //! translated on both sides (REQ-9). ICMP errors about any of these are translated with the
 //! packet that they quote, and never end a session (REQ-12).

@@ -3,6 +3,11 @@
 //! The cold side of the NAT, under the lock of one shard. A full table costs the new session a
 //! bounded search: [`EXPIRE_ON_FULL_MAX`] expired ones first, then the oldest transitory one, both
 //! in the shard at hand. Where neither exists the new session is refused and the old ones stay.
+//!
+//! When every port of a residue has a mapping, a port is shared: two inside endpoints may hold the
+//! same external port as long as they speak to different remotes, for a session is known by both
+//! of its ends. RFC 4787 REQ-1 is then given up for the latecomer rather than its flow, and one
+//! endpoint that opens thousands of ports does not shut out the others.
 
 use std::net::IpAddr;
 
@@ -44,11 +49,15 @@ impl Opening<'_> {
     ) -> Result<u32, DropReason> {
         let Shard { table, counts } = shard;
         self.reserve(table, counts, key.domain, key.inside.ip)?;
-        // Looked up only now: making room may have ended the mapping.
-        let mapping = match table.mapping_by_inside(key) {
+        // Looked up only now: making room may have ended the mapping. One that shares its port may
+        // find the way to this remote taken.
+        let mapping = table
+            .mapping_by_inside(key)
+            .filter(|mapping| unused(table, key.protocol, table.external(*mapping), remote));
+        let mapping = match mapping {
             Some(mapping) => mapping,
             None => {
-                let Some(external) = self.external(table, counts, key) else {
+                let Some(external) = self.external(table, counts, key, remote) else {
                     counts.release(key.domain, key.inside.ip);
                     return Err(DropReason::NatNoPort);
                 };
@@ -129,18 +138,36 @@ impl Opening<'_> {
         counts.reserve(domain, inside, self.config)
     }
 
-    /// A free external address and port for a mapping.
-    fn external(&self, table: &mut NatShard, counts: &Counts, key: &InsideKey) -> Option<L4Addr> {
+    /// An external address and port for a mapping: one that nobody has, or one that nobody uses
+    /// towards `remote`.
+    fn external(
+        &self,
+        table: &mut NatShard,
+        counts: &Counts,
+        key: &InsideKey,
+        remote: L4Addr,
+    ) -> Option<L4Addr> {
         // The choice is a keyed function of the inside: nobody outside can predict it (RFC 6056
         // section 3.3.3), and the same inside gets the same choice (RFC 4787 REQ-11).
         let rng = &mut fastrand::Rng::with_seed(table.choice_seed(key));
-        if let Some(found) = self.pick(table, key, rng) {
+        let free = |table: &NatShard, external| {
+            let held = table.mapping_by_external(key.protocol, external);
+            held.is_none() && !self.published_port(key.protocol, external)
+        };
+        if let Some(found) = self.pick(key, rng, |external| free(table, external)) {
             return Some(found);
         }
         let timeouts = &self.config.timeouts;
         if table.expire(self.now(), timeouts, EXPIRE_ON_FULL_MAX, counts) > 0
-            && let Some(found) = self.pick(table, key, rng)
+            && let Some(found) = self.pick(key, rng, |external| free(table, external))
         {
+            return Some(found);
+        }
+        let shareable = |table: &NatShard, external| {
+            unused(table, key.protocol, external, remote)
+                && !self.published_port(key.protocol, external)
+        };
+        if let Some(found) = self.pick(key, rng, |external| shareable(table, external)) {
             return Some(found);
         }
         if key.protocol != NatProtocol::Tcp {
@@ -149,30 +176,40 @@ impl Opening<'_> {
         for _ in 0..EVICT_FOR_PORT_MAX {
             let given_up = table.evict(counts)?;
             let fits = given_up.rule.is_none() && given_up.external.ip == key.external;
-            if fits && self.free(table, key.protocol, given_up.external) {
+            if fits && shareable(table, given_up.external) {
                 return Some(given_up.external);
             }
         }
         None
     }
 
-    fn pick(&self, table: &NatShard, key: &InsideKey, rng: &mut fastrand::Rng) -> Option<L4Addr> {
+    fn pick(
+        &self,
+        key: &InsideKey,
+        rng: &mut fastrand::Rng,
+        allowed: impl Fn(L4Addr) -> bool,
+    ) -> Option<L4Addr> {
         let external = |l4_port| L4Addr {
             ip: key.external,
             l4_port,
         };
-        pool::pick(&self.config.port_range, key.inside.l4_port, rng, |port| {
-            self.free(table, key.protocol, external(port))
-        })
-        .map(external)
+        let (range, inside) = (&self.config.port_range, key.inside.l4_port);
+        pool::pick(range, inside, rng, |port| allowed(external(port))).map(external)
     }
 
-    /// Whether nothing holds an external port: no mapping, and no published interval, which would
-    /// swallow the replies.
-    fn free(&self, table: &NatShard, protocol: NatProtocol, external: L4Addr) -> bool {
-        let published = protocol
+    /// Whether an external port is published, which would swallow the replies to a mapping.
+    fn published_port(&self, protocol: NatProtocol, external: L4Addr) -> bool {
+        let rule = protocol
             .transport()
             .and_then(|transport| self.statics.by_external(transport, external));
-        published.is_none() && table.mapping_by_external(protocol, external).is_none()
+        rule.is_some()
     }
+}
+
+/// Whether no dynamic session leads from an external port to `remote`.
+fn unused(table: &NatShard, protocol: NatProtocol, external: L4Addr, remote: L4Addr) -> bool {
+    let origin = Origin::Dynamic(external.ip);
+    table
+        .session_by_external(protocol, external, remote, origin)
+        .is_none()
 }

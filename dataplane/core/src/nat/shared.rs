@@ -140,12 +140,16 @@ impl Nat {
             .sum()
     }
 
-    /// A hash of every session and count, whatever their order: equal before and after whatever
-    /// must not have changed anything.
+    /// A hash of every session, remembered fragment and count, whatever their order: equal before
+    /// and after whatever must not have changed anything.
     pub fn state_hash(&self) -> u64 {
         let mut sum = self.session_count() as u64;
         for shard in &self.shards {
-            for (_, session, mapping) in lock(shard).iter() {
+            let shard = lock(shard);
+            for fragment in shard.fragments.iter() {
+                sum = sum.wrapping_add(digest(fragment));
+            }
+            for (_, session, mapping) in shard.iter() {
                 sum = sum.wrapping_add(digest(&(
                     mapping,
                     session.remote,

@@ -117,7 +117,7 @@ impl NatShard {
         self.key.inside(key)
     }
 
-    /// The dynamic mapping of an inside address and port.
+    /// A dynamic mapping of an inside address and port: the only one, unless ports are shared.
     #[inline]
     pub fn mapping_by_inside(&self, wanted: &InsideKey) -> Option<u32> {
         let hash = self.key.inside(wanted);
@@ -125,7 +125,8 @@ impl NatShard {
         self.mappings_by_inside.find(hash, found).copied()
     }
 
-    /// The dynamic mapping that holds an external address and port.
+    /// A dynamic mapping that holds an external address and port: the only one, unless ports are
+    /// shared.
     #[inline]
     pub fn mapping_by_external(&self, protocol: NatProtocol, external: L4Addr) -> Option<u32> {
         let hash = self.key.external(protocol, external);
@@ -134,6 +135,11 @@ impl NatShard {
             mapping.protocol == protocol && mapping.external == external
         };
         self.mappings_by_external.find(hash, found).copied()
+    }
+
+    /// The external address and port of a mapping.
+    pub fn external(&self, mapping: u32) -> L4Addr {
+        self.mappings[mapping].external
     }
 
     /// The session of a flow, as a packet from inside shows it.

@@ -146,3 +146,76 @@ fn a_budgeted_sweep_reaches_every_shard() {
     assert_eq!(lab.nat.expire(lab.now, &config, 1), 0);
     assert_eq!(lab.nat.gauges(), Gauges::default());
 }
+
+#[test]
+fn when_every_port_is_taken_endpoints_share_them_towards_different_remotes() {
+    for (request, reply) in [
+        (Kind::Udp, Kind::Udp),
+        (Kind::Tcp(SYN), Kind::Tcp(SYN_ACK)),
+        (Kind::EchoRequest, Kind::EchoReply),
+    ] {
+        let mut lab = Lab::new();
+        lab.topology.nat.port_range = 50_000..=50_127;
+        let port = if request == Kind::EchoRequest { 0 } else { 80 };
+        let remote = |number: u8| L4Addr::new(IpAddr::from([203, 0, 113, number]), port);
+        let (a, b, c) = (host(1, 50_001), host(2, 50_001), host(3, 50_001));
+        let first = lab.out(request, a, remote(1)).unwrap();
+        let second = lab.out(request, b, remote(1)).unwrap();
+        assert_ne!(first, second);
+        let shared = lab.out(request, c, remote(2)).unwrap();
+        assert!([first, second].contains(&shared));
+        assert_eq!(lab.back(reply, remote(2), shared), Ok((NET, c)));
+        assert_eq!(lab.back(reply, remote(1), first), Ok((NET, a)));
+        assert_eq!(lab.back(reply, remote(1), second), Ok((NET, b)));
+        // Whose port is shared gets another one towards a remote that is taken there.
+        let owner = if shared == first { a } else { b };
+        let other = if shared == first { second } else { first };
+        assert_eq!(lab.out(request, owner, remote(2)), Ok(other));
+        assert_eq!(lab.back(reply, remote(2), other), Ok((NET, owner)));
+        assert_eq!(lab.back(reply, remote(2), shared), Ok((NET, c)));
+        assert_eq!(lab.nat.session_count(), 4);
+        let ended = lab.nat.remove_sessions(|_| true);
+        assert_eq!((ended, lab.nat.gauges()), (4, Gauges::default()));
+    }
+}
+
+#[test]
+fn no_crowd_makes_two_flows_look_the_same_from_outside() {
+    let seeds = match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().expect("SEED is a number")],
+        Err(_) => (0..16).collect(),
+    };
+    for seed in seeds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut lab = Lab::with_seed(seed);
+        lab.topology.nat.port_range = 50_000..=50_300;
+        lab.topology.nat.sessions_max = 400;
+        let mut refused = 0;
+        for _ in 0..2_000 {
+            let inside = host(rng.u16(1..20), rng.u16(49_980..50_010));
+            let remote = L4Addr::new(IpAddr::from([203, 0, 113, rng.u8(0..4)]), 80);
+            let (request, reply) =
+                [(Kind::Udp, Kind::Udp), (Kind::Tcp(SYN), Kind::Tcp(SYN_ACK))][rng.usize(0..2)];
+            let domain = [NET, TWIN][rng.usize(0..2)];
+            match lab.out_from(domain, request, inside, remote) {
+                Ok(external) => {
+                    let back = lab.back(reply, remote, external);
+                    assert_eq!(back, Ok((domain, inside)), "SEED={seed}");
+                }
+                Err(DropReason::NatNoPort | DropReason::NatTableFull) => refused += 1,
+                Err(reason) => panic!("SEED={seed}: {reason}"),
+            }
+            lab.wait(rng.u64(0..3));
+        }
+        let sessions = lab.nat.sessions(usize::MAX);
+        let mut seen: Vec<_> = sessions
+            .iter()
+            .map(|session| (session.protocol, session.external, session.remote))
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), sessions.len(), "SEED={seed}");
+        assert!(refused > 0 && refused < 2_000, "SEED={seed}: {refused}");
+        assert!(sessions.len() <= 400);
+    }
+}

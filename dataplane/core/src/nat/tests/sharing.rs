@@ -31,7 +31,21 @@ fn an_overlay_does_what_would_happen_and_changes_nothing() {
     assert_eq!(lab.nat.state_hash(), hash);
     assert_eq!(lab.nat.session_count(), 1);
     assert_eq!(lab.nat.rule_hits(1), 0);
+    // A first fragment is remembered by the overlay alone.
+    let mut first = frame(Kind::Udp, host, remote);
+    first.bytes_mut()[20] = 0x20;
+    lab.topology.nat.sessions_max = 4;
+    lab.go_out(NET, &mut first.clone()).unwrap();
+    assert_eq!(lab.nat.state_hash(), hash);
     lab.view = live;
+    lab.go_out(NET, &mut first).unwrap();
+    lab.nat
+        .remove_sessions(|session| session.protocol == NatProtocol::Udp);
+    assert_ne!(
+        lab.nat.state_hash(),
+        hash,
+        "the hash does notice a fragment"
+    );
     let unknown = lab.back(Kind::Udp, remote, second);
     assert_eq!(unknown, Err(DropReason::NatNoMapping));
     lab.out(Kind::Tcp(SYN), host, remote).unwrap();
