@@ -1,0 +1,326 @@
+//! The daemon's configuration file: TOML, units in the key names, unknown keys are errors.
+//!
+//! ```toml
+//! state_dir = "/var/lib/causeway"
+//! socket = "/run/causeway/causeway.sock"
+//! workers = 2
+//! uplinks = ["eth0"]              # [] for none; left out: the default route's interface
+//!
+//! [nat]
+//! port_first = 49152
+//! port_last = 65535
+//! tcp_established_timeout_seconds = 7440
+//! tcp_transitory_timeout_seconds = 240
+//! udp_timeout_seconds = 300
+//! icmp_timeout_seconds = 60
+//! sessions_max = 1048576
+//! sessions_per_endpoint_max = 65536
+//! ```
+//!
+//! Options of the command line win over the file.
+
+use std::path::{Path, PathBuf};
+
+use dataplane_core::nat::NatConfig;
+use dataplane_core::time::Duration;
+use dataplane_core::topology::UPLINKS_MAX;
+use serde::Deserialize;
+
+use crate::link::{IfNameError, check_ifname};
+
+/// Where state is kept unless told otherwise.
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/causeway";
+/// Where the API listens unless told otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/causeway/causeway.sock";
+/// Worker threads at most: more queues per TAP than this help nobody.
+pub const WORKERS_MAX: usize = 16;
+/// External ports that a NAT range must have at least, so that every one of its shards gets some.
+const NAT_PORTS_MIN: u16 = 1_024;
+/// Ports that stay the host's at least when the NAT range is chosen.
+const HOST_PORTS_MIN: u16 = 4_096;
+
+/// What the daemon was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Where the API listens.
+    pub socket: PathBuf,
+    /// Worker threads; `None` for the dataplane's default.
+    pub workers: Option<usize>,
+    /// The external interfaces.
+    pub uplinks: Uplinks,
+    /// Ranges, timeouts and limits of the NAT.
+    pub nat: NatConfig,
+}
+
+/// Which interfaces lead outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplinks {
+    /// The one of the default route.
+    DefaultRoute,
+    /// These, or none.
+    Named(Vec<String>),
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("the configuration file {} is wrong: {source}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// A number is out of range.
+    #[error("{key} must be from {min} to {max}, not {value}")]
+    Range {
+        /// Which.
+        key: &'static str,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+        /// What it is.
+        value: u64,
+    },
+    /// The NAT range leaves the host too little, or has too little itself.
+    #[error(
+        "nat.port_first and nat.port_last must span at least {NAT_PORTS_MIN} ports and leave the \
+         host {HOST_PORTS_MIN} above 1023; {first}-{last} does not"
+    )]
+    NatRange {
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+    /// Not an interface.
+    #[error(transparent)]
+    IfName(#[from] IfNameError),
+    /// Too many uplinks.
+    #[error("at most {UPLINKS_MAX} uplinks, not {0}")]
+    UplinkCount(usize),
+    /// `none` among others.
+    #[error("--uplink none excludes other uplinks; leave one of them out")]
+    NoneAmongOthers,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    state_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    workers: Option<usize>,
+    uplinks: Option<Vec<String>>,
+    #[serde(default)]
+    nat: NatFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NatFile {
+    port_first: Option<u16>,
+    port_last: Option<u16>,
+    tcp_established_timeout_seconds: Option<u64>,
+    tcp_transitory_timeout_seconds: Option<u64>,
+    udp_timeout_seconds: Option<u64>,
+    icmp_timeout_seconds: Option<u64>,
+    sessions_max: Option<usize>,
+    sessions_per_endpoint_max: Option<usize>,
+}
+
+/// What the command line says over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--state-dir`
+    pub state_dir: Option<PathBuf>,
+    /// `--socket`
+    pub socket: Option<PathBuf>,
+    /// `--workers`
+    pub workers: Option<usize>,
+    /// `--uplink`, repeated
+    pub uplinks: Vec<String>,
+}
+
+impl Config {
+    /// Reads the file, if any, and lets the command line win.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, Error> {
+        let file = match path {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        let workers = overrides.workers.or(file.workers);
+        if let Some(workers) = workers {
+            check_range("workers", workers as u64, 1, WORKERS_MAX as u64)?;
+        }
+        let uplinks = match (overrides.uplinks, file.uplinks) {
+            (names, _) if !names.is_empty() => Uplinks::Named(named_uplinks(names)?),
+            (_, Some(names)) => Uplinks::Named(named_uplinks(names)?),
+            (_, None) => Uplinks::DefaultRoute,
+        };
+        let or_default =
+            |path: Option<PathBuf>, default: &str| path.unwrap_or_else(|| PathBuf::from(default));
+        Ok(Self {
+            state_dir: or_default(overrides.state_dir.or(file.state_dir), STATE_DIR_DEFAULT),
+            socket: or_default(overrides.socket.or(file.socket), SOCKET_DEFAULT),
+            workers,
+            uplinks,
+            nat: nat(&file.nat)?,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| Error::Syntax {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn named_uplinks(mut names: Vec<String>) -> Result<Vec<String>, Error> {
+    if names.iter().any(|name| name == "none") {
+        if names.len() > 1 {
+            return Err(Error::NoneAmongOthers);
+        }
+        return Ok(Vec::new());
+    }
+    names.dedup();
+    names.iter().try_for_each(|name| check_ifname(name))?;
+    if names.len() > UPLINKS_MAX {
+        return Err(Error::UplinkCount(names.len()));
+    }
+    Ok(names)
+}
+
+fn nat(file: &NatFile) -> Result<NatConfig, Error> {
+    let mut nat = NatConfig::default();
+    let first = file.port_first.unwrap_or(*nat.port_range.start());
+    let last = file.port_last.unwrap_or(*nat.port_range.end());
+    let count = last
+        .checked_sub(first)
+        .map_or(0, |difference| difference.saturating_add(1));
+    let left_to_host = (u16::MAX - 1_023).saturating_sub(count);
+    if first < 1_024 || count < NAT_PORTS_MIN || left_to_host < HOST_PORTS_MIN {
+        return Err(Error::NatRange { first, last });
+    }
+    nat.port_range = first..=last;
+    let day = 24 * 3_600;
+    for (key, value, target) in [
+        (
+            "nat.tcp_established_timeout_seconds",
+            file.tcp_established_timeout_seconds,
+            &mut nat.timeouts.tcp_established,
+        ),
+        (
+            "nat.tcp_transitory_timeout_seconds",
+            file.tcp_transitory_timeout_seconds,
+            &mut nat.timeouts.tcp_transitory,
+        ),
+        (
+            "nat.udp_timeout_seconds",
+            file.udp_timeout_seconds,
+            &mut nat.timeouts.udp,
+        ),
+        (
+            "nat.icmp_timeout_seconds",
+            file.icmp_timeout_seconds,
+            &mut nat.timeouts.icmp,
+        ),
+    ] {
+        if let Some(seconds) = value {
+            check_range(key, seconds, 1, 7 * day)?;
+            *target = Duration::from_secs(seconds);
+        }
+    }
+    if let Some(count) = file.sessions_max {
+        check_range("nat.sessions_max", count as u64, 64, 64 << 20)?;
+        nat.sessions_max = count;
+    }
+    if let Some(count) = file.sessions_per_endpoint_max {
+        check_range("nat.sessions_per_endpoint_max", count as u64, 1, 64 << 20)?;
+        nat.sessions_per_endpoint_max = count;
+    }
+    Ok(nat)
+}
+
+fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::Range {
+        key,
+        min,
+        max,
+        value,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let name = format!("cw-config-{}-{}", std::process::id(), text.len());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        let config = Config::load(Some(&path), Overrides::default());
+        std::fs::remove_file(&path).unwrap();
+        config.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults_and_the_command_line_wins() {
+        let config = load("").unwrap();
+        assert_eq!(config.socket, Path::new(SOCKET_DEFAULT));
+        assert_eq!(config.uplinks, Uplinks::DefaultRoute);
+        let overrides = Overrides {
+            socket: Some("/tmp/s".into()),
+            uplinks: vec!["none".to_owned()],
+            ..Overrides::default()
+        };
+        let config = Config::load(None, overrides).unwrap();
+        assert_eq!(config.socket, Path::new("/tmp/s"));
+        assert_eq!(config.uplinks, Uplinks::Named(Vec::new()));
+    }
+
+    #[test]
+    fn unknown_keys_and_values_out_of_range_are_named() {
+        for (text, part) in [
+            ("workerz = 2", "workerz"),
+            ("[nat]\nudp_timeout = 3", "udp_timeout"),
+            ("workers = 0", "workers must be from 1 to 16"),
+            (
+                "[nat]\nudp_timeout_seconds = 0",
+                "nat.udp_timeout_seconds must be from 1",
+            ),
+            (
+                "[nat]\nport_first = 60000\nport_last = 50000",
+                "60000-50000",
+            ),
+            ("[nat]\nport_first = 2000", "2000-65535"),
+            ("uplinks = [\"a b\"]", "'a b'"),
+            ("uplinks = [\"none\", \"eth0\"]", "--uplink none"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! Address management: which subnet a network gets, and which address an endpoint.
+//!
+//! Pure: what is taken comes in, the choice goes out. The lowest free one is taken, so that the
+//! same commands on a fresh host give the same addresses.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::model::{DesiredState, Network, Subnet};
+
+/// Addresses looked at before a pool counts as exhausted. A /16 is searched whole; in larger
+/// pools the first 65,536 are more than one host can have endpoints for.
+const ADDRESSES_SEARCHED_MAX: usize = 65_536;
+/// Longest IPv4 prefix that leaves room for a gateway and one endpoint.
+const V4_PREFIX_LEN_MAX: u8 = 30;
+/// Longest IPv6 prefix that leaves room for a gateway and one endpoint.
+const V6_PREFIX_LEN_MAX: u8 = 126;
+/// Subnets handed out when the user names none: as Docker's defaults, a /16 each, but counted
+/// from the top, so that Docker on the same host finds its own free for longest.
+const V4_DEFAULT_POOL: [(u8, u8); 2] = [(172, 31), (172, 16)];
+
+/// Why no subnet or address can be given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Host bits are set.
+    #[error("'{given}' has host bits set; write {network}")]
+    HostBits {
+        /// As given.
+        given: IpNet,
+        /// Without the host bits.
+        network: IpNet,
+    },
+    /// No room for a gateway and an endpoint.
+    #[error("subnet {0} is too small: it must hold a gateway and at least one endpoint")]
+    TooSmall(IpNet),
+    /// Not for endpoints.
+    #[error("subnet {0} is not unicast; choose a private one, such as 10.88.0.0/24")]
+    NotUnicast(IpNet),
+    /// Another network has it.
+    #[error("subnet {subnet} overlaps {other} of network '{network}'; choose another subnet")]
+    OverlapsNetwork {
+        /// The one asked for.
+        subnet: IpNet,
+        /// The one that is there.
+        other: IpNet,
+        /// Whose it is.
+        network: String,
+    },
+    /// The host routes it elsewhere.
+    #[error(
+        "subnet {subnet} overlaps the host's route to {route} by '{interface}'; choose another \
+         subnet, or --no-host-link to keep the host out of the network"
+    )]
+    OverlapsRoute {
+        /// The one asked for.
+        subnet: IpNet,
+        /// The host's route.
+        route: IpNet,
+        /// Its interface.
+        interface: String,
+    },
+    /// All default subnets are in use.
+    #[error("no default subnet is free; choose one with --subnet")]
+    NoSubnet,
+    /// Outside the subnet.
+    #[error("{what} {address} is not inside subnet {subnet}")]
+    Outside {
+        /// Which address.
+        what: &'static str,
+        /// Its value.
+        address: String,
+        /// The subnet.
+        subnet: IpNet,
+    },
+    /// Network or broadcast address.
+    #[error("{what} {address} is the network or broadcast address of {subnet}; choose another")]
+    Reserved {
+        /// Which address.
+        what: &'static str,
+        /// Its value.
+        address: IpAddr,
+        /// The subnet.
+        subnet: IpNet,
+    },
+    /// In use.
+    #[error("address {address} is taken by {owner}; choose another or leave --ip out")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        owner: String,
+    },
+    /// The network has no such subnet.
+    #[error("address {address} is in no subnet of network '{network}'")]
+    NoSuchSubnet {
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: String,
+    },
+    /// All in use.
+    #[error("network '{network}' has no free address left in {pool}")]
+    Exhausted {
+        /// The network.
+        network: String,
+        /// Where addresses come from.
+        pool: IpNet,
+    },
+}
+
+/// A route of the host that a network must not overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRoute {
+    /// Its destinations.
+    pub prefix: IpNet,
+    /// The interface it leaves by.
+    pub interface: String,
+}
+
+/// Checks a subnet that the user chose, and completes what was left open.
+///
+/// # Errors
+/// Says which part is wrong and what would be right.
+pub fn subnet(
+    prefix: IpNet,
+    gateway: Option<IpAddr>,
+    pool: Option<IpNet>,
+) -> Result<Subnet, Error> {
+    if prefix.trunc() != prefix {
+        let network = prefix.trunc();
+        let given = prefix;
+        return Err(Error::HostBits { given, network });
+    }
+    let small = match prefix {
+        IpNet::V4(net) => net.prefix_len() > V4_PREFIX_LEN_MAX,
+        IpNet::V6(net) => net.prefix_len() > V6_PREFIX_LEN_MAX,
+    };
+    if small {
+        return Err(Error::TooSmall(prefix));
+    }
+    if !is_unicast(prefix) {
+        return Err(Error::NotUnicast(prefix));
+    }
+    let pool = pool.map_or(prefix, |pool| pool.trunc());
+    if !prefix.contains(&pool) {
+        let (what, address) = ("the range", pool.to_string());
+        let subnet = prefix;
+        return Err(Error::Outside {
+            what,
+            address,
+            subnet,
+        });
+    }
+    let gateway = match gateway {
+        Some(gateway) => {
+            check_inside("the gateway", gateway, prefix)?;
+            gateway
+        }
+        None => addresses(prefix).next().ok_or(Error::TooSmall(prefix))?,
+    };
+    Ok(Subnet {
+        prefix,
+        gateway,
+        pool,
+    })
+}
+
+/// The lowest default subnet that nothing overlaps.
+///
+/// # Errors
+/// [`Error::NoSubnet`].
+pub fn default_subnet(desired: &DesiredState, routes: &[HostRoute]) -> Result<Subnet, Error> {
+    let [(first, high), (_, low)] = V4_DEFAULT_POOL;
+    let large = (low..=high)
+        .rev()
+        .map(|second| (Ipv4Addr::new(first, second, 0, 0), 16));
+    let small = (0..=255).map(|third| (Ipv4Addr::new(192, 168, third, 0), 24));
+    large
+        .chain(small)
+        .filter_map(|(address, len)| Ipv4Net::new(address, len).ok())
+        .map(IpNet::V4)
+        .find(|net| check_overlap(*net, desired, routes).is_ok())
+        .ok_or(Error::NoSubnet)
+        .and_then(|net| subnet(net, None, None))
+}
+
+/// Whether a network may have `subnet`; pass no routes for one without a host link.
+///
+/// # Errors
+/// [`Error::OverlapsNetwork`], [`Error::OverlapsRoute`].
+pub fn check_overlap(
+    subnet: IpNet,
+    desired: &DesiredState,
+    routes: &[HostRoute],
+) -> Result<(), Error> {
+    for network in desired.networks.values() {
+        if let Some(other) = network.subnets.iter().find(|o| overlap(o.prefix, subnet)) {
+            let (other, network) = (other.prefix, network.name.to_string());
+            return Err(Error::OverlapsNetwork {
+                subnet,
+                other,
+                network,
+            });
+        }
+    }
+    // A default route overlaps everything and harms nothing: ours is the longer prefix.
+    let clash = |route: &&HostRoute| route.prefix.prefix_len() > 0 && overlap(route.prefix, subnet);
+    if let Some(route) = routes.iter().find(clash) {
+        let interface = route.interface.clone();
+        let route = route.prefix;
+        return Err(Error::OverlapsRoute {
+            subnet,
+            route,
+            interface,
+        });
+    }
+    Ok(())
+}
+
+/// Checks an address that the user chose for an endpoint.
+///
+/// # Errors
+/// Says what is wrong with it, and who has it when it is taken.
+pub fn check_address(
+    network: &Network,
+    desired: &DesiredState,
+    address: IpAddr,
+) -> Result<(), Error> {
+    let subnet = network
+        .subnet_of(address)
+        .ok_or_else(|| Error::NoSuchSubnet {
+            address,
+            network: network.name.to_string(),
+        })?;
+    check_inside("address", address, subnet.prefix)?;
+    if address == subnet.gateway {
+        let owner = "the gateway".to_owned();
+        return Err(Error::Taken { address, owner });
+    }
+    let holder = desired
+        .endpoints_of(network.domain)
+        .find(|endpoint| endpoint.addresses.contains(&address));
+    match holder {
+        Some(endpoint) => Err(Error::Taken {
+            address,
+            owner: format!("endpoint '{}'", endpoint.name),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The lowest free address of a subnet.
+///
+/// # Errors
+/// [`Error::Exhausted`].
+pub fn free_address(
+    network: &Network,
+    subnet: &Subnet,
+    desired: &DesiredState,
+) -> Result<IpAddr, Error> {
+    let taken: BTreeSet<IpAddr> = desired
+        .endpoints_of(network.domain)
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .chain([subnet.gateway])
+        .collect();
+    addresses(subnet.pool)
+        .take(ADDRESSES_SEARCHED_MAX)
+        .find(|address| !taken.contains(address) && !is_edge(*address, subnet.prefix))
+        .ok_or_else(|| Error::Exhausted {
+            network: network.name.to_string(),
+            pool: subnet.pool,
+        })
+}
+
+/// Whether two prefixes share an address.
+pub fn overlap(one: IpNet, two: IpNet) -> bool {
+    one.contains(&two) || two.contains(&one)
+}
+
+fn check_inside(what: &'static str, address: IpAddr, subnet: IpNet) -> Result<(), Error> {
+    if !subnet.contains(&address) {
+        let address = address.to_string();
+        return Err(Error::Outside {
+            what,
+            address,
+            subnet,
+        });
+    }
+    if is_edge(address, subnet) {
+        return Err(Error::Reserved {
+            what,
+            address,
+            subnet,
+        });
+    }
+    Ok(())
+}
+
+/// The network address, and for IPv4 the broadcast address. IPv6's first address is the
+/// subnet-router anycast address (RFC 4291 section 2.6.1).
+fn is_edge(address: IpAddr, subnet: IpNet) -> bool {
+    address == subnet.network() || (address.is_ipv4() && address == subnet.broadcast())
+}
+
+fn is_unicast(prefix: IpNet) -> bool {
+    match prefix {
+        IpNet::V4(net) => {
+            let first = net.network();
+            !(first.is_multicast()
+                || first.is_loopback()
+                || first.is_unspecified()
+                || first.octets()[0] >= 240)
+        }
+        IpNet::V6(net) => {
+            let first = net.network();
+            !(first.is_multicast()
+                || first.is_loopback()
+                || first.is_unspecified()
+                || first.is_unicast_link_local())
+        }
+    }
+}
+
+/// The addresses of a prefix without its edges, lowest first, however large it is.
+fn addresses(prefix: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
+    match prefix {
+        IpNet::V4(net) => Box::new(net.hosts().map(IpAddr::V4)),
+        IpNet::V6(net) => Box::new(v6_addresses(net).map(IpAddr::V6)),
+    }
+}
+
+fn v6_addresses(net: Ipv6Net) -> impl Iterator<Item = Ipv6Addr> {
+    let first = net.network().to_bits();
+    let last = net.broadcast().to_bits();
+    (first.saturating_add(1)..=last).map(Ipv6Addr::from_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{MTU_DEFAULT, Network};
+    use dataplane_core::addr::DomainId;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn network(prefix: &str) -> Network {
+        Network {
+            domain: DomainId(1),
+            name: "one".parse().unwrap(),
+            subnets: vec![subnet(net(prefix), None, None).unwrap()],
+            internal: false,
+            host_link: true,
+            mtu: MTU_DEFAULT,
+            ageing_seconds: 300,
+            foreign: None,
+        }
+    }
+
+    fn desired(network: Network) -> DesiredState {
+        let mut desired = DesiredState::default();
+        desired.networks.insert(network.domain, network);
+        desired
+    }
+
+    #[test]
+    fn the_gateway_is_the_first_address_unless_it_is_given() {
+        let given = subnet(net("10.1.0.0/24"), None, None).unwrap();
+        assert_eq!(given.gateway, ip("10.1.0.1"));
+        let v6 = subnet(net("fd00:1::/64"), None, None).unwrap();
+        assert_eq!(v6.gateway, ip("fd00:1::1"));
+        let own = subnet(net("10.1.0.0/24"), Some(ip("10.1.0.254")), None).unwrap();
+        assert_eq!(own.gateway, ip("10.1.0.254"));
+    }
+
+    #[test]
+    fn malformed_subnets_are_refused_by_name() {
+        let check = |text: &str| subnet(net(text), None, None).unwrap_err();
+        assert!(matches!(check("10.1.0.5/24"), Error::HostBits { .. }));
+        assert!(matches!(check("10.1.0.0/31"), Error::TooSmall(_)));
+        assert!(matches!(check("fd00::/127"), Error::TooSmall(_)));
+        for text in [
+            "224.0.0.0/24",
+            "127.0.0.0/8",
+            "0.0.0.0/0",
+            "fe80::/64",
+            "255.0.0.0/24",
+        ] {
+            assert!(matches!(check(text), Error::NotUnicast(_)), "{text}");
+        }
+        let gateway = |text| subnet(net("10.1.0.0/24"), Some(ip(text)), None).unwrap_err();
+        assert!(matches!(gateway("10.2.0.1"), Error::Outside { .. }));
+        assert!(matches!(gateway("10.1.0.0"), Error::Reserved { .. }));
+        assert!(matches!(gateway("10.1.0.255"), Error::Reserved { .. }));
+        let range = subnet(net("10.1.0.0/24"), None, Some(net("10.2.0.0/28"))).unwrap_err();
+        assert!(matches!(range, Error::Outside { .. }));
+    }
+
+    #[test]
+    fn overlaps_name_the_network_or_the_route() {
+        let desired = desired(network("10.1.0.0/24"));
+        let error = check_overlap(net("10.0.0.0/8"), &desired, &[]).unwrap_err();
+        assert!(error.to_string().contains("network 'one'"), "{error}");
+        let route = |prefix: &str| HostRoute {
+            prefix: net(prefix),
+            interface: "eth0".to_owned(),
+        };
+        let error = check_overlap(net("10.9.0.0/24"), &desired, &[route("10.9.0.0/16")]);
+        assert!(error.unwrap_err().to_string().contains("'eth0'"));
+        check_overlap(net("10.9.0.0/24"), &desired, &[route("0.0.0.0/0")]).unwrap();
+    }
+
+    #[test]
+    fn default_subnets_avoid_networks_and_routes() {
+        let desired = desired(network("172.31.0.0/16"));
+        let route = HostRoute {
+            prefix: net("172.30.5.0/24"),
+            interface: "eth0".to_owned(),
+        };
+        let found = default_subnet(&desired, &[route]).unwrap();
+        assert_eq!(found.prefix, net("172.29.0.0/16"));
+    }
+
+    #[test]
+    fn addresses_are_handed_out_lowest_first_until_none_is_left() {
+        let network = network("10.1.0.0/29");
+        let mut desired = desired(network.clone());
+        let subnet = network.subnets[0];
+        let mut given = Vec::new();
+        for port in 40.. {
+            let Ok(address) = free_address(&network, &subnet, &desired) else {
+                break;
+            };
+            check_address(&network, &desired, address).unwrap();
+            given.push(address.to_string());
+            let endpoint = crate::model::Endpoint {
+                port: dataplane_core::addr::PortId(port),
+                name: format!("e{port}").parse().unwrap(),
+                domain: network.domain,
+                sandbox: crate::model::Sandbox {
+                    path: "/x".into(),
+                    inode: 1,
+                },
+                ifname: "eth0".to_owned(),
+                mac: dataplane_core::addr::MacAddr::ZERO,
+                addresses: vec![address],
+                backend: crate::model::Backend::Tap,
+                phase: crate::model::Phase::Attached,
+                foreign: None,
+            };
+            desired.endpoints.insert(endpoint.port, endpoint);
+        }
+        assert_eq!(
+            given,
+            ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"]
+        );
+        let taken = check_address(&network, &desired, ip("10.1.0.3")).unwrap_err();
+        assert!(taken.to_string().contains("endpoint 'e41'"), "{taken}");
+        assert!(check_address(&network, &desired, ip("10.1.0.1")).is_err());
+        assert!(check_address(&network, &desired, ip("10.2.0.1")).is_err());
+    }
+
+    #[test]
+    fn a_huge_v6_subnet_does_not_take_for_ever() {
+        let network = network("fd00::/8");
+        let desired = desired(network.clone());
+        let subnet = network.subnets[0];
+        assert_eq!(
+            free_address(&network, &subnet, &desired).unwrap(),
+            ip("fd00::2")
+        );
+    }
+}

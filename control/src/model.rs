@@ -1,0 +1,362 @@
+//! What the user wants: networks, endpoints and publications.
+//!
+//! These types hold only what is valid: names, subnets and ids are checked where they are made.
+//! They are not serializable on purpose; the store, the API and the configuration file each have
+//! formats of their own, so that none of them can force its shape on the model.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
+use dataplane_core::nat::Transport;
+use ipnet::IpNet;
+
+/// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
+/// become host names.
+pub const NAME_LEN_MAX: usize = 63;
+/// Endpoints and their ports start here: lower port ids are the host link and the uplinks.
+pub const ENDPOINT_PORT_FIRST: u16 = 32;
+/// The port of the host link.
+pub const HOST_LINK_PORT: PortId = PortId(0);
+/// The port of the first uplink; the others follow.
+pub const UPLINK_PORT_FIRST: u16 = 1;
+/// MTU of a network that does not set one.
+pub const MTU_DEFAULT: u16 = 1_500;
+/// Smallest MTU of a network: what IPv6 needs (RFC 8200 section 5).
+pub const MTU_MIN: u16 = 1_280;
+/// Largest MTU of a network: 64 KiB frames with room for headers.
+pub const MTU_MAX: u16 = 65_000;
+
+/// A name that people give to a network or an endpoint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Box<str>);
+
+/// Text that cannot be a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' cannot be a name: write 1 to 63 letters, digits, '-', '_' and '.', \
+     starting with a letter or digit"
+)]
+pub struct NameError(pub String);
+
+impl Name {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let good = text.len() <= NAME_LEN_MAX
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// The id by which somebody else knows an object: Docker's network and endpoint ids, a CNI
+/// container id and interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForeignId {
+    /// Whose id it is: `docker`, `cni`, `netavark`.
+    pub owner: String,
+    /// The id.
+    pub id: String,
+}
+
+/// A network: one bridge domain with the subnets that its gateway serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// The bridge domain.
+    pub domain: DomainId,
+    /// The name.
+    pub name: Name,
+    /// At most one of each family.
+    pub subnets: Vec<Subnet>,
+    /// Nothing outside is reachable.
+    pub internal: bool,
+    /// The host has addresses in it.
+    pub host_link: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// How long an FDB entry lives without being heard from.
+    pub ageing_seconds: u32,
+    /// Who else knows the network, and as what.
+    pub foreign: Option<ForeignId>,
+}
+
+impl Network {
+    /// The MAC that the gateway answers with: from its IPv4 address, as docker0 does it, or a
+    /// locally administered one from the domain.
+    pub fn gateway_mac(&self) -> MacAddr {
+        let v4 = self.subnets.iter().find_map(|subnet| match subnet.gateway {
+            IpAddr::V4(address) => Some(MacAddr::from_ipv4(address)),
+            IpAddr::V6(_) => None,
+        });
+        let [high, low] = self.domain.0.to_be_bytes();
+        v4.unwrap_or(MacAddr([0x02, 0x43, 0, 0, high, low]))
+    }
+
+    /// The subnet that contains `address`.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
+        self.subnets
+            .iter()
+            .find(|subnet| subnet.prefix.contains(&address))
+    }
+}
+
+/// A subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// The prefix, without host bits.
+    pub prefix: IpNet,
+    /// The gateway's address in it.
+    pub gateway: IpAddr,
+    /// Where endpoints get their addresses from; within `prefix`.
+    pub pool: IpNet,
+}
+
+impl Subnet {
+    /// The prefix, as the dataplane knows it.
+    pub fn dataplane_prefix(&self) -> Prefix {
+        Prefix::new(self.prefix.network(), self.prefix.prefix_len())
+    }
+}
+
+/// How an endpoint is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// A multi-queue TAP with offloads, moved into the sandbox.
+    Tap,
+    /// A plain TAP.
+    TapPlain,
+    /// A veth pair, its host end read by AF_PACKET.
+    Packet,
+}
+
+impl Backend {
+    /// Every backend.
+    pub const ALL: [Self; 3] = [Self::Tap, Self::TapPlain, Self::Packet];
+
+    /// The word on the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::TapPlain => "tap-plain",
+            Self::Packet => "packet",
+        }
+    }
+}
+
+impl FromStr for Backend {
+    type Err = BackendError;
+
+    fn from_str(text: &str) -> Result<Self, BackendError> {
+        let of_label = |backend: &Self| backend.label() == text;
+        Self::ALL
+            .into_iter()
+            .find(of_label)
+            .ok_or_else(|| BackendError(text.to_owned()))
+    }
+}
+
+/// Text that names no backend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no backend; choose tap, tap-plain or packet")]
+pub struct BackendError(pub String);
+
+/// How far an endpoint's life has come. Written to the store before each step, so that a daemon
+/// that was killed half-way knows what to undo or to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its device may exist; nobody was told of it. After a crash it is undone.
+    Attaching,
+    /// It is there.
+    Attached,
+    /// Its device may be gone. After a crash the rest is removed.
+    Detaching,
+}
+
+/// The sandbox of an endpoint: a path to its network namespace, and which one was found there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Where the namespace is opened.
+    pub path: PathBuf,
+    /// The inode of the namespace in nsfs: another one at the same path is another sandbox.
+    pub inode: u64,
+}
+
+/// An endpoint: one interface of one sandbox, on one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its switch port.
+    pub port: PortId,
+    /// Its name.
+    pub name: Name,
+    /// Its network.
+    pub domain: DomainId,
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// The interface's name inside.
+    pub ifname: String,
+    /// The interface's MAC.
+    pub mac: MacAddr,
+    /// Its addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// How it is connected.
+    pub backend: Backend,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Who else knows the endpoint, and as what.
+    pub foreign: Option<ForeignId>,
+}
+
+/// A published interval of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Names the publication and its NAT rule.
+    pub id: u32,
+    /// The endpoint.
+    pub endpoint: PortId,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// The host's address; `None` for all of them.
+    pub host_ip: Option<IpAddr>,
+    /// The host's ports.
+    pub host_ports: RangeInclusive<u16>,
+    /// The endpoint's port for the first of `host_ports`.
+    pub inside_port_first: u16,
+    /// Only clients of this prefix.
+    pub from: Option<IpNet>,
+}
+
+impl Publication {
+    /// Whether two publications want the same port of the same address.
+    pub fn clashes_with(&self, other: &Self) -> bool {
+        let ports_overlap = self.host_ports.start() <= other.host_ports.end()
+            && other.host_ports.start() <= self.host_ports.end();
+        let addresses_overlap = match (self.host_ip, other.host_ip) {
+            (Some(one), Some(two)) => one == two,
+            (None, _) | (_, None) => true,
+        };
+        self.transport == other.transport && ports_overlap && addresses_overlap
+    }
+}
+
+/// The word for a transport in listings and publish specifications.
+pub const fn transport_label(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    }
+}
+
+/// Everything that the user wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredState {
+    /// By bridge domain.
+    pub networks: BTreeMap<DomainId, Network>,
+    /// By switch port.
+    pub endpoints: BTreeMap<PortId, Endpoint>,
+    /// By id.
+    pub publications: BTreeMap<u32, Publication>,
+}
+
+impl DesiredState {
+    /// The network of that name.
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.networks
+            .values()
+            .find(|network| network.name.as_str() == name)
+    }
+
+    /// The endpoint of that name.
+    pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
+        self.endpoints
+            .values()
+            .find(|endpoint| endpoint.name.as_str() == name)
+    }
+
+    /// The endpoints of a network.
+    pub fn endpoints_of(&self, domain: DomainId) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints
+            .values()
+            .filter(move |endpoint| endpoint.domain == domain)
+    }
+
+    /// The publications of an endpoint.
+    pub fn publications_of(&self, port: PortId) -> impl Iterator<Item = &Publication> {
+        self.publications
+            .values()
+            .filter(move |publication| publication.endpoint == port)
+    }
+
+    /// The network of an endpoint.
+    pub fn network_of(&self, endpoint: &Endpoint) -> Option<&Network> {
+        self.networks.get(&endpoint.domain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dns_labels_with_underscores_and_dots() {
+        for good in ["web1", "a", "0", "A_b-c.d"] {
+            assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
+        }
+        let long = "x".repeat(NAME_LEN_MAX + 1);
+        for bad in ["", "-a", ".a", "_a", "a b", "a/b", "é", long.as_str()] {
+            assert_eq!(bad.parse::<Name>(), Err(NameError(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn publications_clash_on_the_same_port_of_an_overlapping_address() {
+        let one = Publication {
+            id: 1,
+            endpoint: PortId(40),
+            transport: Transport::Tcp,
+            host_ip: None,
+            host_ports: 8_000..=8_010,
+            inside_port_first: 80,
+            from: None,
+        };
+        let mut two = one.clone();
+        two.host_ports = 8_010..=8_020;
+        assert!(one.clashes_with(&two) && two.clashes_with(&one));
+        two.host_ip = Some("10.0.0.1".parse().unwrap());
+        assert!(one.clashes_with(&two) && two.clashes_with(&one));
+        two.transport = Transport::Udp;
+        assert!(!one.clashes_with(&two));
+        two.transport = Transport::Tcp;
+        two.host_ports = 8_011..=8_020;
+        assert!(!one.clashes_with(&two));
+    }
+}

@@ -1,0 +1,699 @@
+//! What survives a crash: the desired state, and what must be given back to the host.
+//!
+//! SQLite in WAL mode with `synchronous = FULL`. Every method is one transaction and returns
+//! after it is on disk, so whatever a request was answered with is still there after `kill -9`
+//! or a power cut. A file lock in the same directory keeps a second daemon out.
+//!
+//! Thread-safety: one connection behind a mutex; calls take well under a millisecond on a disk
+//! that is not busy, and only the control plane waits for them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::nat::Transport;
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::model::{
+    DesiredState, Endpoint, ForeignId, Network, Phase, Publication, Sandbox, Subnet,
+    transport_label,
+};
+
+/// Version of the tables below, in `PRAGMA user_version`.
+const SCHEMA_VERSION: i64 = 1;
+const SCHEMA: &str = "
+CREATE TABLE network (
+    domain INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, internal INTEGER NOT NULL,
+    host_link INTEGER NOT NULL, mtu INTEGER NOT NULL, ageing_seconds INTEGER NOT NULL,
+    foreign_owner TEXT, foreign_id TEXT) STRICT;
+CREATE TABLE subnet (
+    domain INTEGER NOT NULL REFERENCES network ON DELETE CASCADE,
+    prefix TEXT NOT NULL, gateway TEXT NOT NULL, pool TEXT NOT NULL) STRICT;
+CREATE TABLE endpoint (
+    port INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    domain INTEGER NOT NULL REFERENCES network,
+    sandbox_path TEXT NOT NULL, sandbox_inode INTEGER NOT NULL, ifname TEXT NOT NULL,
+    mac TEXT NOT NULL, backend TEXT NOT NULL, phase TEXT NOT NULL,
+    foreign_owner TEXT, foreign_id TEXT) STRICT;
+CREATE TABLE endpoint_address (
+    port INTEGER NOT NULL REFERENCES endpoint ON DELETE CASCADE, address TEXT NOT NULL) STRICT;
+CREATE TABLE publication (
+    id INTEGER PRIMARY KEY, port INTEGER NOT NULL REFERENCES endpoint ON DELETE CASCADE,
+    transport TEXT NOT NULL, host_ip TEXT, host_port_first INTEGER NOT NULL,
+    host_port_last INTEGER NOT NULL, inside_port_first INTEGER NOT NULL,
+    from_prefix TEXT) STRICT;
+CREATE TABLE host (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+";
+const DATABASE_FILE: &str = "state.sqlite";
+const LOCK_FILE: &str = "lock";
+const INSTANCE_KEY: &str = "instance";
+
+/// Why state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be used.
+    #[error("cannot use the state directory {}: {source}", dir.display())]
+    Directory {
+        /// Which.
+        dir: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another daemon holds it.
+    #[error(
+        "the state directory {} is in use by a running daemon; \
+         stop that one or choose another --state-dir", .0.display()
+    )]
+    Locked(PathBuf),
+    /// A newer program has written it.
+    #[error(
+        "the state in {} has version {found}, this program knows {SCHEMA_VERSION}; \
+         use the program that wrote it", path.display()
+    )]
+    Version {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// SQLite's own errors.
+    #[error("cannot access the state in {}: {source}", path.display())]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+/// The state on disk.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+    instance: String,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Opens or creates the state in `dir`, and locks it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let unusable = |source| Error::Directory {
+            dir: dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dir).map_err(unusable)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join(LOCK_FILE))
+            .map_err(unusable)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| Error::Locked(dir.to_owned()))?;
+        let path = dir.join(DATABASE_FILE);
+        let mut connection = connect(&path).map_err(|source| Error::Database {
+            path: path.clone(),
+            source,
+        })?;
+        let prepared = prepare(&mut connection).map_err(|source| Error::Database {
+            path: path.clone(),
+            source,
+        })?;
+        let instance = match prepared {
+            Prepared::Ready(instance) => instance,
+            Prepared::Unknown(found) => return Err(Error::Version { path, found }),
+        };
+        Ok(Self {
+            connection: Mutex::new(connection),
+            path,
+            instance,
+            _lock: lock,
+        })
+    }
+
+    /// Marks the kernel objects of this state: eight hexadecimal digits, made once.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Reads the whole desired state.
+    ///
+    /// # Errors
+    /// [`Error::Database`], also for a row that no version of this program has written.
+    pub fn load(&self) -> Result<DesiredState, Error> {
+        self.with(|connection| {
+            Ok(DesiredState {
+                networks: load_networks(connection)?,
+                endpoints: load_endpoints(connection)?,
+                publications: load_publications(connection)?,
+            })
+        })
+    }
+
+    /// Adds or replaces a network.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn put_network(&self, network: &Network) -> Result<(), Error> {
+        self.transaction(|connection| {
+            let (owner, id) = foreign_columns(network.foreign.as_ref());
+            connection.execute(
+                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
+                 mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8",
+                params![
+                    network.domain.0,
+                    network.name.as_str(),
+                    network.internal,
+                    network.host_link,
+                    network.mtu,
+                    network.ageing_seconds,
+                    owner,
+                    id
+                ],
+            )?;
+            connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
+            for subnet in &network.subnets {
+                connection.execute(
+                    "INSERT INTO subnet VALUES (?1, ?2, ?3, ?4)",
+                    params![
+                        network.domain.0,
+                        subnet.prefix.to_string(),
+                        subnet.gateway.to_string(),
+                        subnet.pool.to_string()
+                    ],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a network, which must have no endpoints.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_network(&self, domain: DomainId) -> Result<(), Error> {
+        self.transaction(|connection| {
+            connection.execute("DELETE FROM network WHERE domain = ?1", [domain.0])?;
+            Ok(())
+        })
+    }
+
+    /// Adds or replaces an endpoint.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        self.transaction(|connection| {
+            let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
+            let path = endpoint.sandbox.path.to_string_lossy();
+            connection.execute(
+                "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                 ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
+                 sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
+                 foreign_owner = ?10, foreign_id = ?11",
+                params![
+                    endpoint.port.0,
+                    endpoint.name.as_str(),
+                    endpoint.domain.0,
+                    path,
+                    endpoint.sandbox.inode.cast_signed(),
+                    endpoint.ifname,
+                    endpoint.mac.to_string(),
+                    endpoint.backend.label(),
+                    phase_label(endpoint.phase),
+                    owner,
+                    id
+                ],
+            )?;
+            let port = endpoint.port.0;
+            connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
+            for address in &endpoint.addresses {
+                connection.execute(
+                    "INSERT INTO endpoint_address VALUES (?1, ?2)",
+                    params![port, address.to_string()],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes an endpoint with its publications.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_endpoint(&self, port: PortId) -> Result<(), Error> {
+        self.transaction(|connection| {
+            connection.execute("DELETE FROM endpoint WHERE port = ?1", [port.0])?;
+            Ok(())
+        })
+    }
+
+    /// Adds publications, all or none.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn put_publications(&self, publications: &[Publication]) -> Result<(), Error> {
+        self.transaction(|connection| {
+            for publication in publications {
+                connection.execute(
+                    "INSERT INTO publication VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    params![
+                        publication.id,
+                        publication.endpoint.0,
+                        transport_label(publication.transport),
+                        publication.host_ip.map(|ip| ip.to_string()),
+                        publication.host_ports.start(),
+                        publication.host_ports.end(),
+                        publication.inside_port_first,
+                        publication.from.map(|prefix| prefix.to_string())
+                    ],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a publication.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_publication(&self, id: u32) -> Result<(), Error> {
+        self.transaction(|connection| {
+            connection.execute("DELETE FROM publication WHERE id = ?1", [id])?;
+            Ok(())
+        })
+    }
+
+    /// Reads a note about the host, such as what a sysctl was before.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn host_note(&self, key: &str) -> Result<Option<String>, Error> {
+        self.with(|connection| host_note(connection, key))
+    }
+
+    /// Writes a note about the host.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn set_host_note(&self, key: &str, value: &str) -> Result<(), Error> {
+        self.transaction(|connection| set_host_note(connection, key, value))
+    }
+
+    /// Removes a note about the host.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_host_note(&self, key: &str) -> Result<(), Error> {
+        self.transaction(|connection| {
+            connection.execute("DELETE FROM host WHERE key = ?1", [key])?;
+            Ok(())
+        })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic between two statements rolled its transaction back.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        read(&self.connection()).map_err(|source| self.failed(source))
+    }
+
+    fn transaction(
+        &self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), Error> {
+        let mut connection = self.connection();
+        connection
+            .transaction()
+            .and_then(|transaction| {
+                write(&transaction)?;
+                transaction.commit()
+            })
+            .map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> Error {
+        Error::Database {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+enum Prepared {
+    Ready(String),
+    Unknown(i64),
+}
+
+fn prepare(connection: &mut Connection) -> rusqlite::Result<Prepared> {
+    let transaction = connection.transaction()?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match version {
+        0 => {
+            transaction.execute_batch(SCHEMA)?;
+            let random: i64 = transaction.query_row("SELECT random()", [], |row| row.get(0))?;
+            let instance = format!("{:08x}", random.cast_unsigned() & 0xffff_ffff);
+            set_host_note(&transaction, INSTANCE_KEY, &instance)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        SCHEMA_VERSION => {}
+        other => return Ok(Prepared::Unknown(other)),
+    }
+    let instance = host_note(&transaction, INSTANCE_KEY)?.unwrap_or_default();
+    transaction.commit()?;
+    Ok(Prepared::Ready(instance))
+}
+
+fn host_note(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM host WHERE key = ?1", [key], |row| {
+            row.get(0)
+        })
+        .optional()
+}
+
+fn set_host_note(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR REPLACE INTO host VALUES (?1, ?2)", [key, value])?;
+    Ok(())
+}
+
+fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId, Network>> {
+    let mut networks = BTreeMap::new();
+    let mut statement = connection.prepare("SELECT * FROM network")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let network = Network {
+            domain: DomainId(row.get("domain")?),
+            name: text(row, "name")?,
+            subnets: Vec::new(),
+            internal: row.get("internal")?,
+            host_link: row.get("host_link")?,
+            mtu: row.get("mtu")?,
+            ageing_seconds: row.get("ageing_seconds")?,
+            foreign: foreign(row)?,
+        };
+        networks.insert(network.domain, network);
+    }
+    let mut statement = connection.prepare("SELECT * FROM subnet ORDER BY rowid")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let subnet = Subnet {
+            prefix: text(row, "prefix")?,
+            gateway: text(row, "gateway")?,
+            pool: text(row, "pool")?,
+        };
+        if let Some(network) = networks.get_mut(&DomainId(row.get("domain")?)) {
+            network.subnets.push(subnet);
+        }
+    }
+    Ok(networks)
+}
+
+fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, Endpoint>> {
+    let mut endpoints = BTreeMap::new();
+    let mut statement = connection.prepare("SELECT * FROM endpoint")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let endpoint = Endpoint {
+            port: PortId(row.get("port")?),
+            name: text(row, "name")?,
+            domain: DomainId(row.get("domain")?),
+            sandbox: Sandbox {
+                path: PathBuf::from(row.get::<_, String>("sandbox_path")?),
+                inode: row.get::<_, i64>("sandbox_inode")?.cast_unsigned(),
+            },
+            ifname: row.get("ifname")?,
+            mac: text(row, "mac")?,
+            addresses: Vec::new(),
+            backend: text(row, "backend")?,
+            phase: phase(row)?,
+            foreign: foreign(row)?,
+        };
+        endpoints.insert(endpoint.port, endpoint);
+    }
+    let mut statement = connection.prepare("SELECT * FROM endpoint_address ORDER BY rowid")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let address: IpAddr = text(row, "address")?;
+        if let Some(endpoint) = endpoints.get_mut(&PortId(row.get("port")?)) {
+            endpoint.addresses.push(address);
+        }
+    }
+    Ok(endpoints)
+}
+
+fn load_publications(connection: &Connection) -> rusqlite::Result<BTreeMap<u32, Publication>> {
+    let mut publications = BTreeMap::new();
+    let mut statement = connection.prepare("SELECT * FROM publication")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let transport = match row.get::<_, String>("transport")?.as_str() {
+            "udp" => Transport::Udp,
+            _ => Transport::Tcp,
+        };
+        let publication = Publication {
+            id: row.get("id")?,
+            endpoint: PortId(row.get("port")?),
+            transport,
+            host_ip: optional_text(row, "host_ip")?,
+            host_ports: row.get("host_port_first")?..=row.get("host_port_last")?,
+            inside_port_first: row.get("inside_port_first")?,
+            from: optional_text(row, "from_prefix")?,
+        };
+        publications.insert(publication.id, publication);
+    }
+    Ok(publications)
+}
+
+fn foreign_columns(foreign: Option<&ForeignId>) -> (Option<&str>, Option<&str>) {
+    match foreign {
+        Some(foreign) => (Some(&foreign.owner), Some(&foreign.id)),
+        None => (None, None),
+    }
+}
+
+fn foreign(row: &Row<'_>) -> rusqlite::Result<Option<ForeignId>> {
+    let owner: Option<String> = row.get("foreign_owner")?;
+    let id: Option<String> = row.get("foreign_id")?;
+    Ok(owner.zip(id).map(|(owner, id)| ForeignId { owner, id }))
+}
+
+const fn phase_label(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Attaching => "attaching",
+        Phase::Attached => "attached",
+        Phase::Detaching => "detaching",
+    }
+}
+
+fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
+    Ok(match row.get::<_, String>("phase")?.as_str() {
+        "attached" => Phase::Attached,
+        "attaching" => Phase::Attaching,
+        _ => Phase::Detaching,
+    })
+}
+
+/// Reads a column whose type has a text form.
+fn text<T>(row: &Row<'_>, column: &'static str) -> rusqlite::Result<T>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        let kind = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(0, kind, Box::new(error))
+    })
+}
+
+fn optional_text<T>(row: &Row<'_>, column: &'static str) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    match row.get::<_, Option<String>>(column)? {
+        Some(_) => text(row, column).map(Some),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Backend, MTU_DEFAULT};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new() -> Self {
+            static NUMBER: AtomicUsize = AtomicUsize::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("cw-store-{}-{number}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn example() -> DesiredState {
+        let network = Network {
+            domain: DomainId(3),
+            name: "web".parse().unwrap(),
+            subnets: vec![
+                crate::ipam::subnet("10.88.0.0/24".parse().unwrap(), None, None).unwrap(),
+                crate::ipam::subnet("fd00:88::/64".parse().unwrap(), None, None).unwrap(),
+            ],
+            internal: true,
+            host_link: false,
+            mtu: MTU_DEFAULT,
+            ageing_seconds: 17,
+            foreign: Some(ForeignId {
+                owner: "docker".to_owned(),
+                id: "ab12".to_owned(),
+            }),
+        };
+        let endpoint = Endpoint {
+            port: PortId(40),
+            name: "web1".parse().unwrap(),
+            domain: network.domain,
+            sandbox: Sandbox {
+                path: "/run/netns/web1".into(),
+                inode: u64::MAX - 7,
+            },
+            ifname: "eth0".to_owned(),
+            mac: "02:42:0a:58:00:02".parse().unwrap(),
+            addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
+            backend: Backend::Packet,
+            phase: Phase::Attaching,
+            foreign: None,
+        };
+        let publication = Publication {
+            id: 9,
+            endpoint: endpoint.port,
+            transport: Transport::Udp,
+            host_ip: Some("127.0.0.1".parse().unwrap()),
+            host_ports: 8_000..=8_010,
+            inside_port_first: 80,
+            from: Some("192.0.2.0/24".parse().unwrap()),
+        };
+        DesiredState {
+            networks: [(network.domain, network)].into(),
+            endpoints: [(endpoint.port, endpoint)].into(),
+            publications: [(publication.id, publication)].into(),
+        }
+    }
+
+    fn write(store: &Store, desired: &DesiredState) {
+        desired
+            .networks
+            .values()
+            .for_each(|n| store.put_network(n).unwrap());
+        desired
+            .endpoints
+            .values()
+            .for_each(|e| store.put_endpoint(e).unwrap());
+        let publications: Vec<_> = desired.publications.values().cloned().collect();
+        store.put_publications(&publications).unwrap();
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_by_the_next_process() {
+        let dir = Dir::new();
+        let desired = example();
+        let store = Store::open(&dir.0).unwrap();
+        let instance = store.instance().to_owned();
+        assert_eq!(instance.len(), 8);
+        assert_eq!(store.load().unwrap(), DesiredState::default());
+        write(&store, &desired);
+        store.set_host_note("sysctl", "1-2").unwrap();
+        drop(store);
+        let store = Store::open(&dir.0).unwrap();
+        assert_eq!(store.load().unwrap(), desired);
+        assert_eq!(store.instance(), instance);
+        assert_eq!(store.host_note("sysctl").unwrap().as_deref(), Some("1-2"));
+        assert_eq!(store.host_note("other").unwrap(), None);
+    }
+
+    #[test]
+    fn replacing_leaves_no_old_rows_and_removing_takes_publications_along() {
+        let dir = Dir::new();
+        let mut desired = example();
+        let store = Store::open(&dir.0).unwrap();
+        write(&store, &desired);
+        let endpoint = desired.endpoints.get_mut(&PortId(40)).unwrap();
+        endpoint.phase = Phase::Attached;
+        endpoint.addresses.pop();
+        store.put_endpoint(endpoint).unwrap();
+        let network = desired.networks.get_mut(&DomainId(3)).unwrap();
+        network.subnets.pop();
+        store.put_network(network).unwrap();
+        assert_eq!(store.load().unwrap(), desired);
+        assert!(
+            store.remove_network(DomainId(3)).is_err(),
+            "it still has an endpoint"
+        );
+        assert_eq!(
+            store.load().unwrap(),
+            desired,
+            "the failed removal changed nothing"
+        );
+        store.remove_endpoint(PortId(40)).unwrap();
+        store.remove_network(DomainId(3)).unwrap();
+        assert_eq!(store.load().unwrap(), DesiredState::default());
+    }
+
+    #[test]
+    fn publications_are_added_all_or_none() {
+        let dir = Dir::new();
+        let desired = example();
+        let store = Store::open(&dir.0).unwrap();
+        write(&store, &desired);
+        let mut two = desired.publications[&9].clone();
+        two.id = 10;
+        let clash = desired.publications[&9].clone();
+        assert!(store.put_publications(&[two, clash]).is_err());
+        assert_eq!(store.load().unwrap(), desired);
+    }
+
+    #[test]
+    fn a_second_daemon_and_a_newer_state_are_refused() {
+        let dir = Dir::new();
+        let store = Store::open(&dir.0).unwrap();
+        assert!(matches!(Store::open(&dir.0), Err(Error::Locked(_))));
+        store
+            .connection()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        drop(store);
+        assert!(matches!(
+            Store::open(&dir.0),
+            Err(Error::Version { found: 99, .. })
+        ));
+    }
+}
