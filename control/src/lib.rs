@@ -2,12 +2,24 @@
 
 #![warn(missing_docs)]
 
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod device;
+pub mod engine;
+pub mod error;
 pub mod explain;
+pub mod host_link;
+pub mod hostnet;
 pub mod ipam;
 pub mod link;
 pub mod model;
 pub mod netns;
+pub mod owner;
+pub mod plan;
 pub mod publish;
+pub mod relay;
 pub mod store;
+pub mod sysctl;
+pub mod topology;
 pub mod why;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `causeway` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    control::cli::main()
+}

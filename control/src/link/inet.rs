@@ -9,7 +9,8 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -20,7 +21,7 @@ use super::{Error, Netlink};
 
 /// The routing protocol number that our routes carry, so that they are recognised: one that
 /// neither the kernel nor a daemon of `/etc/iproute2/rt_protos` uses.
-pub const ROUTE_PROTOCOL: u8 = 99;
+pub const ROUTE_PROTOCOL: u8 = 171;
 
 /// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -242,6 +243,17 @@ impl Netlink {
         message
             .attributes
             .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        self.put_neighbour(message, link, address).await
+    }
+
+    /// Makes the kernel resolve a neighbour once, as if it had a packet for it (`NTF_USE`).
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn probe_neighbour(&self, link: u32, address: IpAddr) -> Result<(), Error> {
+        let mut message = neighbour_message(link, address);
+        message.header.state = NeighbourState::None;
+        message.header.flags = NeighbourFlags::Use;
         self.put_neighbour(message, link, address).await
     }
 

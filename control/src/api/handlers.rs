@@ -1,0 +1,319 @@
+//! One function per route: from the wire to the engine and back.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Path, Query, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use dataplane::tracing::SNAP_SIZE;
+use dataplane_core::addr::MacAddr;
+use futures::stream;
+use ipnet::IpNet;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::types::{
+    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortView,
+    PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
+};
+use crate::engine::{AttachRequest, Engine, NetworkRequest, PublishRequest, SandboxRef};
+use crate::error::Error;
+use crate::model::Backend;
+
+type Shared = State<Arc<Engine>>;
+type Answer<T> = Result<Json<T>, Error>;
+
+/// Traced frames that wait for a slow client; beyond, they are left out.
+const TRACE_BACKLOG_MAX: usize = 1_024;
+/// How often an idle trace looks whether its client is still there.
+const TRACE_LOOK: Duration = Duration::from_millis(200);
+/// The interface's name when a request names none.
+const IFNAME_DEFAULT: &str = "eth0";
+
+/// A JSON body whose errors have our form.
+pub struct JsonBody<T>(T);
+
+impl<S: Send + Sync, T> FromRequest<S> for JsonBody<T>
+where
+    Json<T>: FromRequest<S, Rejection = JsonRejection>,
+{
+    type Rejection = Error;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Error> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(Error::Invalid(rejection.body_text())),
+        }
+    }
+}
+
+fn parse<T: std::str::FromStr>(what: &str, text: Option<&String>) -> Result<Option<T>, Error> {
+    text.map(|text| {
+        text.parse()
+            .map_err(|_| Error::Invalid(format!("'{text}' is no {what}")))
+    })
+    .transpose()
+}
+
+pub async fn status(State(engine): Shared) -> Json<StatusView> {
+    Json(engine.status().await)
+}
+
+pub async fn networks(State(engine): Shared) -> Json<Vec<NetworkView>> {
+    Json(engine.networks().await)
+}
+
+pub async fn network(State(engine): Shared, Path(name): Path<String>) -> Answer<NetworkView> {
+    Ok(Json(engine.network(&name).await?))
+}
+
+pub async fn create_network(
+    State(engine): Shared,
+    JsonBody(body): JsonBody<NetworkCreate>,
+) -> Result<(StatusCode, Json<NetworkView>), Error> {
+    let subnet = "subnet; write it as 10.88.0.0/24 or fd00:88::/64";
+    let request = NetworkRequest {
+        subnet: parse::<IpNet>(subnet, body.subnet.as_ref())?,
+        gateway: parse::<IpAddr>("IP address", body.gateway.as_ref())?,
+        subnet6: parse::<IpNet>(subnet, body.subnet6.as_ref())?,
+        gateway6: parse::<IpAddr>("IP address", body.gateway6.as_ref())?,
+        ip_range: parse::<IpNet>(subnet, body.ip_range.as_ref())?,
+        internal: body.internal,
+        no_host_link: body.no_host_link,
+        mtu: body.mtu,
+        ageing_seconds: body.ageing_seconds,
+        foreign: None,
+        name: body.name,
+    };
+    let name = engine.create_network(request).await?.name;
+    let view = engine.network(name.as_str()).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+pub async fn remove_network(
+    State(engine): Shared,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Error> {
+    engine.remove_network(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn fdb(State(engine): Shared, Path(name): Path<String>) -> Answer<Vec<FdbView>> {
+    Ok(Json(engine.fdb(&name).await?))
+}
+
+pub async fn endpoints(State(engine): Shared) -> Json<Vec<EndpointView>> {
+    Json(engine.endpoints().await)
+}
+
+pub async fn endpoint(State(engine): Shared, Path(name): Path<String>) -> Answer<EndpointView> {
+    Ok(Json(engine.endpoint_named(&name).await?))
+}
+
+pub async fn attach(
+    State(engine): Shared,
+    JsonBody(body): JsonBody<EndpointCreate>,
+) -> Result<(StatusCode, Json<EndpointView>), Error> {
+    let sandbox = match (body.netns, body.pid) {
+        (Some(netns), None) => SandboxRef::Netns(netns),
+        (None, Some(pid)) => SandboxRef::Pid(pid),
+        (Some(_), Some(_)) | (None, None) => {
+            let problem = "give either netns or pid, to say which sandbox is meant";
+            return Err(Error::Invalid(problem.to_owned()));
+        }
+    };
+    let backend = body
+        .backend
+        .as_deref()
+        .map_or(Ok(Backend::Tap), str::parse)?;
+    let mac: Option<MacAddr> =
+        match &body.mac {
+            Some(text) => Some(text.parse().map_err(
+                |error: dataplane_core::addr::MacAddrError| Error::Invalid(error.to_string()),
+            )?),
+            None => None,
+        };
+    let request = AttachRequest {
+        sandbox,
+        network: body.network,
+        name: body.name,
+        ifname: body.ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned()),
+        addresses: addresses(&body.addresses)?,
+        mac,
+        backend,
+        foreign: None,
+    };
+    let name = engine.attach(request).await?.name;
+    let view = engine.endpoint_named(name.as_str()).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Addresses as `10.0.0.5` or `10.0.0.5/24`; the length is the network's to say, so it is only
+/// checked for being one.
+fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
+    let address = |text: &String| {
+        let parsed = match text.contains('/') {
+            true => text.parse::<IpNet>().map(|net| net.addr()).ok(),
+            false => text.parse().ok(),
+        };
+        parsed.ok_or_else(|| Error::Invalid(format!("'{text}' is no IP address")))
+    };
+    texts.iter().map(address).collect()
+}
+
+pub async fn detach(State(engine): Shared, Path(name): Path<String>) -> Result<StatusCode, Error> {
+    engine.detach(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `?endpoint=NAME`
+#[derive(Deserialize)]
+pub struct OfEndpoint {
+    endpoint: Option<String>,
+}
+
+pub async fn publications(
+    State(engine): Shared,
+    Query(query): Query<OfEndpoint>,
+) -> Answer<Vec<PublicationView>> {
+    Ok(Json(engine.publications(query.endpoint.as_deref()).await?))
+}
+
+pub async fn publish(
+    State(engine): Shared,
+    JsonBody(body): JsonBody<PublicationCreate>,
+) -> Result<(StatusCode, Json<PublicationView>), Error> {
+    let request = PublishRequest {
+        spec: body.spec.parse()?,
+        from: parse::<IpNet>("prefix; write it as 192.0.2.0/24", body.from.as_ref())?,
+        endpoint: body.endpoint.clone(),
+    };
+    let id = engine.publish(request).await?.id;
+    let of_endpoint = engine.publications(Some(&body.endpoint)).await?;
+    let view = of_endpoint.into_iter().find(|view| view.id == id);
+    let view = view.ok_or_else(|| Error::unknown_endpoint(&body.endpoint))?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+pub async fn unpublish(State(engine): Shared, Path(id): Path<u32>) -> Result<StatusCode, Error> {
+    engine.unpublish(id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn ports(State(engine): Shared) -> Json<Vec<PortView>> {
+    Json(engine.ports())
+}
+
+pub async fn nat_sessions(State(engine): Shared) -> Json<Vec<SessionView>> {
+    Json(engine.nat_sessions())
+}
+
+pub async fn drops(State(engine): Shared) -> Json<Vec<DropView>> {
+    Json(engine.drops())
+}
+
+/// What a trace is narrowed to; every part must match.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct TraceFilter {
+    /// Name of the port that the frame entered by.
+    port: Option<String>,
+    /// Text that must occur in what the frame is, or in a step.
+    contains: Option<String>,
+    /// Ends after this many frames.
+    count: Option<usize>,
+}
+
+impl TraceFilter {
+    fn admits(&self, view: &TraceView) -> bool {
+        let port = self
+            .port
+            .as_ref()
+            .is_none_or(|port| *port == view.port_name);
+        let contains = self.contains.as_ref().is_none_or(|text| {
+            view.summary.contains(text.as_str())
+                || view
+                    .steps
+                    .iter()
+                    .any(|step| step.text.contains(text.as_str()))
+        });
+        port && contains
+    }
+}
+
+/// Streams traced frames, a JSON object per line, until the client goes or has enough.
+pub async fn trace(State(engine): Shared, Query(filter): Query<TraceFilter>) -> Response {
+    let (sender, receiver) = mpsc::channel::<Bytes>(TRACE_BACKLOG_MAX);
+    let (ready, started) = tokio::sync::oneshot::channel();
+    let run = move || trace_on_thread(&engine, &filter, &sender, ready);
+    let thread = std::thread::Builder::new()
+        .name("trace".to_owned())
+        .spawn(run);
+    if let Err(error) = thread {
+        return Error::io("start a thread", error).into_response();
+    }
+    // Answered only when the workers trace, so that a client knows what it will not miss.
+    match started.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Error::from(error).into_response(),
+        Err(_) => return Error::Invalid("the trace ended early".to_owned()).into_response(),
+    }
+    let lines = stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(line), receiver))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (kind, Body::from_stream(lines)).into_response()
+}
+
+fn trace_on_thread(
+    engine: &Engine,
+    filter: &TraceFilter,
+    sender: &mpsc::Sender<Bytes>,
+    ready: tokio::sync::oneshot::Sender<Result<(), dataplane::Error>>,
+) {
+    let stream = match engine.dataplane().trace(SNAP_SIZE) {
+        Ok(stream) => stream,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    if ready.send(Ok(())).is_err() {
+        return;
+    }
+    let mut left = filter.count.unwrap_or(usize::MAX);
+    while left > 0 && !sender.is_closed() {
+        let Ok(record) = stream.records().recv_timeout(TRACE_LOOK) else {
+            continue;
+        };
+        let view = engine.trace_view(&record);
+        if !filter.admits(&view) {
+            continue;
+        }
+        let Ok(mut line) = serde_json::to_vec(&view) else {
+            continue;
+        };
+        line.push(b'\n');
+        left -= 1;
+        // A full backlog loses frames; waiting would only lose them elsewhere.
+        let _ = sender.try_send(line.into());
+    }
+}
+
+pub async fn not_found(uri: Uri) -> Response {
+    let body = super::types::ErrorBody {
+        error: format!("there is no {}", uri.path()),
+        hint: Some("`causeway --help` lists what the daemon can do".to_owned()),
+    };
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+/// Panics, to show that a daemon survives it.
+pub async fn panic() -> StatusCode {
+    panic!("asked to")
+}

@@ -1,0 +1,327 @@
+//! The API's wire format: JSON, independent of the model, units in the key names.
+//!
+//! Fields are only added; a client ignores what it does not know.
+
+use serde::{Deserialize, Serialize};
+
+/// An error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What happened, naming the object.
+    pub error: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+/// `POST /v1/networks`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkCreate {
+    /// Its name.
+    pub name: String,
+    /// IPv4 subnet, such as `10.88.0.0/24`.
+    pub subnet: Option<String>,
+    /// IPv4 gateway.
+    pub gateway: Option<String>,
+    /// IPv6 subnet.
+    pub subnet6: Option<String>,
+    /// IPv6 gateway.
+    pub gateway6: Option<String>,
+    /// Where IPv4 endpoints get their addresses from.
+    pub ip_range: Option<String>,
+    /// Nothing outside is reachable.
+    pub internal: bool,
+    /// The host stays out.
+    pub no_host_link: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: Option<u16>,
+    /// How long an FDB entry lives.
+    pub ageing_seconds: Option<u32>,
+}
+
+/// A network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// Its name.
+    pub name: String,
+    /// Its subnets.
+    pub subnets: Vec<SubnetView>,
+    /// MAC of the gateway.
+    pub gateway_mac: String,
+    /// Nothing outside is reachable.
+    pub internal: bool,
+    /// The host has addresses in it.
+    pub host_link: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// How long an FDB entry lives.
+    pub ageing_seconds: u32,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// A subnet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubnetView {
+    /// The prefix.
+    pub subnet: String,
+    /// The gateway's address.
+    pub gateway: String,
+    /// Where endpoints get their addresses from.
+    pub ip_range: String,
+}
+
+/// `POST /v1/endpoints`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointCreate {
+    /// The network's name.
+    pub network: String,
+    /// Name or path of the sandbox.
+    pub netns: Option<String>,
+    /// A process in the sandbox.
+    pub pid: Option<u32>,
+    /// The endpoint's name.
+    pub name: Option<String>,
+    /// The interface's name inside; `eth0` when left out.
+    pub ifname: Option<String>,
+    /// Addresses, without a length or with the subnet's.
+    pub addresses: Vec<String>,
+    /// The MAC.
+    pub mac: Option<String>,
+    /// `tap` or `packet`.
+    pub backend: Option<String>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Its switch port.
+    pub port: u16,
+    /// Its sandbox.
+    pub netns: String,
+    /// The interface's name inside.
+    pub ifname: String,
+    /// Its MAC.
+    pub mac: String,
+    /// Its addresses, with the subnet's length.
+    pub addresses: Vec<String>,
+    /// How it is connected.
+    pub backend: String,
+    /// Frames flow.
+    pub up: bool,
+}
+
+/// `POST /v1/publications`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublicationCreate {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Such as `8080:80/tcp`.
+    pub spec: String,
+    /// Only clients of this prefix.
+    pub from: Option<String>,
+}
+
+/// A publication.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublicationView {
+    /// Its id.
+    pub id: u32,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// `tcp` or `udp`.
+    pub transport: String,
+    /// The host's address; none for all.
+    pub host_ip: Option<String>,
+    /// First port of the host.
+    pub host_port_first: u16,
+    /// Last port of the host.
+    pub host_port_last: u16,
+    /// First port of the endpoint.
+    pub inside_port_first: u16,
+    /// Only clients of this prefix.
+    pub from: Option<String>,
+    /// As `-p` would say it.
+    pub spec: String,
+}
+
+/// A switch port with its counters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortView {
+    /// Its id.
+    pub port: u16,
+    /// Its name.
+    pub name: String,
+    /// `endpoint`, `host-link` or `uplink`.
+    pub role: String,
+    /// Its network, of an endpoint.
+    pub network: Option<String>,
+    /// Frames flow.
+    pub up: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames that should have been sent and were not.
+    pub tx_dropped: u64,
+}
+
+/// An FDB entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FdbView {
+    /// The station.
+    pub mac: String,
+    /// The VLAN, 0 when untagged.
+    pub vlan: u16,
+    /// The port.
+    pub port: u16,
+    /// The port's name.
+    pub port_name: String,
+    /// Seconds since it was heard.
+    pub age_seconds: u64,
+}
+
+/// A NAT session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionView {
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// The network.
+    pub network: String,
+    /// Inside address and port.
+    pub inside: String,
+    /// External address and port.
+    pub external: String,
+    /// Remote address and port.
+    pub remote: String,
+    /// Where it stands.
+    pub state: String,
+    /// Came by a published port.
+    pub published: bool,
+    /// Seconds since its first packet.
+    pub age_seconds: u64,
+    /// Seconds since its last packet.
+    pub idle_seconds: u64,
+    /// Packets to the remote.
+    pub packets_out: u64,
+    /// Packets from the remote.
+    pub packets_in: u64,
+}
+
+/// A drop reason with its counter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DropView {
+    /// The stage.
+    pub stage: String,
+    /// The reason's label.
+    pub reason: String,
+    /// The port, of an egress drop.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub port: Option<String>,
+    /// How many.
+    pub count: u64,
+    /// What it means.
+    pub meaning: String,
+}
+
+/// One traced frame, a line of the stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TraceView {
+    /// Grows by one per frame.
+    pub sequence: u64,
+    /// Nanoseconds since the daemon's start.
+    pub at_nanos: u64,
+    /// The port that it entered by.
+    pub port: u16,
+    /// That port's name.
+    pub port_name: String,
+    /// Bytes of frame.
+    pub size: usize,
+    /// What it is.
+    pub summary: String,
+    /// What each stage did.
+    pub steps: Vec<StepView>,
+}
+
+/// One stage of a traced frame.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepView {
+    /// The stage.
+    pub stage: String,
+    /// What it did.
+    pub text: String,
+}
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The program's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_seconds: u64,
+    /// Where state is kept.
+    pub state_dir: String,
+    /// The namespace that it serves, by inode.
+    pub netns_inode: u64,
+    /// Worker threads.
+    pub workers: usize,
+    /// Generation of the installed topology.
+    pub generation: u64,
+    /// Networks.
+    pub networks: usize,
+    /// Endpoints.
+    pub endpoints: usize,
+    /// Publications.
+    pub publications: usize,
+    /// NAT sessions.
+    pub nat_sessions: usize,
+    /// Uplinks.
+    pub uplinks: Vec<UplinkView>,
+    /// The host link's interface, when it is there.
+    pub host_link: Option<String>,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Frames by verdict.
+    pub verdicts: Vec<CountView>,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// API handlers that panicked.
+    pub api_panics: u64,
+    /// What disturbs forwarding, in words.
+    pub warnings: Vec<String>,
+}
+
+/// An uplink.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Its interface.
+    pub name: String,
+    /// It is up.
+    pub up: bool,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+}
+
+/// A labelled counter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CountView {
+    /// What is counted.
+    pub label: String,
+    /// How many.
+    pub count: u64,
+}

@@ -1,0 +1,336 @@
+//! The words of the command line, as users of docker, podman and ip expect them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::SOCKET_DEFAULT;
+
+/// A userspace Ethernet switch and NAT for network namespaces.
+#[derive(Debug, Parser)]
+#[command(
+    name = "causeway",
+    version,
+    propagate_version = true,
+    after_help = "Examples:
+  causeway daemon &                                    serve this network namespace
+  causeway network create web --subnet 10.88.0.0/24
+  causeway run --network web -p 8080:80 -- httpd -f    a program in a sandbox of its own
+  causeway attach --netns blue --network web           an interface for a namespace that is there
+  causeway trace --contains TCP                        watch what happens to frames
+
+Exit status: 0 done, 1 failed, 2 wrong usage; `run` ends with its program's."
+)]
+pub struct Cli {
+    /// The daemon's socket
+    #[arg(long, global = true, env = "CAUSEWAY_SOCKET", default_value = SOCKET_DEFAULT)]
+    pub socket: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve this network namespace, in the foreground
+    Daemon(DaemonArgs),
+    /// Networks: create, list, inspect, remove
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Give a network namespace an interface on a network
+    Attach(AttachArgs),
+    /// Take an endpoint's interface away
+    Detach(DetachArgs),
+    /// Run a program in a sandbox of its own
+    Run(RunArgs),
+    /// Ports of the host that lead to endpoints
+    #[command(subcommand)]
+    Publish(PublishCommand),
+    /// `port NAME`: an endpoint's published ports; `port ls`: switch ports with counters
+    Port(PortArgs),
+    /// The forwarding database
+    #[command(subcommand)]
+    Fdb(FdbCommand),
+    /// Network address translation
+    #[command(subcommand)]
+    Nat(NatCommand),
+    /// Why frames were dropped
+    Drops(JsonArgs),
+    /// Watch what the data path does with frames
+    Trace(TraceArgs),
+    /// The daemon at a glance
+    Status(JsonArgs),
+    /// Take everything of ours off the host; the daemon must not run
+    Clean(CleanArgs),
+    /// Print a completion script
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `--json`
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `daemon`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  causeway daemon
+  causeway daemon --uplink eth0 --uplink eth1
+  causeway --socket /tmp/c.sock daemon --state-dir /tmp/c --uplink none")]
+pub struct DaemonArgs {
+    /// Configuration file (TOML)
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Where state is kept [default: /var/lib/causeway]
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
+    /// An interface that leads outside, or 'none'; repeats [default: the default route's]
+    #[arg(long, value_name = "IF|none")]
+    pub uplink: Vec<String>,
+    /// Worker threads [default: the cores, at most 4]
+    #[arg(long)]
+    pub workers: Option<usize>,
+    /// Routes of the API that only tests need
+    #[arg(long, hide = true)]
+    pub debug_routes: bool,
+}
+
+/// `network`
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Create a network
+    Create(NetworkCreateArgs),
+    /// List networks
+    Ls(JsonArgs),
+    /// Show networks with their endpoints, as JSON
+    Inspect {
+        /// Which
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove networks
+    Rm {
+        /// Which
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// `network create`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  causeway network create web
+  causeway network create web --subnet 10.88.0.0/24 --gateway 10.88.0.254 --mtu 9000
+  causeway network create dual --subnet 10.89.0.0/24 --subnet6 fd00:89::/64
+  causeway network create db --internal")]
+pub struct NetworkCreateArgs {
+    /// Its name
+    pub name: String,
+    /// IPv4 subnet [default: a free one]
+    #[arg(long)]
+    pub subnet: Option<String>,
+    /// IPv4 gateway [default: the subnet's first address]
+    #[arg(long)]
+    pub gateway: Option<String>,
+    /// IPv6 subnet
+    #[arg(long)]
+    pub subnet6: Option<String>,
+    /// IPv6 gateway [default: the subnet's first address]
+    #[arg(long)]
+    pub gateway6: Option<String>,
+    /// Where IPv4 endpoints get their addresses from [default: the whole subnet]
+    #[arg(long)]
+    pub ip_range: Option<String>,
+    /// Nothing outside is reachable
+    #[arg(long)]
+    pub internal: bool,
+    /// The host stays out of the network
+    #[arg(long)]
+    pub no_host_link: bool,
+    /// Largest IP packet, in bytes [default: 1500]
+    #[arg(long)]
+    pub mtu: Option<u16>,
+    /// How long a station is remembered, in seconds [default: 300]
+    #[arg(long, value_name = "SEC")]
+    pub ageing: Option<u32>,
+}
+
+/// `attach`
+#[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("sandbox").required(true).args(["netns", "pid"])),
+    after_help = "Examples:
+  causeway attach --netns blue --network web
+  causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1"
+)]
+pub struct AttachArgs {
+    /// A namespace's name (as in 'ip netns') or path
+    #[arg(long, value_name = "NAME|PATH")]
+    pub netns: Option<String>,
+    /// A process in the namespace
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// The network
+    #[arg(long)]
+    pub network: String,
+    /// The endpoint's name [default: from the namespace]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The interface's name inside
+    #[arg(long, default_value = "eth0")]
+    pub ifname: String,
+    /// IPv4 address [default: a free one]
+    #[arg(long)]
+    pub ip: Option<String>,
+    /// IPv6 address [default: a free one]
+    #[arg(long)]
+    pub ip6: Option<String>,
+    /// MAC [default: from the address]
+    #[arg(long)]
+    pub mac: Option<String>,
+    /// How it is connected: tap, packet
+    #[arg(long, default_value = "tap")]
+    pub backend: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `detach`
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// The endpoints' names
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  causeway run --network web -- ip address
+  causeway run --network web --name api -p 8080:80 -p 127.0.0.1::443 -- ./server
+  causeway run --network db --network web -- ./app        the first gives the default route
+
+The program runs in the foreground and gets SIGINT, SIGTERM and SIGHUP; its exit status is ours.")]
+pub struct RunArgs {
+    /// The endpoint's name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A network; repeats. Without one the sandbox has only lo
+    #[arg(long)]
+    pub network: Vec<String>,
+    /// Publish a port: [[IP:]HOST_PORT:]PORT[/tcp|/udp]; repeats
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<String>,
+    /// IPv4 address on the first network [default: a free one]
+    #[arg(long)]
+    pub ip: Option<String>,
+    /// MAC on the first network [default: from the address]
+    #[arg(long)]
+    pub mac: Option<String>,
+    /// How it is connected: tap, packet
+    #[arg(long, default_value = "tap")]
+    pub backend: String,
+    /// The program with its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `publish`
+#[derive(Debug, Subcommand)]
+pub enum PublishCommand {
+    /// Publish a port of an endpoint
+    #[command(after_help = "Examples:
+  causeway publish add 8080:80 web1
+  causeway publish add 127.0.0.1:5353:53/udp dns1
+  causeway publish add 7000-7010 web1 --from 192.0.2.0/24")]
+    Add {
+        /// [[IP:]HOST_PORT:]PORT[/tcp|/udp]
+        spec: String,
+        /// The endpoint
+        endpoint: String,
+        /// Only clients of this prefix
+        #[arg(long, value_name = "CIDR")]
+        from: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Withdraw publications, by specification as listed or by id
+    Rm {
+        /// Which
+        #[arg(required = true)]
+        specs: Vec<String>,
+    },
+    /// List publications
+    Ls(JsonArgs),
+}
+
+/// `port`
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// An endpoint's name, or 'ls'
+    pub what: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `fdb`
+#[derive(Debug, Subcommand)]
+pub enum FdbCommand {
+    /// Show what a network has learned
+    Show {
+        /// The network
+        network: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `nat`
+#[derive(Debug, Subcommand)]
+pub enum NatCommand {
+    /// List sessions
+    Sessions(JsonArgs),
+}
+
+/// `trace`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  causeway trace
+  causeway trace --port web1 --count 10
+  causeway trace --contains 10.88.0.2 --json")]
+pub struct TraceArgs {
+    /// Only frames in whose summary or steps this text occurs
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// The same as FILTER
+    #[arg(long, conflicts_with = "filter")]
+    pub contains: Option<String>,
+    /// Only frames that entered by this port
+    #[arg(long)]
+    pub port: Option<String>,
+    /// End after this many frames
+    #[arg(long)]
+    pub count: Option<usize>,
+    /// Print a JSON object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `clean`
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    /// Where state is kept
+    #[arg(long, default_value = crate::config::STATE_DIR_DEFAULT)]
+    pub state_dir: PathBuf,
+}

@@ -1,0 +1,87 @@
+//! `causeway daemon`: serves until it is told to stop.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::args::DaemonArgs;
+use crate::api::{self, DebugRoutes};
+use crate::config::{Config, Overrides};
+use crate::engine::Engine;
+
+/// Serves until SIGTERM or SIGINT. What is on the host stays there for the next start.
+pub async fn serve(socket: &Path, args: DaemonArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    raise_descriptor_limit();
+    let overrides = Overrides {
+        state_dir: args.state_dir,
+        socket: Some(socket.to_owned()),
+        workers: args.workers,
+        uplinks: args.uplink,
+    };
+    let config = Config::load(args.config.as_deref(), overrides)?;
+    let socket = config.socket.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let listener = api::listen(&socket)?;
+    let engine = match Engine::start(config).await {
+        Ok(engine) => engine,
+        Err(error) => {
+            remove_socket(&socket);
+            return Err(error.into());
+        }
+    };
+    engine.start_background()?;
+    let debug = if args.debug_routes {
+        DebugRoutes::Present
+    } else {
+        DebugRoutes::Absent
+    };
+    let router = api::router(std::sync::Arc::clone(&engine), debug);
+    tracing::info!(socket = %socket.display(), "serving");
+    notify_ready();
+    tokio::select! {
+        served = axum::serve(listener, router) => served.context("the API ended")?,
+        _ = terminate.recv() => tracing::info!("told to stop"),
+        _ = interrupt.recv() => tracing::info!("told to stop"),
+    }
+    remove_socket(&socket);
+    engine.release_next_hops().await;
+    Ok(())
+}
+
+fn remove_socket(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::warn!(socket = %socket.display(), %error, "cannot remove the socket");
+    }
+}
+
+/// Every port costs a descriptor per worker; the soft limit is often only 1,024.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Tells systemd that requests are answered from now on (sd_notify(3)); nobody asks elsewhere.
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let sent = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(b"READY=1", path));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}

@@ -1,0 +1,468 @@
+//! The command line: reads words, asks the daemon, prints what it says.
+
+mod args;
+mod client;
+mod daemon;
+mod run;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use serde::Serialize;
+
+use crate::api::types::{
+    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortView,
+    PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
+};
+use crate::engine;
+use crate::error::split_hint;
+use args::{
+    AttachArgs, Cli, Command, FdbCommand, NatCommand, NetworkCommand, NetworkCreateArgs, PortArgs,
+    PublishCommand, TraceArgs,
+};
+use client::{Client, escape};
+
+/// Runs the program. Wrong usage ends it with 2 before anything is done.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::from(error).context("cannot start")),
+    };
+    let done = runtime.block_on(dispatch(cli));
+    // Threads that wait for nobody any more must not hold the exit up.
+    runtime.shutdown_background();
+    match done {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Prints an error with its hint, and gives the exit code.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if broken_pipe {
+        // The reader has what it wanted, as with `causeway port ls | head -1`.
+        return ExitCode::SUCCESS;
+    }
+    let message = format!("{error:#}");
+    let (what, hint) = split_hint(&message);
+    eprintln!("causeway: {what}");
+    if let Some(hint) = hint {
+        eprintln!("  hint: {hint}");
+    }
+    ExitCode::FAILURE
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&cli.socket);
+    match cli.command {
+        Command::Daemon(args) => daemon::serve(&cli.socket, args).await?,
+        Command::Run(args) => return run::run(&client, args).await,
+        Command::Network(command) => network(&client, command).await?,
+        Command::Attach(args) => attach(&client, args).await?,
+        Command::Detach(args) => {
+            for name in &args.names {
+                client
+                    .delete(&format!("/v1/endpoints/{}", escape(name)))
+                    .await?;
+            }
+        }
+        Command::Publish(command) => publish(&client, command).await?,
+        Command::Port(args) => port(&client, args).await?,
+        Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
+        Command::Nat(NatCommand::Sessions(args)) => sessions(&client, args.json).await?,
+        Command::Drops(args) => drops(&client, args.json).await?,
+        Command::Trace(args) => trace(&client, args).await?,
+        Command::Status(args) => status(&client, args.json).await?,
+        Command::Clean(args) => return clean(&args.state_dir).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()> {
+    match command {
+        NetworkCommand::Create(args) => {
+            let made: NetworkView = client.post("/v1/networks", &network_body(args)).await?;
+            writeln!(io::stdout(), "{}", made.name)?;
+        }
+        NetworkCommand::Ls(args) => {
+            let networks: Vec<NetworkView> = client.get("/v1/networks").await?;
+            if args.json {
+                return print_json(&networks);
+            }
+            let row = |network: &NetworkView| {
+                let subnets: Vec<&str> =
+                    network.subnets.iter().map(|s| s.subnet.as_str()).collect();
+                let scope = if network.internal {
+                    "internal"
+                } else {
+                    "routed"
+                };
+                vec![
+                    network.name.clone(),
+                    subnets.join(","),
+                    scope.to_owned(),
+                    network.mtu.to_string(),
+                    network.endpoints.len().to_string(),
+                ]
+            };
+            let rows: Vec<_> = networks.iter().map(row).collect();
+            table::print(&["NAME", "SUBNETS", "SCOPE", "MTU", "ENDPOINTS"], &rows)?;
+        }
+        NetworkCommand::Inspect { names } => {
+            let mut networks = Vec::new();
+            for name in &names {
+                let path = format!("/v1/networks/{}", escape(name));
+                networks.push(client.get::<NetworkView>(&path).await?);
+            }
+            print_json(&networks)?;
+        }
+        NetworkCommand::Rm { names } => {
+            for name in &names {
+                client
+                    .delete(&format!("/v1/networks/{}", escape(name)))
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
+    NetworkCreate {
+        name: args.name,
+        subnet: args.subnet,
+        gateway: args.gateway,
+        subnet6: args.subnet6,
+        gateway6: args.gateway6,
+        ip_range: args.ip_range,
+        internal: args.internal,
+        no_host_link: args.no_host_link,
+        mtu: args.mtu,
+        ageing_seconds: args.ageing,
+    }
+}
+
+async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
+    let body = EndpointCreate {
+        network: args.network,
+        netns: args.netns.map(absolute).transpose()?,
+        pid: args.pid,
+        name: args.name,
+        ifname: Some(args.ifname),
+        addresses: args.ip.into_iter().chain(args.ip6).collect(),
+        mac: args.mac,
+        backend: Some(args.backend),
+    };
+    let made: EndpointView = client.post("/v1/endpoints", &body).await?;
+    if args.json {
+        return print_json(&made);
+    }
+    let addresses = made.addresses.join(" ");
+    writeln!(io::stdout(), "{} {} {addresses}", made.name, made.ifname)?;
+    Ok(())
+}
+
+/// The daemon has another working directory than we have.
+fn absolute(netns: String) -> anyhow::Result<String> {
+    if !netns.contains('/') {
+        return Ok(netns);
+    }
+    let path = std::path::absolute(&netns).with_context(|| format!("cannot resolve '{netns}'"))?;
+    Ok(path.display().to_string())
+}
+
+async fn publish(client: &Client, command: PublishCommand) -> anyhow::Result<()> {
+    match command {
+        PublishCommand::Add {
+            spec,
+            endpoint,
+            from,
+            json,
+        } => {
+            let body = PublicationCreate {
+                endpoint,
+                spec,
+                from,
+            };
+            let made: PublicationView = client.post("/v1/publications", &body).await?;
+            if json {
+                return print_json(&made);
+            }
+            writeln!(io::stdout(), "{}", made.spec)?;
+        }
+        PublishCommand::Rm { specs } => {
+            let listed: Vec<PublicationView> = client.get("/v1/publications").await?;
+            for spec in &specs {
+                let wanted = spec.parse::<crate::publish::PublishSpec>();
+                let wanted = wanted.map_or_else(|_| spec.clone(), |spec| spec.to_string());
+                let found = listed
+                    .iter()
+                    .find(|view| view.id.to_string() == *spec || view.spec == wanted);
+                let found = found.with_context(|| {
+                    format!("'{spec}' is not published; `causeway publish ls` lists what is")
+                })?;
+                client
+                    .delete(&format!("/v1/publications/{}", found.id))
+                    .await?;
+            }
+        }
+        PublishCommand::Ls(args) => {
+            let listed: Vec<PublicationView> = client.get("/v1/publications").await?;
+            if args.json {
+                return print_json(&listed);
+            }
+            let row = |view: &PublicationView| {
+                let from = view.from.clone().unwrap_or_else(|| "anywhere".to_owned());
+                vec![
+                    view.id.to_string(),
+                    view.spec.clone(),
+                    view.endpoint.clone(),
+                    from,
+                ]
+            };
+            let rows: Vec<_> = listed.iter().map(row).collect();
+            table::print(&["ID", "SPEC", "ENDPOINT", "FROM"], &rows)?;
+        }
+    }
+    Ok(())
+}
+
+async fn port(client: &Client, args: PortArgs) -> anyhow::Result<()> {
+    if args.what == "ls" {
+        let ports: Vec<PortView> = client.get("/v1/ports").await?;
+        if args.json {
+            return print_json(&ports);
+        }
+        let row = |port: &PortView| {
+            vec![
+                port.port.to_string(),
+                port.name.clone(),
+                port.network.clone().unwrap_or_else(|| port.role.clone()),
+                if port.up { "up" } else { "down" }.to_owned(),
+                port.rx_frames.to_string(),
+                port.tx_frames.to_string(),
+                port.tx_dropped.to_string(),
+            ]
+        };
+        let rows: Vec<_> = ports.iter().map(row).collect();
+        let heading = ["PORT", "NAME", "NETWORK", "STATE", "RX", "TX", "TX-DROPPED"];
+        table::print(&heading, &rows)?;
+        return Ok(());
+    }
+    let path = format!("/v1/publications?endpoint={}", escape(&args.what));
+    let listed: Vec<PublicationView> = client.get(&path).await?;
+    if args.json {
+        return print_json(&listed);
+    }
+    for view in &listed {
+        let hosts: &[String] = match &view.host_ip {
+            Some(ip) => std::slice::from_ref(ip),
+            None => &["0.0.0.0".to_owned(), "[::]".to_owned()],
+        };
+        // As `docker port` prints it: a line per port and address.
+        for (host_port, inside) in
+            (view.host_port_first..=view.host_port_last).zip(view.inside_port_first..)
+        {
+            for host in hosts {
+                let transport = &view.transport;
+                writeln!(io::stdout(), "{inside}/{transport} -> {host}:{host_port}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn fdb(client: &Client, network: &str, json: bool) -> anyhow::Result<()> {
+    let path = format!("/v1/networks/{}/fdb", escape(network));
+    let entries: Vec<FdbView> = client.get(&path).await?;
+    if json {
+        return print_json(&entries);
+    }
+    let row = |entry: &FdbView| {
+        let age = format!("{} s", entry.age_seconds);
+        vec![
+            entry.mac.clone(),
+            entry.vlan.to_string(),
+            entry.port_name.clone(),
+            age,
+        ]
+    };
+    let rows: Vec<_> = entries.iter().map(row).collect();
+    table::print(&["MAC", "VLAN", "PORT", "AGE"], &rows)?;
+    Ok(())
+}
+
+async fn sessions(client: &Client, json: bool) -> anyhow::Result<()> {
+    let sessions: Vec<SessionView> = client.get("/v1/nat/sessions").await?;
+    if json {
+        return print_json(&sessions);
+    }
+    let row = |session: &SessionView| {
+        vec![
+            session.protocol.clone(),
+            session.inside.clone(),
+            session.external.clone(),
+            session.remote.clone(),
+            session.state.clone(),
+            format!("{} s", session.idle_seconds),
+            session.packets_out.to_string(),
+            session.packets_in.to_string(),
+        ]
+    };
+    let rows: Vec<_> = sessions.iter().map(row).collect();
+    let heading = [
+        "PROTO", "INSIDE", "EXTERNAL", "REMOTE", "STATE", "IDLE", "OUT", "IN",
+    ];
+    table::print(&heading, &rows)?;
+    Ok(())
+}
+
+async fn drops(client: &Client, json: bool) -> anyhow::Result<()> {
+    let drops: Vec<DropView> = client.get("/v1/drops").await?;
+    if json {
+        return print_json(&drops);
+    }
+    let row = |drop: &DropView| {
+        vec![
+            drop.count.to_string(),
+            drop.stage.clone(),
+            drop.reason.clone(),
+            drop.port.clone().unwrap_or_default(),
+            drop.meaning.clone(),
+        ]
+    };
+    let rows: Vec<_> = drops.iter().map(row).collect();
+    table::print(&["COUNT", "STAGE", "REASON", "PORT", "MEANING"], &rows)?;
+    Ok(())
+}
+
+async fn trace(client: &Client, args: TraceArgs) -> anyhow::Result<()> {
+    let mut query = Vec::new();
+    if let Some(text) = args.filter.or(args.contains) {
+        query.push(format!("contains={}", escape(&text)));
+    }
+    if let Some(port) = args.port {
+        query.push(format!("port={}", escape(&port)));
+    }
+    if let Some(count) = args.count {
+        query.push(format!("count={count}"));
+    }
+    let path = format!("/v1/trace?{}", query.join("&"));
+    let print = |line: &[u8]| {
+        let mut out = io::stdout().lock();
+        if args.json {
+            out.write_all(line)?;
+        } else {
+            let view: TraceView = serde_json::from_slice(line)?;
+            let TraceView {
+                sequence,
+                port_name,
+                size,
+                summary,
+                ..
+            } = &view;
+            writeln!(out, "#{sequence} {port_name}: {summary} ({size} bytes)")?;
+            for step in &view.steps {
+                writeln!(out, "    {:8} {}", step.stage, step.text)?;
+            }
+        }
+        out.flush()
+    };
+    Ok(client.lines(&path, print).await?)
+}
+
+async fn status(client: &Client, json: bool) -> anyhow::Result<()> {
+    let status: StatusView = client.get("/v1/status").await?;
+    if json {
+        return print_json(&status);
+    }
+    let mut out = io::stdout().lock();
+    let StatusView {
+        version,
+        pid,
+        uptime_seconds,
+        workers,
+        ..
+    } = &status;
+    writeln!(
+        out,
+        "causeway {version}, process {pid}, up {uptime_seconds} s, {workers} workers"
+    )?;
+    writeln!(
+        out,
+        "networks {}, endpoints {}, publications {}, NAT sessions {}",
+        status.networks, status.endpoints, status.publications, status.nat_sessions
+    )?;
+    writeln!(
+        out,
+        "host link: {}",
+        status.host_link.as_deref().unwrap_or("none")
+    )?;
+    if status.uplinks.is_empty() {
+        writeln!(out, "uplinks: none")?;
+    }
+    for uplink in &status.uplinks {
+        let state = if uplink.up { "up" } else { "down" };
+        writeln!(
+            out,
+            "uplink {}: {state}, {}",
+            uplink.name,
+            uplink.addresses.join(" ")
+        )?;
+    }
+    let verdicts: Vec<String> = status
+        .verdicts
+        .iter()
+        .map(|verdict| format!("{} {}", verdict.label, verdict.count))
+        .collect();
+    let (rx, dropped) = (status.rx_frames, status.dropped);
+    writeln!(
+        out,
+        "frames: {rx} received, {dropped} dropped; {}",
+        verdicts.join(", ")
+    )?;
+    if status.api_panics > 0 {
+        writeln!(out, "API handlers that panicked: {}", status.api_panics)?;
+    }
+    for warning in &status.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+async fn clean(state_dir: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let (done, failed) = engine::clean(state_dir).await?;
+    for what in &done {
+        writeln!(io::stdout(), "removed {what}")?;
+    }
+    for error in &failed {
+        eprintln!("causeway: {error}");
+    }
+    Ok(if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,134 @@
+//! `causeway run`: a program in a sandbox of its own.
+//!
+//! The namespace lives as long as this process and the program; the endpoints are detached when
+//! the program ends. Should this process be killed, the daemon finds the sandbox gone and drops
+//! the endpoints itself.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::RunArgs;
+use super::client::{Client, escape};
+use crate::api::types::{EndpointCreate, EndpointView, PublicationCreate, PublicationView};
+use crate::netns::Netns;
+
+/// The exit status of a program that cannot be found, as shells have it.
+const NOT_FOUND: u8 = 127;
+/// The exit status of a program that cannot be started, as shells have it.
+const NOT_STARTED: u8 = 126;
+/// Added to a signal's number for the exit status, as shells do it.
+const SIGNALLED: i32 = 128;
+
+/// Makes the sandbox, runs the program, takes the sandbox apart.
+pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<ExitCode> {
+    if args.network.is_empty() && !args.publish.is_empty() {
+        anyhow::bail!("nothing can be published without a network; add --network NAME");
+    }
+    let ns = Netns::create_unnamed()?;
+    let mut endpoints = Vec::new();
+    let prepared = prepare(client, &args, &ns, &mut endpoints).await;
+    let ended = match prepared {
+        Ok(()) => supervise(&args, &ns).await,
+        Err(error) => Err(error),
+    };
+    // Everything is taken apart, whatever happened, and each failure is told.
+    for endpoint in &endpoints {
+        let path = format!("/v1/endpoints/{}", escape(endpoint));
+        if let Err(error) = client.delete(&path).await {
+            eprintln!("causeway: cannot detach '{endpoint}': {error}");
+        }
+    }
+    ended
+}
+
+async fn prepare(
+    client: &Client,
+    args: &RunArgs,
+    ns: &Netns,
+    endpoints: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    // The link to our descriptor is how the daemon opens a namespace without a name.
+    let netns = format!("/proc/{}/fd/{}", std::process::id(), ns.as_raw_fd());
+    for (index, network) in args.network.iter().enumerate() {
+        let base = args
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("run-{}", std::process::id()));
+        let first = index == 0;
+        let body = EndpointCreate {
+            network: network.clone(),
+            netns: Some(netns.clone()),
+            pid: None,
+            name: Some(if first {
+                base
+            } else {
+                format!("{base}-eth{index}")
+            }),
+            ifname: Some(format!("eth{index}")),
+            addresses: args.ip.iter().filter(|_| first).cloned().collect(),
+            mac: args.mac.clone().filter(|_| first),
+            backend: Some(args.backend.clone()),
+        };
+        let made: EndpointView = client.post("/v1/endpoints", &body).await?;
+        endpoints.push(made.name);
+    }
+    for spec in &args.publish {
+        let body = PublicationCreate {
+            endpoint: endpoints[0].clone(),
+            spec: spec.clone(),
+            from: None,
+        };
+        let _: PublicationView = client.post("/v1/publications", &body).await?;
+    }
+    Ok(())
+}
+
+/// Starts the program inside and waits for it, passing signals on.
+async fn supervise(args: &RunArgs, ns: &Netns) -> anyhow::Result<ExitCode> {
+    let (program, arguments) = args.command.split_first().context("no program was given")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // Before the start: a signal that comes early must not end us with the sandbox up.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut child = match ns.run(|| command.spawn())? {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("causeway: cannot start '{}': {error}", program.display());
+            let code = match error.kind() {
+                std::io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_STARTED,
+            };
+            return Ok(ExitCode::from(code));
+        }
+    };
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let mut ended = tokio::task::spawn_blocking(move || child.wait());
+    let status = loop {
+        let passed = tokio::select! {
+            ended = &mut ended => break ended.context("the waiting thread ended")??,
+            // A terminal sends SIGINT to the program as well; a second one does no harm.
+            _ = interrupt.recv() => Signal::SIGINT,
+            _ = terminate.recv() => Signal::SIGTERM,
+            _ = hangup.recv() => Signal::SIGHUP,
+        };
+        // It may have ended in this instant.
+        let _ = kill(pid, passed);
+    };
+    Ok(ExitCode::from(exit_code(status)))
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = match status.signal() {
+        Some(signal) => SIGNALLED + signal,
+        None => status.code().unwrap_or(1),
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
+}

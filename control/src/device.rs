@@ -1,0 +1,312 @@
+//! The devices of endpoints: made inside a sandbox, opened again after a crash, removed.
+//!
+//! # Theory of operation
+//! A device is made under a temporary name that contains the instance, gets an alias that
+//! contains the instance and the port, and only then its final name. So at any instant a device
+//! of ours is recognised, by its temporary name or its alias, and an `eth0` that is not ours is
+//! never touched. Who renames our device inside the sandbox does no harm: the alias counts.
+//!
+//! No namespace is held open: a handle would keep a sandbox alive that its owner has ended.
+
+use dataplane_core::addr::Prefix;
+use dataplane_port::PortIo;
+use dataplane_port::guard::{self, Guarded};
+use dataplane_port::packet::PacketBuilder;
+use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError};
+
+use crate::error::Error;
+use crate::link::inet::{DuplicateDetection, Route};
+use crate::link::{self, Link, Netlink, VethEnd};
+use crate::model::{Backend, Endpoint, Network};
+use crate::netns::Netns;
+use crate::plan::ObservedSandbox;
+
+/// The queues of an opened port.
+pub type Queues = Vec<Box<dyn PortIo>>;
+
+/// How many characters of the instance fit into a temporary name beside a port id.
+const INSTANCE_PART_LEN: usize = 6;
+
+/// Makes and opens devices.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// The host's namespace, where the host ends of veths are.
+    pub host: Netns,
+    /// A socket in it.
+    pub netlink: Netlink,
+    /// Marks our devices.
+    pub instance: String,
+    /// Queues that a multi-queue device gets.
+    pub workers: usize,
+}
+
+impl Devices {
+    /// The alias by which an endpoint's device is recognised.
+    pub fn alias(&self, endpoint: &Endpoint) -> String {
+        format!("causeway:{}:{}", self.instance, endpoint.port)
+    }
+
+    /// The name that a device has until it has its alias, and a veth's host end for good.
+    fn own_name(&self, endpoint: &Endpoint) -> String {
+        let part = self.instance.get(..INSTANCE_PART_LEN).unwrap_or_default();
+        format!("cw{part}p{}", endpoint.port.0)
+    }
+
+    /// Makes the device with its addresses and opens it. Leaves nothing behind when it fails.
+    ///
+    /// # Errors
+    /// Names what is missing, taken or refused.
+    pub async fn create(&self, endpoint: &Endpoint, network: &Network) -> Result<Queues, Error> {
+        let sandbox = Sandbox::open(endpoint)?;
+        if sandbox.netlink.link(&endpoint.ifname).await?.is_some() {
+            return Err(Error::IfNameTaken {
+                ifname: endpoint.ifname.clone(),
+                sandbox: endpoint.sandbox.path.display().to_string(),
+            });
+        }
+        // A crash can have left one behind under its temporary name.
+        self.remove_from(&sandbox, endpoint).await?;
+        let made = match endpoint.backend {
+            Backend::Tap => self.create_tap(&sandbox, endpoint).await,
+            Backend::Packet => self.create_veth(&sandbox, endpoint, network).await,
+        };
+        let configured = match made {
+            Ok(queues) => self
+                .configure(&sandbox, endpoint, network)
+                .await
+                .map(|()| queues),
+            Err(error) => Err(error),
+        };
+        if configured.is_err()
+            && let Err(error) = self.remove_from(&sandbox, endpoint).await
+        {
+            tracing::error!(endpoint = %endpoint.name, %error, "cannot remove a half-made device");
+        }
+        configured
+    }
+
+    async fn create_tap(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<Queues, Error> {
+        let builder = TapBuilder::new(&self.own_name(endpoint))
+            .queues(self.workers)
+            .persistence(Persistence::Persistent);
+        let taps = sandbox.ns.run(|| builder.create())??;
+        Ok(boxed(taps))
+    }
+
+    async fn create_veth(
+        &self,
+        sandbox: &Sandbox,
+        endpoint: &Endpoint,
+        network: &Network,
+    ) -> Result<Queues, Error> {
+        let name = self.own_name(endpoint);
+        let end = VethEnd {
+            name: &name,
+            mac: None,
+            mtu: network.mtu.into(),
+        };
+        self.netlink.create_veth(end, end, &sandbox.ns).await?;
+        let host_end = self.netlink.require(&name).await?;
+        self.netlink
+            .set_alias(host_end.index, &self.alias(endpoint))
+            .await?;
+        // The host must not speak on it: no address, hence no IPv6 of its own either.
+        self.netlink.set_addr_gen_mode_none(host_end.index).await?;
+        let queues = self.open_veth(endpoint)?;
+        self.netlink.set_up(host_end.index).await?;
+        Ok(queues)
+    }
+
+    /// Opens the host end, guarded: the host would answer ARP for its own addresses on it.
+    fn open_veth(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
+        let name = self.own_name(endpoint);
+        let builder = PacketBuilder::new(&name).queues(self.workers);
+        self.host
+            .run(|| guard::install(&name, Guarded::Everything))??;
+        let sockets = self.host.run(|| builder.open())??;
+        Ok(boxed(sockets))
+    }
+
+    /// Sets everything inside the sandbox, the state "up" and the routes last.
+    async fn configure(
+        &self,
+        sandbox: &Sandbox,
+        endpoint: &Endpoint,
+        network: &Network,
+    ) -> Result<(), Error> {
+        let netlink = &sandbox.netlink;
+        let index = netlink.require(&self.own_name(endpoint)).await?.index;
+        netlink.set_alias(index, &self.alias(endpoint)).await?;
+        netlink.set_mac(index, endpoint.mac).await?;
+        netlink.set_mtu(index, network.mtu.into()).await?;
+        netlink.set_noqueue(index).await?;
+        netlink.rename(index, &endpoint.ifname).await?;
+        for address in &endpoint.addresses {
+            let Some(subnet) = network.subnet_of(*address) else {
+                continue;
+            };
+            let prefix = Prefix::new(*address, subnet.prefix.prefix_len());
+            netlink
+                .add_address(index, prefix, DuplicateDetection::Off)
+                .await?;
+        }
+        netlink.set_up(index).await?;
+        if network.internal {
+            return Ok(());
+        }
+        let present = netlink.routes().await?;
+        for address in &endpoint.addresses {
+            let family_has_default = present.iter().any(|route| {
+                route.prefix.len == 0 && route.prefix.address.is_ipv4() == address.is_ipv4()
+            });
+            // A sandbox on a second network keeps the way out that it has.
+            if let Some(subnet) = network.subnet_of(*address)
+                && !family_has_default
+            {
+                let route = Route::default_by(subnet.gateway, index);
+                netlink.add_route(route).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left of an endpoint's device.
+    ///
+    /// # Errors
+    /// When the sandbox is there but cannot be looked into.
+    pub async fn observe(&self, endpoint: &Endpoint) -> Result<ObservedSandbox, Error> {
+        let Some(sandbox) = Sandbox::open_if_there(endpoint)? else {
+            return Ok(ObservedSandbox::Gone);
+        };
+        Ok(match self.find(&sandbox.netlink, endpoint).await? {
+            Some(_) => ObservedSandbox::WithDevice,
+            None => ObservedSandbox::WithoutDevice,
+        })
+    }
+
+    /// Opens a device that an earlier process has made.
+    ///
+    /// # Errors
+    /// When it is not there, or not of our making.
+    pub async fn adopt(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
+        match endpoint.backend {
+            Backend::Tap => {
+                let sandbox = Sandbox::open(endpoint)?;
+                let link = self.find(&sandbox.netlink, endpoint).await?;
+                let name = link.map_or_else(|| endpoint.ifname.clone(), |link| link.name);
+                let builder = TapBuilder::new(&name)
+                    .queues(self.workers)
+                    .persistence(Persistence::Persistent);
+                let taps = sandbox.ns.run(|| builder.attach())??;
+                Ok(boxed(taps))
+            }
+            Backend::Packet => self.open_veth(endpoint),
+        }
+    }
+
+    /// Removes an endpoint's device, wherever in its life it is. The dataplane must have closed
+    /// it. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub async fn remove(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        if endpoint.backend == Backend::Packet {
+            // The host end takes the other along, and outlives an unreachable sandbox.
+            return self.remove_link(&self.netlink, endpoint).await;
+        }
+        match Sandbox::open_if_there(endpoint)? {
+            Some(sandbox) => self.remove_from(&sandbox, endpoint).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_from(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<(), Error> {
+        if endpoint.backend == Backend::Packet {
+            self.remove_link(&self.netlink, endpoint).await?;
+        }
+        self.remove_link(&sandbox.netlink, endpoint).await
+    }
+
+    async fn remove_link(&self, netlink: &Netlink, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(link) = self.find(netlink, endpoint).await? else {
+            return Ok(());
+        };
+        match netlink.delete(link.index).await {
+            Err(error) if !error.is(nix::errno::Errno::ENODEV) => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn find(
+        &self,
+        netlink: &Netlink,
+        endpoint: &Endpoint,
+    ) -> Result<Option<Link>, link::Error> {
+        let (alias, name) = (self.alias(endpoint), self.own_name(endpoint));
+        let ours = |link: &Link| link.alias.as_deref() == Some(&alias) || link.name == name;
+        Ok(netlink.links().await?.into_iter().find(ours))
+    }
+}
+
+/// An endpoint's sandbox while something is done in it.
+struct Sandbox {
+    ns: Netns,
+    netlink: Netlink,
+}
+
+impl Sandbox {
+    /// Opens the sandbox, and makes sure that it is still the same.
+    fn open(endpoint: &Endpoint) -> Result<Self, Error> {
+        let path = &endpoint.sandbox.path;
+        Self::open_if_there(endpoint)?.ok_or_else(|| {
+            let (path, name) = (path.display(), &endpoint.name);
+            Error::Invalid(format!(
+                "the network namespace {path} of endpoint '{name}' is gone; detach the endpoint"
+            ))
+        })
+    }
+
+    /// The sandbox, or `None` when there is none at the path any more, or another one.
+    fn open_if_there(endpoint: &Endpoint) -> Result<Option<Self>, Error> {
+        let path = &endpoint.sandbox.path;
+        if !path.exists() {
+            return Ok(None);
+        }
+        let ns = match Netns::from_path(path) {
+            Ok(ns) => ns,
+            // The name of a namespace that a reboot has emptied.
+            Err(crate::netns::Error::NotANamespace(_)) => return Ok(None),
+            Err(_) if !path.exists() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if ns.id().inode() != endpoint.sandbox.inode {
+            return Ok(None);
+        }
+        let netlink = Netlink::open(&ns)?;
+        Ok(Some(Self { ns, netlink }))
+    }
+}
+
+/// Opens a persistent multi-queue TAP of the host, or makes it.
+pub(crate) fn open_or_create_tap(
+    ns: &Netns,
+    name: &str,
+    workers: usize,
+) -> Result<Vec<Tap>, Error> {
+    let builder = TapBuilder::new(name)
+        .queues(workers)
+        .persistence(Persistence::Persistent);
+    ns.run(|| match builder.attach() {
+        Err(TapError::NotFound { .. }) => builder.create(),
+        other => other,
+    })?
+    .map_err(Error::from)
+}
+
+/// The queues behind the trait.
+pub(crate) fn boxed<P: PortIo + 'static>(queues: Vec<P>) -> Queues {
+    queues
+        .into_iter()
+        .map(|queue| Box::new(queue) as Box<dyn PortIo>)
+        .collect()
+}

@@ -1,0 +1,153 @@
+//! What goes on between requests: the host is watched, the workers' notices are followed up,
+//! tables are swept.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use dataplane::Notice;
+use tokio::sync::mpsc;
+
+use super::Engine;
+use crate::error::Error;
+use crate::hostnet::HostState;
+use crate::link::watch::{Changes, Watch};
+
+/// Pause after a change of the host before it is read, so that a burst is read once.
+const SETTLE: Duration = Duration::from_millis(5);
+/// How often dead FDB entries are swept and lost notices made up for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Notices that wait for the control plane: hints, so more than this many need no queue.
+const NOTICES_MAX: usize = 256;
+
+impl Engine {
+    /// Starts the background tasks; they end when the engine is dropped.
+    ///
+    /// # Errors
+    /// When the host cannot be watched.
+    pub fn start_background(self: &Arc<Self>) -> Result<(), Error> {
+        let watch = Watch::open(&self.host)?;
+        tokio::spawn(watch_host(Arc::downgrade(self), watch));
+        let (sender, receiver) = mpsc::channel(NOTICES_MAX);
+        let notices = self.dataplane.notices().clone();
+        std::thread::Builder::new()
+            .name("notices".to_owned())
+            .spawn(move || {
+                // Ends when the dataplane is dropped.
+                while let Ok(notice) = notices.recv() {
+                    if sender.blocking_send(notice).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| Error::io("start a thread", error))?;
+        tokio::spawn(follow_notices(Arc::downgrade(self), receiver));
+        tokio::spawn(sweep(Arc::downgrade(self)));
+        Ok(())
+    }
+
+    /// Reads the host again and follows what has changed.
+    async fn host_changed(&self, changes: Changes) -> Result<(), Error> {
+        let mut state = self.state().await;
+        let host = HostState::read(&self.netlink).await?;
+        if same(&host, &state.host) {
+            return Ok(());
+        }
+        if changes.intersects(Changes::LINKS | Changes::ADDRESSES | Changes::ROUTES) {
+            for (action, error) in self.converge(&mut state).await? {
+                tracing::warn!(?action, %error, "cannot repair the host");
+            }
+            return self.refresh_uplinks(&mut state);
+        }
+        state.host = host;
+        self.install(&state)
+    }
+
+    async fn follow(&self, notice: Notice) -> Result<(), Error> {
+        match notice {
+            Notice::PortDown(port) => self.port_gone(port).await,
+            Notice::PortUp(_) => Ok(()),
+            Notice::NextHopWanted(uplink, address) => {
+                let state = self.state().await;
+                match state.uplinks.iter().find(|open| open.id == uplink) {
+                    Some(open) => Ok(self.netlink.probe_neighbour(open.link, address).await?),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Finds endpoints whose sandbox ended while nobody told.
+    async fn find_gone(&self) -> Result<(), Error> {
+        let endpoints: Vec<_> = {
+            let state = self.state().await;
+            state.desired.endpoints.values().cloned().collect()
+        };
+        for endpoint in endpoints {
+            let seen = self.devices.observe(&endpoint).await?;
+            if seen != crate::plan::ObservedSandbox::WithDevice {
+                self.port_gone(endpoint.port).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two readings differ in nothing that forwarding depends on; counters always differ.
+fn same(one: &HostState, two: &HostState) -> bool {
+    let links = |host: &HostState| -> Vec<_> {
+        let essence = |link: &crate::link::Link| {
+            (
+                link.index,
+                link.name.clone(),
+                link.mac,
+                link.mtu,
+                link.up,
+                link.alias.clone(),
+            )
+        };
+        host.links.iter().map(essence).collect()
+    };
+    one.addresses == two.addresses
+        && one.routes == two.routes
+        && one.neighbours == two.neighbours
+        && links(one) == links(two)
+}
+
+async fn watch_host(engine: Weak<Engine>, mut watch: Watch) {
+    loop {
+        let changes = watch.changed().await;
+        tokio::time::sleep(SETTLE).await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        if let Err(error) = engine.host_changed(changes).await {
+            tracing::warn!(%error, "cannot follow a change of the host");
+        }
+    }
+}
+
+async fn follow_notices(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        if let Err(error) = engine.follow(notice).await {
+            tracing::warn!(?notice, %error, "cannot follow a notice of the dataplane");
+        }
+    }
+}
+
+async fn sweep(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(SWEEP_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        engine.blocking(|dataplane| dataplane.sweep());
+        if let Err(error) = engine.find_gone().await {
+            tracing::warn!(%error, "cannot look for ended sandboxes");
+        }
+    }
+}

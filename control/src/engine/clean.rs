@@ -1,0 +1,118 @@
+//! `causeway clean`: takes everything of ours off the host, when no daemon will return.
+
+use std::path::Path;
+
+use dataplane_port::guard;
+
+use super::uplinks::{GUARDED_NOTE, RANGE_NOTE, RESERVED_NOTE};
+use crate::device::Devices;
+use crate::error::Error;
+use crate::host_link::HostLink;
+use crate::hostnet::HostState;
+use crate::link::Netlink;
+use crate::netns::Netns;
+use crate::store::Store;
+use crate::sysctl::{self, PortSet};
+
+/// Removes every device, guard, address and reservation that the state names, then the state.
+/// Goes on when a step fails, and reports them all. Returns what was removed, a line each.
+///
+/// # Errors
+/// When the state is in use or unreadable: nothing has been touched then.
+pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error> {
+    if !state_dir.exists() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let store = Store::open(state_dir)?;
+    let host = Netns::current()?;
+    let netlink = Netlink::open(&host)?;
+    let desired = store.load()?;
+    let mut done = Vec::new();
+    let mut failed = Vec::new();
+    let mut note = |what: String, result: Result<(), Error>| match result {
+        Ok(()) => done.push(what),
+        Err(error) => failed.push(error),
+    };
+    let devices = Devices {
+        host: host.clone(),
+        netlink: netlink.clone(),
+        instance: store.instance().to_owned(),
+        workers: 1,
+    };
+    for endpoint in desired.endpoints.values() {
+        let removed = devices.remove(endpoint).await;
+        let removed = removed.and_then(|()| Ok(store.remove_endpoint(endpoint.port)?));
+        note(format!("endpoint {}", endpoint.name), removed);
+    }
+    let link = HostLink {
+        host: host.clone(),
+        netlink: netlink.clone(),
+        instance: store.instance().to_owned(),
+        workers: 1,
+    };
+    let observed = HostState::read(&netlink).await?;
+    // A link of that name that is somebody else's is none of our business here.
+    if let Ok(Some(found)) = link.find(&observed) {
+        note(
+            format!("interface {}", found.name),
+            link.remove(found.index).await,
+        );
+    }
+    let guarded = store.host_note(GUARDED_NOTE)?.unwrap_or_default();
+    for name in guarded.split_whitespace() {
+        let removed = host.run(|| guard::remove(name)).map_err(Error::from);
+        note(
+            format!("guard on {name}"),
+            removed.and_then(|result| Ok(result?)),
+        );
+    }
+    for (index, address) in observed
+        .neighbours
+        .iter()
+        .filter(|neighbour| neighbour.managed && guards(&observed, &guarded, neighbour.link))
+        .map(|neighbour| (neighbour.link, neighbour.address))
+    {
+        let removed = netlink.remove_neighbour(index, address).await;
+        note(
+            format!("managed neighbour {address}"),
+            removed.map_err(Error::from),
+        );
+    }
+    if store.host_note(RANGE_NOTE)?.is_some() {
+        note("reserved ports".to_owned(), give_ports_back(&store, &host));
+    }
+    for network in desired.networks.values() {
+        let removed = store.remove_network(network.domain).map_err(Error::from);
+        note(format!("network {}", network.name), removed);
+    }
+    if failed.is_empty() {
+        drop(store);
+        let removed = std::fs::remove_dir_all(state_dir);
+        if let Err(error) = removed {
+            let action = format!("remove {}", state_dir.display());
+            failed.push(Error::io(action, error));
+        }
+    }
+    Ok((done, failed))
+}
+
+fn guards(host: &HostState, guarded: &str, link: u32) -> bool {
+    let name = host.link_by_index(link).map(|link| link.name.as_str());
+    guarded
+        .split_whitespace()
+        .any(|guarded| Some(guarded) == name)
+}
+
+fn give_ports_back(store: &Store, host: &Netns) -> Result<(), Error> {
+    let noted = |key| -> Result<PortSet, Error> {
+        let text = store.host_note(key)?.unwrap_or_default();
+        text.parse().map_err(Error::Invalid)
+    };
+    let (before, ours) = (noted(RESERVED_NOTE)?, noted(RANGE_NOTE)?);
+    let mut ports = sysctl::reserved_ports(host)?;
+    ours.ranges().for_each(|range| ports.remove(&range));
+    before.ranges().for_each(|range| ports.insert(&range));
+    sysctl::set_reserved_ports(host, &ports)?;
+    store.remove_host_note(RANGE_NOTE)?;
+    Ok(store.remove_host_note(RESERVED_NOTE)?)
+}

@@ -1,0 +1,326 @@
+//! Endpoints: attached, adopted, detached.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use dataplane_core::addr::{MacAddr, PortId};
+use dataplane_core::topology::PORTS_MAX;
+
+use super::{Engine, State};
+use crate::error::Error;
+use crate::ipam;
+use crate::link::check_ifname;
+use crate::model::{
+    Backend, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name, Network, Phase, Sandbox,
+};
+use crate::netns::{NAMED_DIR, Netns};
+
+/// Which sandbox somebody means.
+#[derive(Clone, Debug)]
+pub enum SandboxRef {
+    /// A name that `ip netns` knows, or a path.
+    Netns(String),
+    /// That of a process.
+    Pid(u32),
+}
+
+/// An endpoint that somebody wants.
+#[derive(Clone, Debug)]
+pub struct AttachRequest {
+    /// The sandbox.
+    pub sandbox: SandboxRef,
+    /// The network's name.
+    pub network: String,
+    /// The endpoint's name; made from the sandbox when left out.
+    pub name: Option<String>,
+    /// The interface's name inside.
+    pub ifname: String,
+    /// Addresses, one of a family at most; free ones where left out.
+    pub addresses: Vec<IpAddr>,
+    /// The MAC; made from the address when left out.
+    pub mac: Option<MacAddr>,
+    /// How it is connected.
+    pub backend: Backend,
+    /// Who else knows it.
+    pub foreign: Option<ForeignId>,
+}
+
+impl Engine {
+    /// Gives a sandbox an interface on a network.
+    ///
+    /// # Errors
+    /// Names what is unknown, malformed, taken or refused; nothing is left behind.
+    pub async fn attach(&self, request: AttachRequest) -> Result<Endpoint, Error> {
+        let mut state = self.state().await;
+        let (mut endpoint, network) = self.endpoint_of_request(&state, request)?;
+        self.store.put_endpoint(&endpoint)?;
+        let queues = match self.devices.create(&endpoint, &network).await {
+            Ok(queues) => queues,
+            Err(error) => {
+                self.store.remove_endpoint(endpoint.port)?;
+                return Err(error);
+            }
+        };
+        let port = endpoint.port;
+        endpoint.phase = Phase::Attached;
+        state.desired.endpoints.insert(port, endpoint.clone());
+        let opened = self
+            .blocking(|dataplane| dataplane.add_port(port, queues))
+            .map_err(Error::from)
+            .and_then(|()| {
+                state.open.insert(port);
+                self.install(&state)
+            })
+            .and_then(|()| Ok(self.store.put_endpoint(&endpoint)?));
+        if let Err(error) = opened {
+            self.remove_endpoint(&mut state, port).await?;
+            return Err(error);
+        }
+        tracing::info!(endpoint = %endpoint.name, %port, network = %network.name, "attached");
+        Ok(endpoint)
+    }
+
+    fn endpoint_of_request(
+        &self,
+        state: &State,
+        request: AttachRequest,
+    ) -> Result<(Endpoint, Network), Error> {
+        let network = state
+            .desired
+            .network(&request.network)
+            .ok_or_else(|| Error::unknown_network(&request.network))?;
+        check_ifname(&request.ifname)?;
+        let (path, ns) = open_sandbox(&request.sandbox)?;
+        if ns == self.host {
+            let path = path.display();
+            return Err(Error::Invalid(format!(
+                "{path} is the host's own network namespace; attach another one"
+            )));
+        }
+        let sandbox = Sandbox {
+            path,
+            inode: ns.id().inode(),
+        };
+        // A handle would keep the sandbox alive.
+        drop(ns);
+        let name = endpoint_name(state, &request)?;
+        let addresses = addresses_of_request(state, network, &request)?;
+        let mac = mac_of_request(&request, &addresses, network)?;
+        let port = (ENDPOINT_PORT_FIRST..)
+            .take_while(|id| usize::from(*id) < PORTS_MAX)
+            .map(PortId)
+            .find(|id| !state.desired.endpoints.contains_key(id))
+            .ok_or(Error::Limit {
+                what: "endpoints",
+                max: PORTS_MAX - usize::from(ENDPOINT_PORT_FIRST),
+            })?;
+        let endpoint = Endpoint {
+            port,
+            name,
+            domain: network.domain,
+            sandbox,
+            ifname: request.ifname,
+            mac,
+            addresses,
+            backend: request.backend,
+            phase: Phase::Attaching,
+            foreign: request.foreign,
+        };
+        Ok((endpoint, network.clone()))
+    }
+
+    /// Takes a sandbox's interface away, with everything published for it.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], or what the kernel refused; a second try goes on from there.
+    pub async fn detach(&self, name: &str) -> Result<(), Error> {
+        let mut state = self.state().await;
+        let endpoint = state
+            .desired
+            .endpoint(name)
+            .ok_or_else(|| Error::unknown_endpoint(name))?;
+        let port = endpoint.port;
+        self.remove_endpoint(&mut state, port).await?;
+        tracing::info!(endpoint = name, "detached");
+        Ok(())
+    }
+
+    /// Removes an endpoint wherever in its life it is.
+    pub(super) async fn remove_endpoint(
+        &self,
+        state: &mut State,
+        port: PortId,
+    ) -> Result<(), Error> {
+        let mut endpoint = self.endpoint(state, port)?.clone();
+        endpoint.phase = Phase::Detaching;
+        self.store.put_endpoint(&endpoint)?;
+        let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
+        for id in published {
+            state.listeners.remove(&id);
+            state.desired.publications.remove(&id);
+        }
+        state.desired.endpoints.insert(port, endpoint.clone());
+        self.install(state)?;
+        if state.open.remove(&port) {
+            self.blocking(|dataplane| dataplane.remove_port(port))?;
+        }
+        self.devices.remove(&endpoint).await?;
+        self.store.remove_endpoint(port)?;
+        state.desired.endpoints.remove(&port);
+        let gone = |domain, inside: IpAddr| {
+            domain == endpoint.domain && endpoint.addresses.contains(&inside)
+        };
+        self.nat()
+            .remove_sessions(|session| gone(session.domain, session.inside.ip));
+        self.refresh_uplinks(state)?;
+        self.install(state)
+    }
+
+    /// Opens the device of an endpoint that an earlier daemon has made.
+    pub(super) async fn adopt(&self, state: &mut State, port: PortId) -> Result<(), Error> {
+        let endpoint = self.endpoint(state, port)?.clone();
+        let queues = self.devices.adopt(&endpoint).await?;
+        self.blocking(|dataplane| dataplane.add_port(port, queues))?;
+        state.open.insert(port);
+        Ok(())
+    }
+
+    /// Makes the device of an endpoint anew.
+    pub(super) async fn recreate(&self, state: &mut State, port: PortId) -> Result<(), Error> {
+        let endpoint = self.endpoint(state, port)?.clone();
+        let network = state
+            .desired
+            .network_of(&endpoint)
+            .ok_or_else(|| Error::unknown_network(&endpoint.domain.to_string()))?
+            .clone();
+        let queues = self.devices.create(&endpoint, &network).await?;
+        self.blocking(|dataplane| dataplane.add_port(port, queues))?;
+        state.open.insert(port);
+        Ok(())
+    }
+
+    /// Takes an endpoint out whose device has gone, and the endpoint with it when its sandbox is
+    /// gone too.
+    pub(super) async fn port_gone(&self, port: PortId) -> Result<(), Error> {
+        let mut state = self.state().await;
+        let Some(endpoint) = state.desired.endpoints.get(&port).cloned() else {
+            return Ok(());
+        };
+        if self.devices.observe(&endpoint).await? == crate::plan::ObservedSandbox::WithDevice {
+            // Down, not gone: somebody set it down, and may set it up again.
+            return Ok(());
+        }
+        if state.open.remove(&port) {
+            self.install(&state)?;
+            self.blocking(|dataplane| dataplane.remove_port(port))?;
+        }
+        for (action, error) in self.converge(&mut state).await? {
+            tracing::error!(?action, %error, "cannot bring the host to the wanted state");
+        }
+        Ok(())
+    }
+}
+
+fn open_sandbox(sandbox: &SandboxRef) -> Result<(PathBuf, Netns), Error> {
+    match sandbox {
+        SandboxRef::Pid(pid) => {
+            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            Ok((path, Netns::from_pid(*pid)?))
+        }
+        SandboxRef::Netns(text) if text.contains('/') => {
+            let path = PathBuf::from(text);
+            if !path.is_absolute() {
+                return Err(Error::Invalid(format!(
+                    "'{text}' is a relative path; write the whole one"
+                )));
+            }
+            let ns = Netns::from_path(&path)?;
+            Ok((path, ns))
+        }
+        SandboxRef::Netns(name) => {
+            let ns = Netns::from_name(name)?;
+            Ok((PathBuf::from(NAMED_DIR).join(name), ns))
+        }
+    }
+}
+
+fn endpoint_name(state: &State, request: &AttachRequest) -> Result<Name, Error> {
+    if let Some(name) = &request.name {
+        if state.desired.endpoint(name).is_some() {
+            return Err(Error::Exists {
+                kind: "endpoint",
+                name: name.clone(),
+            });
+        }
+        return Ok(name.parse()?);
+    }
+    let base = match &request.sandbox {
+        SandboxRef::Pid(pid) => format!("pid-{pid}"),
+        SandboxRef::Netns(text) => text
+            .rsplit('/')
+            .next()
+            .filter(|last| last.parse::<Name>().is_ok())
+            .unwrap_or("endpoint")
+            .to_owned(),
+    };
+    let candidates = std::iter::once(base.clone())
+        .chain(std::iter::once(format!("{base}-{}", request.ifname)))
+        .chain((2..PORTS_MAX).map(|number| format!("{base}-{number}")));
+    let mut free = candidates.filter(|name| state.desired.endpoint(name).is_none());
+    Ok(free.next().unwrap_or(base).parse()?)
+}
+
+fn addresses_of_request(
+    state: &State,
+    network: &Network,
+    request: &AttachRequest,
+) -> Result<Vec<IpAddr>, Error> {
+    let mut addresses = Vec::new();
+    for address in &request.addresses {
+        ipam::check_address(network, &state.desired, *address)?;
+        let same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+        if addresses.iter().any(same_family) {
+            let problem = format!("{address} is the second address of its family; give one");
+            return Err(Error::Invalid(problem));
+        }
+        addresses.push(*address);
+    }
+    for subnet in &network.subnets {
+        let chosen = |address: &IpAddr| address.is_ipv4() == subnet.gateway.is_ipv4();
+        if !addresses.iter().any(chosen) {
+            addresses.push(ipam::free_address(network, subnet, &state.desired)?);
+        }
+    }
+    addresses.sort();
+    Ok(addresses)
+}
+
+/// From the IPv4 address as docker0 does it, or from the last octets of the IPv6 address.
+fn mac_of_request(
+    request: &AttachRequest,
+    addresses: &[IpAddr],
+    network: &Network,
+) -> Result<MacAddr, Error> {
+    if let Some(mac) = request.mac {
+        if mac.is_group() || mac == MacAddr::ZERO {
+            return Err(Error::Invalid(format!(
+                "{mac} is a group address or zero; give a unicast MAC, such as 02:42:ac:11:00:02"
+            )));
+        }
+        if mac == network.gateway_mac() {
+            return Err(Error::Invalid(format!(
+                "{mac} is the gateway's MAC of network '{}'; choose another",
+                network.name
+            )));
+        }
+        return Ok(mac);
+    }
+    Ok(match addresses.first() {
+        Some(IpAddr::V4(address)) => MacAddr::from_ipv4(*address),
+        Some(IpAddr::V6(address)) => {
+            let [.., a, b, c, d] = address.octets();
+            MacAddr([0x02, 0x44, a, b, c, d])
+        }
+        None => MacAddr([0x02, 0x45, 0, 0, 0, 1]),
+    })
+}

@@ -1,0 +1,353 @@
+//! What requests may look at. Nothing here changes anything.
+
+use dataplane::tracing::Record;
+use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::topology::{Role, Topology};
+use dataplane_core::verdict::Stage;
+
+use std::sync::atomic::Ordering;
+
+use super::{Engine, State};
+use crate::api::types::{
+    CountView, DropView, EndpointView, FdbView, NetworkView, PortView, PublicationView,
+    SessionView, StatusView, StepView, SubnetView, TraceView, UplinkView,
+};
+use crate::error::Error;
+use crate::explain;
+use crate::host_link;
+use crate::model::{Endpoint, Network, Publication, transport_label};
+use crate::publish::PublishSpec;
+
+/// Sessions listed at a time; the table may hold a million.
+pub const SESSIONS_LISTED_MAX: usize = 10_000;
+
+impl Engine {
+    /// Every network.
+    pub async fn networks(&self) -> Vec<NetworkView> {
+        let state = self.state().await;
+        let networks = state.desired.networks.values();
+        networks
+            .map(|network| network_view(&state, network))
+            .collect()
+    }
+
+    /// One network.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub async fn network(&self, name: &str) -> Result<NetworkView, Error> {
+        let state = self.state().await;
+        let network = state.desired.network(name);
+        network
+            .map(|network| network_view(&state, network))
+            .ok_or_else(|| Error::unknown_network(name))
+    }
+
+    /// Every endpoint.
+    pub async fn endpoints(&self) -> Vec<EndpointView> {
+        let state = self.state().await;
+        let endpoints = state.desired.endpoints.values();
+        endpoints
+            .map(|endpoint| endpoint_view(&state, endpoint))
+            .collect()
+    }
+
+    /// One endpoint.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub async fn endpoint_named(&self, name: &str) -> Result<EndpointView, Error> {
+        let state = self.state().await;
+        let endpoint = state.desired.endpoint(name);
+        endpoint
+            .map(|endpoint| endpoint_view(&state, endpoint))
+            .ok_or_else(|| Error::unknown_endpoint(name))
+    }
+
+    /// Publications, those of one endpoint or all.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for an endpoint that is not there.
+    pub async fn publications(
+        &self,
+        endpoint: Option<&str>,
+    ) -> Result<Vec<PublicationView>, Error> {
+        let state = self.state().await;
+        let only = match endpoint {
+            Some(name) => {
+                let found = state.desired.endpoint(name);
+                Some(found.ok_or_else(|| Error::unknown_endpoint(name))?.port)
+            }
+            None => None,
+        };
+        let publications = state.desired.publications.values();
+        Ok(publications
+            .filter(|publication| only.is_none_or(|port| port == publication.endpoint))
+            .map(|publication| publication_view(&state, publication))
+            .collect())
+    }
+
+    /// Every switch port, with counters.
+    pub fn ports(&self) -> Vec<PortView> {
+        let topology = self.dataplane.topology();
+        let stats = self.dataplane.stats();
+        let view = |port: &dataplane_core::topology::Port| {
+            let counters = stats.port(port.id).cloned().unwrap_or_default();
+            let (role, network) = match port.role {
+                Role::Bridge(domain) => ("endpoint", Some(network_name(&topology, domain))),
+                Role::HostLink => ("host-link", None),
+                Role::Uplink(_) => ("uplink", None),
+            };
+            PortView {
+                port: port.id.0,
+                name: port.name.to_string(),
+                role: role.to_owned(),
+                network,
+                up: port.up,
+                mtu: port.mtu,
+                rx_frames: counters.rx_frames,
+                rx_bytes: counters.rx_bytes,
+                tx_frames: counters.sent_frames,
+                tx_bytes: counters.sent_bytes,
+                tx_dropped: counters.drops.iter().map(|(_, count)| count).sum(),
+            }
+        };
+        topology.ports.iter().flatten().map(view).collect()
+    }
+
+    /// The FDB of a network.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub async fn fdb(&self, network: &str) -> Result<Vec<FdbView>, Error> {
+        let topology = self.dataplane.topology();
+        let domain = topology
+            .domains()
+            .find(|domain| *domain.name == *network)
+            .ok_or_else(|| Error::unknown_network(network))?;
+        let now = self.dataplane.now();
+        let rows = self.dataplane.fdb().rows(domain.id, now, domain.ageing);
+        let mut views: Vec<_> = rows
+            .into_iter()
+            .map(|row| FdbView {
+                mac: row.mac.to_string(),
+                vlan: row.vlan.0,
+                port: row.port.0,
+                port_name: port_name(&topology, row.port),
+                age_seconds: row.age.as_secs(),
+            })
+            .collect();
+        views.sort_by(|one, two| (one.vlan, &one.mac).cmp(&(two.vlan, &two.mac)));
+        Ok(views)
+    }
+
+    /// NAT sessions, at most [`SESSIONS_LISTED_MAX`].
+    pub fn nat_sessions(&self) -> Vec<SessionView> {
+        let topology = self.dataplane.topology();
+        let now = self.dataplane.now();
+        let sessions = self.nat().sessions(SESSIONS_LISTED_MAX);
+        sessions
+            .into_iter()
+            .map(|session| SessionView {
+                protocol: format!("{:?}", session.protocol).to_lowercase(),
+                network: network_name(&topology, session.domain),
+                inside: session.inside.to_string(),
+                external: session.external.to_string(),
+                remote: session.remote.to_string(),
+                state: format!("{:?}", session.state).to_lowercase(),
+                published: session.rule.is_some(),
+                age_seconds: session.age(now).as_secs(),
+                idle_seconds: session.idle(now).as_secs(),
+                packets_out: session.packets_out,
+                packets_in: session.packets_in,
+            })
+            .collect()
+    }
+
+    /// Drop reasons that have happened.
+    pub fn drops(&self) -> Vec<DropView> {
+        let topology = self.dataplane.topology();
+        let stats = self.dataplane.stats();
+        let forwarding = stats.drops.iter().map(|(reason, count)| DropView {
+            stage: reason.stage().to_string(),
+            reason: reason.label().to_owned(),
+            port: None,
+            count: *count,
+            meaning: reason.sentence().to_owned(),
+        });
+        let ports = stats.ports.iter().flat_map(|port| {
+            let name = port_name(&topology, port.port);
+            port.drops.iter().map(move |(reason, count)| DropView {
+                stage: Stage::Egress.to_string(),
+                reason: reason.label().to_owned(),
+                port: Some(name.clone()),
+                count: *count,
+                meaning: reason.sentence().to_owned(),
+            })
+        });
+        forwarding
+            .chain(ports)
+            .filter(|view| view.count > 0)
+            .collect()
+    }
+
+    /// A traced frame in words.
+    pub fn trace_view(&self, record: &Record) -> TraceView {
+        let topology = self.dataplane.topology();
+        let lines = explain::explain(&record.steps, &topology);
+        TraceView {
+            sequence: record.sequence,
+            at_nanos: record.at.nanos(),
+            port: record.ingress.0,
+            port_name: port_name(&topology, record.ingress),
+            size: record.size,
+            summary: explain::summary(&record.before),
+            steps: lines
+                .into_iter()
+                .map(|line| StepView {
+                    stage: line.stage.to_owned(),
+                    text: line.text,
+                })
+                .collect(),
+        }
+    }
+
+    /// The daemon at a glance.
+    pub async fn status(&self) -> StatusView {
+        let state = self.state().await;
+        let stats = self.dataplane.stats();
+        let topology = self.dataplane.topology();
+        let uplinks = topology.uplinks.iter().map(|uplink| UplinkView {
+            name: uplink.name.to_string(),
+            up: topology.port_up(uplink.port).is_some(),
+            addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
+        });
+        let verdicts = stats.verdicts.iter().map(|(kind, count)| CountView {
+            label: kind.label().to_owned(),
+            count: *count,
+        });
+        StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state_dir: self.config.state_dir.display().to_string(),
+            netns_inode: self.host.id().inode(),
+            workers: self.dataplane.workers(),
+            generation: topology.generation,
+            networks: state.desired.networks.len(),
+            endpoints: state.desired.endpoints.len(),
+            publications: state.desired.publications.len(),
+            nat_sessions: self.nat().session_count(),
+            uplinks: uplinks.collect(),
+            host_link: state.host_link.map(|_| host_link::IFNAME.to_owned()),
+            rx_frames: stats.rx,
+            verdicts: verdicts.collect(),
+            dropped: stats.drops.iter().map(|(_, count)| count).sum(),
+            api_panics: self.panics.load(Ordering::Relaxed),
+            warnings: warnings(&state),
+        }
+    }
+}
+
+fn warnings(state: &State) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for endpoint in state.desired.endpoints.values() {
+        if !state.open.contains(&endpoint.port) {
+            let name = &endpoint.name;
+            warnings.push(format!(
+                "endpoint '{name}' is not connected: its device is not open"
+            ));
+        }
+    }
+    for publication in state.desired.publications.values() {
+        if !state.listeners.contains_key(&publication.id) {
+            let spec = spec_text(publication);
+            warnings.push(format!("{spec} does not serve the host's own connections"));
+        }
+    }
+    warnings
+}
+
+fn network_name(topology: &Topology, domain: DomainId) -> String {
+    let found = topology.domain(domain);
+    found.map_or_else(|| domain.to_string(), |domain| domain.name.to_string())
+}
+
+fn port_name(topology: &Topology, port: PortId) -> String {
+    let found = topology.port(port);
+    found.map_or_else(|| port.to_string(), |port| port.name.to_string())
+}
+
+fn network_view(state: &State, network: &Network) -> NetworkView {
+    NetworkView {
+        name: network.name.to_string(),
+        subnets: network
+            .subnets
+            .iter()
+            .map(|subnet| SubnetView {
+                subnet: subnet.prefix.to_string(),
+                gateway: subnet.gateway.to_string(),
+                ip_range: subnet.pool.to_string(),
+            })
+            .collect(),
+        gateway_mac: network.gateway_mac().to_string(),
+        internal: network.internal,
+        host_link: network.host_link,
+        mtu: network.mtu,
+        ageing_seconds: network.ageing_seconds,
+        endpoints: state
+            .desired
+            .endpoints_of(network.domain)
+            .map(|endpoint| endpoint_view(state, endpoint))
+            .collect(),
+    }
+}
+
+fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
+    let network = state.desired.network_of(endpoint);
+    let with_len = |address: &std::net::IpAddr| {
+        let subnet = network.and_then(|network| network.subnet_of(*address));
+        match subnet {
+            Some(subnet) => format!("{address}/{}", subnet.prefix.prefix_len()),
+            None => address.to_string(),
+        }
+    };
+    EndpointView {
+        name: endpoint.name.to_string(),
+        network: network.map_or_else(String::new, |network| network.name.to_string()),
+        port: endpoint.port.0,
+        netns: endpoint.sandbox.path.display().to_string(),
+        ifname: endpoint.ifname.clone(),
+        mac: endpoint.mac.to_string(),
+        addresses: endpoint.addresses.iter().map(with_len).collect(),
+        backend: endpoint.backend.label().to_owned(),
+        up: state.open.contains(&endpoint.port),
+    }
+}
+
+fn publication_view(state: &State, publication: &Publication) -> PublicationView {
+    let endpoint = state.desired.endpoints.get(&publication.endpoint);
+    PublicationView {
+        id: publication.id,
+        endpoint: endpoint.map_or_else(String::new, |endpoint| endpoint.name.to_string()),
+        transport: transport_label(publication.transport).to_owned(),
+        host_ip: publication.host_ip.map(|ip| ip.to_string()),
+        host_port_first: *publication.host_ports.start(),
+        host_port_last: *publication.host_ports.end(),
+        inside_port_first: publication.inside_port_first,
+        from: publication.from.map(|prefix| prefix.to_string()),
+        spec: spec_text(publication),
+    }
+}
+
+fn spec_text(publication: &Publication) -> String {
+    let extent = publication.host_ports.end() - publication.host_ports.start();
+    let last = publication.inside_port_first.saturating_add(extent);
+    let spec = PublishSpec {
+        transport: publication.transport,
+        host_ip: publication.host_ip,
+        host_ports: Some(publication.host_ports.clone()),
+        inside_ports: publication.inside_port_first..=last,
+    };
+    spec.to_string()
+}

@@ -1,0 +1,324 @@
+//! The running control plane: what requests change, and how it reaches the host.
+//!
+//! # Theory of operation
+//! One mutex holds [`State`]; a request holds it from its first check to its answer, so requests
+//! see each other's effects whole. Each change goes the same way: check, write the intent to the
+//! store, change the host, install the topology, write the result, answer. A step that fails
+//! undoes those before it, and the error names the object. A crash between two steps leaves an
+//! intent in the store, which the next start undoes or finishes ([`crate::plan`]).
+//!
+//! The dataplane never waits for this mutex; frames flow while control is busy or broken.
+
+mod background;
+mod clean;
+mod endpoints;
+mod listings;
+mod networks;
+mod publications;
+mod uplinks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use dataplane::Dataplane;
+use dataplane_core::addr::PortId;
+use tokio::sync::{Mutex, MutexGuard};
+
+pub use clean::clean;
+pub use endpoints::{AttachRequest, SandboxRef};
+pub use networks::NetworkRequest;
+pub use publications::PublishRequest;
+
+use crate::config::Config;
+use crate::device::Devices;
+use crate::error::Error;
+use crate::host_link::{self, HostLink};
+use crate::hostnet::HostState;
+use crate::link::Netlink;
+use crate::link::inet::Route;
+use crate::model::{DesiredState, Endpoint, Network};
+use crate::netns::Netns;
+use crate::plan::{self, Action, Observed, ObservedSandbox};
+use crate::relay::{Budget, Listeners};
+use crate::store::Store;
+use crate::topology::{self, HostLinkPort, UplinkPort};
+
+/// The control plane of one daemon.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    store: Store,
+    dataplane: Arc<Dataplane>,
+    host: Netns,
+    netlink: Netlink,
+    devices: Devices,
+    host_link: HostLink,
+    budget: Budget,
+    state: Mutex<State>,
+    started: Instant,
+    /// Handlers that panicked.
+    pub panics: AtomicU64,
+}
+
+/// What changes while the daemon runs.
+#[derive(Debug, Default)]
+struct State {
+    desired: DesiredState,
+    /// Endpoint ports that the dataplane has open.
+    open: BTreeSet<PortId>,
+    host: HostState,
+    host_link: Option<HostLinkPort>,
+    uplinks: Vec<UplinkPort>,
+    listeners: BTreeMap<u32, Listeners>,
+    /// Next hops that we made the kernel keep resolved, by link.
+    managed: BTreeSet<(u32, IpAddr)>,
+}
+
+impl Engine {
+    /// Starts the dataplane, adopts what an earlier daemon has left, and brings the host to what
+    /// the store says.
+    ///
+    /// # Errors
+    /// When the state is locked or unreadable, the rights are missing, or an uplink cannot be
+    /// opened. What is wrong with single endpoints is logged instead; the others must work.
+    pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let store = Store::open(&config.state_dir)?;
+        let host = Netns::current()?;
+        let netlink = Netlink::open(&host)?;
+        let mut dataplane_config = dataplane::Config::default();
+        if let Some(workers) = config.workers {
+            dataplane_config.workers = workers;
+        }
+        let dataplane = Arc::new(Dataplane::start(&dataplane_config)?);
+        let workers = dataplane.workers();
+        let instance = store.instance().to_owned();
+        let desired = store.load()?;
+        let engine = Arc::new(Self {
+            devices: Devices {
+                host: host.clone(),
+                netlink: netlink.clone(),
+                instance: instance.clone(),
+                workers,
+            },
+            host_link: HostLink {
+                host: host.clone(),
+                netlink: netlink.clone(),
+                instance,
+                workers,
+            },
+            config,
+            store,
+            dataplane,
+            host,
+            netlink,
+            budget: Budget::default(),
+            state: Mutex::new(State {
+                desired,
+                ..State::default()
+            }),
+            started: Instant::now(),
+            panics: AtomicU64::new(0),
+        });
+        let mut state = engine.state.lock().await;
+        state.host = HostState::read(&engine.netlink).await?;
+        engine.host_link.find(&state.host)?;
+        engine.open_uplinks(&mut state).await?;
+        for (action, error) in engine.converge(&mut state).await? {
+            tracing::error!(?action, %error, "cannot bring the host to the wanted state");
+        }
+        engine.open_all_listeners(&mut state).await;
+        drop(state);
+        Ok(engine)
+    }
+
+    async fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().await
+    }
+
+    /// Reads the host, does what is missing and installs the topology. Returns what failed.
+    ///
+    /// # Errors
+    /// When the host cannot be read or the dataplane does not answer.
+    async fn converge(&self, state: &mut State) -> Result<Vec<(Action, Error)>, Error> {
+        state.host = HostState::read(&self.netlink).await?;
+        self.adopt_host_link(state).await?;
+        let observed = self.observe(state).await?;
+        let mut failed = Vec::new();
+        for action in plan::plan(&state.desired, &observed) {
+            tracing::info!(?action, "changing the host");
+            if let Err(error) = self.apply(state, action).await {
+                failed.push((action, error));
+            }
+        }
+        state.host = HostState::read(&self.netlink).await?;
+        self.keep_next_hops(state).await;
+        self.install(state)?;
+        Ok(failed)
+    }
+
+    /// Converges, and takes the first failure for the caller's.
+    async fn converge_or_fail(&self, state: &mut State) -> Result<(), Error> {
+        let failed = self.converge(state).await?;
+        failed
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    async fn observe(&self, state: &State) -> Result<Observed, Error> {
+        let host_link = self
+            .host_link
+            .find(&state.host)?
+            // One that is there but not open is opened by creating it.
+            .filter(|_| state.host_link.is_some())
+            .map(|link| host_link::observed(&state.host, link));
+        let mut closed = BTreeMap::new();
+        for endpoint in state.desired.endpoints.values() {
+            if !state.open.contains(&endpoint.port) {
+                let seen = self.devices.observe(endpoint).await;
+                let seen = seen.unwrap_or_else(|error| {
+                    tracing::error!(endpoint = %endpoint.name, %error, "cannot look into");
+                    ObservedSandbox::WithDevice
+                });
+                closed.insert(endpoint.port, seen);
+            }
+        }
+        // Without a network on the host link, one of an earlier daemon is removed all the same.
+        let left_over = host_link.is_none() && self.host_link.find(&state.host)?.is_some();
+        let wanted = state
+            .desired
+            .networks
+            .values()
+            .any(|network| network.host_link);
+        let host_link = match host_link {
+            None if left_over && !wanted => Some(plan::ObservedHostLink::default()),
+            other => other,
+        };
+        Ok(Observed { host_link, closed })
+    }
+
+    async fn apply(&self, state: &mut State, action: Action) -> Result<(), Error> {
+        match action {
+            Action::CreateHostLink => self.create_host_link(state).await,
+            Action::RemoveHostLink => self.remove_host_link(state).await,
+            Action::SetHostLinkMtu(mtu) => {
+                let link = self.open_host_link(state)?;
+                self.netlink.set_mtu(link.link, mtu).await?;
+                link.mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                Ok(())
+            }
+            Action::AddGatewayAddress(address) => {
+                let index = self.open_host_link(state)?.link;
+                self.host_link.add_address(index, address).await
+            }
+            Action::RemoveGatewayAddress(address) => {
+                let index = self.open_host_link(state)?.link;
+                Ok(self.netlink.remove_address(index, address).await?)
+            }
+            Action::AddSubnetRoute { prefix, source } => {
+                let mut route = Route::on_link(prefix, self.open_host_link(state)?.link);
+                route.source = Some(source);
+                self.host_link.add_route(route).await
+            }
+            Action::RemoveSubnetRoute { prefix, source } => {
+                let mut route = Route::on_link(prefix, self.open_host_link(state)?.link);
+                route.source = source;
+                Ok(self.netlink.remove_route(route).await?)
+            }
+            Action::Adopt(port) => self.adopt(state, port).await,
+            Action::Recreate(port) => self.recreate(state, port).await,
+            Action::UndoAttach(port) | Action::FinishDetach(port) | Action::Forget(port) => {
+                self.remove_endpoint(state, port).await
+            }
+        }
+    }
+
+    fn open_host_link<'s>(&self, state: &'s mut State) -> Result<&'s mut HostLinkPort, Error> {
+        state.host_link.as_mut().ok_or_else(|| {
+            let name = host_link::IFNAME;
+            Error::Invalid(format!(
+                "the host link {name} could not be opened; see the log"
+            ))
+        })
+    }
+
+    /// Opens the host link of an earlier daemon, as it is, so that the plan sees what differs.
+    async fn adopt_host_link(&self, state: &mut State) -> Result<(), Error> {
+        let left_over = state.host_link.is_none() && self.host_link.find(&state.host)?.is_some();
+        if left_over && wants_host_link(&state.desired) {
+            self.create_host_link(state).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_host_link(&self, state: &mut State) -> Result<(), Error> {
+        let (queues, link) = self.host_link.open().await?;
+        let added = self.blocking(|dataplane| dataplane.add_port(host_link::PORT, queues));
+        if let Err(error) = added {
+            self.host_link.remove(link.index).await?;
+            return Err(error.into());
+        }
+        state.host_link = Some(HostLinkPort {
+            link: link.index,
+            mac: link.mac.unwrap_or_default(),
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        });
+        Ok(())
+    }
+
+    async fn remove_host_link(&self, state: &mut State) -> Result<(), Error> {
+        let found = self.host_link.find(&state.host)?.map(|link| link.index);
+        if state.host_link.take().is_some() {
+            self.install(state)?;
+            self.blocking(|dataplane| dataplane.remove_port(host_link::PORT))?;
+        }
+        match found {
+            Some(index) => self.host_link.remove(index).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Installs the picture of now.
+    fn install(&self, state: &State) -> Result<(), Error> {
+        let topology = topology::build(&topology::Inputs {
+            desired: &state.desired,
+            host: &state.host,
+            uplinks: &state.uplinks,
+            host_link: state.host_link,
+            open: &state.open,
+            nat: &self.config.nat,
+        })
+        .map_err(|error| Error::Invalid(error.to_string()))?;
+        self.blocking(|dataplane| dataplane.install(topology))?;
+        Ok(())
+    }
+
+    /// Calls the dataplane, which answers when every worker has, so the runtime's other tasks
+    /// are moved off this thread meanwhile.
+    fn blocking<T>(&self, call: impl FnOnce(&Dataplane) -> T) -> T {
+        tokio::task::block_in_place(|| call(&self.dataplane))
+    }
+
+    fn endpoint<'s>(&self, state: &'s State, port: PortId) -> Result<&'s Endpoint, Error> {
+        let endpoint = state.desired.endpoints.get(&port);
+        endpoint.ok_or_else(|| Error::unknown_endpoint(&port.to_string()))
+    }
+
+    /// The running dataplane.
+    pub fn dataplane(&self) -> &Arc<Dataplane> {
+        &self.dataplane
+    }
+
+    /// What the daemon was told.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+fn wants_host_link(desired: &DesiredState) -> bool {
+    let linked = |network: &Network| network.host_link && !network.subnets.is_empty();
+    desired.networks.values().any(linked)
+}

@@ -1,0 +1,181 @@
+//! Networks: created, listed, removed.
+
+use std::net::IpAddr;
+
+use dataplane_core::addr::DomainId;
+use dataplane_core::topology::{AGEING_DEFAULT, DOMAINS_MAX};
+use ipnet::IpNet;
+
+use super::{Engine, State};
+use crate::error::Error;
+use crate::ipam;
+use crate::model::{ForeignId, MTU_DEFAULT, MTU_MAX, MTU_MIN, Network, Subnet};
+
+/// Longest ageing time: what IEEE 802.1Q-2018 table 8-6 allows.
+const AGEING_SECONDS_MAX: u32 = 1_000_000;
+/// Shortest ageing time, of the same table.
+const AGEING_SECONDS_MIN: u32 = 10;
+
+/// A network that somebody wants.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkRequest {
+    /// Its name.
+    pub name: String,
+    /// IPv4 subnet; a default one when neither family is given.
+    pub subnet: Option<IpNet>,
+    /// IPv4 gateway.
+    pub gateway: Option<IpAddr>,
+    /// IPv6 subnet.
+    pub subnet6: Option<IpNet>,
+    /// IPv6 gateway.
+    pub gateway6: Option<IpAddr>,
+    /// Where IPv4 endpoints get their addresses from.
+    pub ip_range: Option<IpNet>,
+    /// Nothing outside is reachable.
+    pub internal: bool,
+    /// The host stays out.
+    pub no_host_link: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: Option<u16>,
+    /// How long an FDB entry lives.
+    pub ageing_seconds: Option<u32>,
+    /// Who else knows it.
+    pub foreign: Option<ForeignId>,
+}
+
+impl Engine {
+    /// Creates a network.
+    ///
+    /// # Errors
+    /// Names what is malformed or taken; nothing is left behind.
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<Network, Error> {
+        let mut state = self.state().await;
+        let network = self.network_of_request(&state, request)?;
+        self.store.put_network(&network)?;
+        let domain = network.domain;
+        state.desired.networks.insert(domain, network.clone());
+        if let Err(error) = self.converge_or_fail(&mut state).await {
+            state.desired.networks.remove(&domain);
+            self.store.remove_network(domain)?;
+            for (action, error) in self.converge(&mut state).await? {
+                tracing::error!(?action, %error, "cannot undo");
+            }
+            return Err(error);
+        }
+        Ok(network)
+    }
+
+    fn network_of_request(&self, state: &State, request: NetworkRequest) -> Result<Network, Error> {
+        let name = request.name.parse()?;
+        if state.desired.network(&request.name).is_some() {
+            return Err(Error::Exists {
+                kind: "network",
+                name: request.name,
+            });
+        }
+        let mtu = request.mtu.unwrap_or(MTU_DEFAULT);
+        if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+            let problem = format!("an MTU is from {MTU_MIN} to {MTU_MAX} bytes, not {mtu}");
+            return Err(Error::Invalid(problem));
+        }
+        let default = u32::try_from(AGEING_DEFAULT.as_secs()).unwrap_or(AGEING_SECONDS_MAX);
+        let ageing_seconds = request.ageing_seconds.unwrap_or(default);
+        if !(AGEING_SECONDS_MIN..=AGEING_SECONDS_MAX).contains(&ageing_seconds) {
+            return Err(Error::Invalid(format!(
+                "the ageing time is from {AGEING_SECONDS_MIN} to {AGEING_SECONDS_MAX} seconds, \
+                 not {ageing_seconds}"
+            )));
+        }
+        let domain = (1..DOMAINS_MAX)
+            .filter_map(|index| u16::try_from(index).ok())
+            .map(DomainId)
+            .find(|id| !state.desired.networks.contains_key(id))
+            .ok_or(Error::Limit {
+                what: "networks",
+                max: DOMAINS_MAX - 1,
+            })?;
+        Ok(Network {
+            domain,
+            name,
+            subnets: self.subnets_of_request(state, &request)?,
+            internal: request.internal,
+            host_link: !request.no_host_link,
+            mtu,
+            ageing_seconds,
+            foreign: request.foreign,
+        })
+    }
+
+    fn subnets_of_request(
+        &self,
+        state: &State,
+        request: &NetworkRequest,
+    ) -> Result<Vec<Subnet>, Error> {
+        let wrong = |option: &str, family: &str, value: IpNet| {
+            Error::Invalid(format!("{option} takes an {family} subnet, not {value}"))
+        };
+        match (request.subnet, request.subnet6) {
+            (Some(net @ IpNet::V6(_)), _) => return Err(wrong("--subnet", "IPv4", net)),
+            (_, Some(net @ IpNet::V4(_))) => return Err(wrong("--subnet6", "IPv6", net)),
+            (None, None) if request.gateway.is_some() || request.ip_range.is_some() => {
+                let problem = "--gateway and --ip-range need --subnet; give the subnet as well";
+                return Err(Error::Invalid(problem.to_owned()));
+            }
+            (_, None) if request.gateway6.is_some() => {
+                let problem = "--gateway6 needs --subnet6; give the subnet as well";
+                return Err(Error::Invalid(problem.to_owned()));
+            }
+            (_, _) => {}
+        }
+        let except = state.host_link.map(|link| link.link);
+        let routes = if request.no_host_link {
+            Vec::new()
+        } else {
+            state.host.foreign_routes(except)
+        };
+        let mut subnets = Vec::new();
+        if let Some(prefix) = request.subnet {
+            subnets.push(ipam::subnet(prefix, request.gateway, request.ip_range)?);
+        }
+        if let Some(prefix) = request.subnet6 {
+            subnets.push(ipam::subnet(prefix, request.gateway6, None)?);
+        }
+        if subnets.is_empty() {
+            subnets.push(ipam::default_subnet(&state.desired, &routes)?);
+        }
+        for subnet in &subnets {
+            ipam::check_overlap(subnet.prefix, &state.desired, &routes)?;
+        }
+        Ok(subnets)
+    }
+
+    /// Removes a network without endpoints.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`]; [`Error::InUse`] with the endpoints' names.
+    pub async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        let mut state = self.state().await;
+        let network = state
+            .desired
+            .network(name)
+            .ok_or_else(|| Error::unknown_network(name))?;
+        let domain = network.domain;
+        let users: Vec<&str> = state
+            .desired
+            .endpoints_of(domain)
+            .map(|endpoint| endpoint.name.as_str())
+            .collect();
+        if !users.is_empty() {
+            let users = users.join(", ");
+            return Err(Error::InUse(format!(
+                "network '{name}' has endpoints: {users}; detach them first"
+            )));
+        }
+        self.store.remove_network(domain)?;
+        state.desired.networks.remove(&domain);
+        let converged = self.converge_or_fail(&mut state).await;
+        // The id may be given to another network; nothing learned must be left under it.
+        self.dataplane.fdb().flush_domain(domain);
+        converged
+    }
+}

@@ -1,0 +1,180 @@
+//! Uplinks: network cards that the switch shares with the host, and what keeps the two apart.
+//!
+//! # Theory of operation
+//! In this order, so that no packet of ours ever meets the host's stack: the NAT's port range is
+//! reserved (and what was reserved before is noted in the store), the guard goes on the
+//! interface's ingress, the packet sockets open, the topology names the uplink. A change of the
+//! publications or of the host's addresses replaces the guard's program atomically. All of it
+//! stays when the daemon ends, because the containers' sessions go on when it comes back;
+//! `causeway clean` takes it away in reverse order.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dataplane_core::addr::{L4Port, PortId, UplinkId};
+use dataplane_core::nat::{self, Nat};
+use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
+use dataplane_port::packet::PacketBuilder;
+
+use super::{Engine, State};
+use crate::config::Uplinks;
+use crate::device;
+use crate::error::Error;
+use crate::model::{DesiredState, UPLINK_PORT_FIRST};
+use crate::sysctl::{self, PortSet};
+use crate::topology::UplinkPort;
+
+/// The note about the ports that were reserved before us, within our range.
+pub(super) const RESERVED_NOTE: &str = "reserved_ports_before";
+/// The note about the range that we reserved.
+pub(super) const RANGE_NOTE: &str = "reserved_ports_ours";
+/// The note about the interfaces that we guard.
+pub(super) const GUARDED_NOTE: &str = "guarded_interfaces";
+
+impl Engine {
+    /// The translations of all gateways.
+    pub(super) fn nat(&self) -> &Arc<Nat> {
+        &self.dataplane.gateway().nat
+    }
+
+    /// Opens every uplink; at the start, before anything is forwarded.
+    pub(super) async fn open_uplinks(&self, state: &mut State) -> Result<(), Error> {
+        let names = match &self.config.uplinks {
+            Uplinks::Named(names) => names.clone(),
+            Uplinks::DefaultRoute => {
+                let link = state.host.default_interface();
+                link.map(|link| link.name.clone()).into_iter().collect()
+            }
+        };
+        self.drop_stale_guards(&names)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.reserve_ports()?;
+        for (index, name) in names.iter().enumerate() {
+            let link = state.host.link(name).ok_or_else(|| {
+                let names: Vec<&str> = state.host.links.iter().map(|l| l.name.as_str()).collect();
+                Error::Invalid(format!(
+                    "there is no interface '{name}' for an uplink; choose one of: {}, or none",
+                    names.join(", ")
+                ))
+            })?;
+            // The number of uplinks was checked against UPLINKS_MAX.
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            state.uplinks.push(UplinkPort {
+                id: UplinkId(index),
+                port: PortId(UPLINK_PORT_FIRST + index),
+                name: name.clone(),
+                link: link.index,
+            });
+        }
+        self.refresh_uplinks(state)?;
+        for uplink in &state.uplinks {
+            let builder = PacketBuilder::new(&uplink.name).queues(self.dataplane.workers());
+            let sockets = self.host.run(|| builder.open())??;
+            let queues = device::boxed(sockets);
+            self.blocking(|dataplane| dataplane.add_port(uplink.port, queues))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the guards of now on the uplinks.
+    pub(super) fn refresh_uplinks(&self, state: &mut State) -> Result<(), Error> {
+        for uplink in &state.uplinks {
+            let spec = self.guard_spec(&state.desired, state, uplink.link);
+            self.host
+                .run(|| guard::install(&uplink.name, Guarded::Spec(&spec)))??;
+        }
+        Ok(())
+    }
+
+    fn guard_spec(&self, desired: &DesiredState, state: &State, link: u32) -> GuardSpec {
+        let range = &self.config.nat.port_range;
+        let dynamic = guard::Transport::ALL
+            .into_iter()
+            .map(|transport| GuardPorts {
+                transport,
+                destination: None,
+                first: L4Port(*range.start()),
+                last: L4Port(*range.end()),
+            });
+        let published = desired.publications.values().map(|publication| GuardPorts {
+            transport: match publication.transport {
+                nat::Transport::Tcp => guard::Transport::Tcp,
+                nat::Transport::Udp => guard::Transport::Udp,
+            },
+            destination: publication.host_ip,
+            first: L4Port(*publication.host_ports.start()),
+            last: L4Port(*publication.host_ports.end()),
+        });
+        GuardSpec {
+            addresses: state.host.addresses_of(link).collect(),
+            ports: dynamic.chain(published).collect(),
+            prefixes: Vec::new(),
+        }
+    }
+
+    /// Makes the kernel keep the routers of the uplinks resolved, and no others.
+    pub(super) async fn keep_next_hops(&self, state: &mut State) {
+        let wanted: BTreeSet<_> = state
+            .uplinks
+            .iter()
+            .flat_map(|uplink| {
+                let hops = state.host.next_hops(uplink.link);
+                hops.into_iter().map(|address| (uplink.link, address))
+            })
+            .collect();
+        for (link, address) in &wanted {
+            if state.managed.contains(&(*link, *address)) {
+                continue;
+            }
+            if let Err(error) = self.netlink.add_managed_neighbour(*link, *address).await {
+                // Linux before 5.16: asked for when a frame waits.
+                tracing::warn!(%address, %error, "cannot keep a router resolved");
+            }
+        }
+        for (link, address) in state.managed.difference(&wanted) {
+            if let Err(error) = self.netlink.remove_neighbour(*link, *address).await {
+                tracing::warn!(%address, %error, "cannot give a router back");
+            }
+        }
+        state.managed = wanted;
+    }
+
+    /// Gives the routers back to the host's own neighbour discovery.
+    pub async fn release_next_hops(&self) {
+        let mut state = self.state().await;
+        for (link, address) in std::mem::take(&mut state.managed) {
+            if let Err(error) = self.netlink.remove_neighbour(link, address).await {
+                tracing::warn!(%address, %error, "cannot give a router back");
+            }
+        }
+    }
+
+    fn reserve_ports(&self) -> Result<(), Error> {
+        let range = &self.config.nat.port_range;
+        let mut ports = sysctl::reserved_ports(&self.host)?;
+        if self.store.host_note(RANGE_NOTE)?.is_none() {
+            let before = ports.intersection(range);
+            self.store
+                .set_host_note(RESERVED_NOTE, &before.to_string())?;
+            let mut ours = PortSet::default();
+            ours.insert(range);
+            self.store.set_host_note(RANGE_NOTE, &ours.to_string())?;
+        }
+        ports.insert(range);
+        sysctl::set_reserved_ports(&self.host, &ports)
+    }
+
+    /// Notes which interfaces are going to be guarded, and unguards those that no longer are.
+    fn drop_stale_guards(&self, names: &[String]) -> Result<(), Error> {
+        let noted = self.store.host_note(GUARDED_NOTE)?.unwrap_or_default();
+        for name in noted.split_whitespace() {
+            if !names.iter().any(|wanted| wanted == name) {
+                self.host.run(|| guard::remove(name))??;
+            }
+        }
+        self.store.set_host_note(GUARDED_NOTE, &names.join(" "))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Who holds a port of the host: for error messages only, so best effort and never an error.
+//!
+//! Reads `/proc/PID/net` of the calling thread for the socket's inode and then the descriptors of
+//! every process for a link to it (proc(5), Documentation/networking/proc_net_tcp.rst).
+
+use std::fs;
+
+use dataplane_core::nat::Transport;
+
+/// Processes looked at; a host with more gets "another program" for an answer.
+const PROCESSES_MAX: usize = 20_000;
+/// Column of the local address in `/proc/net/tcp` and its kin.
+const LOCAL_ADDRESS_COLUMN: usize = 1;
+/// Column of the state.
+const STATE_COLUMN: usize = 3;
+/// Column of the inode.
+const INODE_COLUMN: usize = 9;
+/// `TCP_LISTEN` of `net/tcp_states.h`.
+const LISTEN: &str = "0A";
+/// The state of an unconnected UDP socket: `TCP_CLOSE`.
+const UNCONNECTED: &str = "07";
+
+/// Names the program that listens on a port, with its process id where it can be seen.
+pub fn of_port(transport: Transport, port: u16) -> String {
+    let (files, state) = match transport {
+        Transport::Tcp => (["tcp", "tcp6"], LISTEN),
+        Transport::Udp => (["udp", "udp6"], UNCONNECTED),
+    };
+    let inode = files.iter().find_map(|file| {
+        let table = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
+        inode_of(&table, port, state)
+    });
+    inode
+        .and_then(|inode| process_of(&inode))
+        .unwrap_or_else(|| "another program".to_owned())
+}
+
+fn inode_of(table: &str, port: u16, state: &str) -> Option<String> {
+    let port = format!(":{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let matches = columns.get(LOCAL_ADDRESS_COLUMN)?.ends_with(&port)
+            && *columns.get(STATE_COLUMN)? == state;
+        matches.then(|| columns.get(INODE_COLUMN).map(|inode| (*inode).to_owned()))?
+    })
+}
+
+fn process_of(inode: &str) -> Option<String> {
+    let wanted = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    for process in processes.take(PROCESSES_MAX) {
+        let name = process.file_name();
+        let Some(pid) = name
+            .to_str()
+            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+        else {
+            continue;
+        };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let holds = |path| fs::read_link(path).is_ok_and(|to| to.as_os_str() == wanted.as_str());
+        if descriptors
+            .flatten()
+            .any(|descriptor| holds(descriptor.path()))
+        {
+            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("'{}' (process {pid})", command.trim()));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_and_no_connection_of_it_is_found_in_the_table() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+            0: 0100007F:1F90 0200007F:C001 01 00000000:00000000 00:00000000 00000000     0        0 111 1\n   \
+            1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 222 1\n";
+        assert_eq!(inode_of(table, 8_080, LISTEN).as_deref(), Some("222"));
+        assert_eq!(inode_of(table, 8_081, LISTEN), None);
+        assert_eq!(inode_of("", 1, LISTEN), None);
+        assert_eq!(inode_of("header\nshort\n", 1, LISTEN), None);
+    }
+}

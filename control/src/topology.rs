@@ -1,0 +1,228 @@
+//! From what is wanted and what is there to the picture that the dataplane forwards by.
+//!
+//! Pure, and always the whole picture: the dataplane swaps one for the next between two batches,
+//! so nothing is ever half-changed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use dataplane_core::addr::{MacAddr, PortId, Prefix, UplinkId};
+use dataplane_core::nat::{NatConfig, RuleError, StaticRule, StaticRules};
+use dataplane_core::time::Duration;
+use dataplane_core::topology::{
+    Domain, Gateway, HostLink, Neighbour, Port, Role, Route, Topology, Uplink,
+};
+
+use crate::hostnet::HostState;
+use crate::model::{DesiredState, Endpoint, HOST_LINK_PORT, MTU_DEFAULT, Network, Phase};
+
+/// An uplink that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkPort {
+    /// Its id; ids are consecutive from 0.
+    pub id: UplinkId,
+    /// Its switch port.
+    pub port: PortId,
+    /// The interface's name.
+    pub name: String,
+    /// The interface's index.
+    pub link: u32,
+}
+
+/// The host link, when it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostLinkPort {
+    /// The interface's index.
+    pub link: u32,
+    /// The interface's MAC.
+    pub mac: MacAddr,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// Everything that a topology is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// What is wanted.
+    pub desired: &'a DesiredState,
+    /// What the host has.
+    pub host: &'a HostState,
+    /// The open uplinks, by id.
+    pub uplinks: &'a [UplinkPort],
+    /// The host link.
+    pub host_link: Option<HostLinkPort>,
+    /// Endpoint ports whose device is open.
+    pub open: &'a BTreeSet<PortId>,
+    /// Ranges, timeouts and limits of the NAT.
+    pub nat: &'a NatConfig,
+}
+
+/// Builds the topology.
+///
+/// # Errors
+/// A publication that contradicts another or itself; requests are checked before, so only a
+/// store that was edited by hand can bring one here.
+pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
+    let mut topology = Topology::default();
+    topology.nat = inputs.nat.clone();
+    for network in inputs.desired.networks.values() {
+        topology.put_domain(domain(inputs, network));
+    }
+    for endpoint in inputs.desired.endpoints.values() {
+        if let Some(network) = inputs.desired.network_of(endpoint) {
+            topology.put_port(Port {
+                id: endpoint.port,
+                name: endpoint.name.as_str().into(),
+                role: Role::Bridge(endpoint.domain),
+                up: is_up(inputs, endpoint),
+                mtu: network.mtu,
+            });
+        }
+    }
+    if let Some(link) = inputs.host_link {
+        topology.put_port(Port {
+            id: HOST_LINK_PORT,
+            name: crate::host_link::IFNAME.into(),
+            role: Role::HostLink,
+            up: true,
+            mtu: link.mtu,
+        });
+        topology.host_link = Some(HostLink {
+            port: HOST_LINK_PORT,
+            mac: link.mac,
+        });
+    }
+    for uplink in inputs.uplinks {
+        put_uplink(&mut topology, inputs, uplink);
+    }
+    let except = inputs.host_link.map(|link| link.link);
+    topology.local_addresses = inputs.host.local_addresses(except).into_iter().collect();
+    topology.routes = routes(inputs, except);
+    topology.statics = StaticRules::build(static_rules(inputs.desired))?;
+    topology.finish();
+    Ok(topology)
+}
+
+fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
+    endpoint.phase == Phase::Attached && inputs.open.contains(&endpoint.port)
+}
+
+fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
+    let mut domain = Domain::new(network.domain, network.name.as_str());
+    domain.ageing = Duration::from_secs(network.ageing_seconds.into());
+    domain.subnets = network
+        .subnets
+        .iter()
+        .map(|subnet| subnet.dataplane_prefix())
+        .collect();
+    if !network.subnets.is_empty() {
+        domain.gateway = Some(Gateway {
+            mac: network.gateway_mac(),
+            addresses: network.subnets.iter().map(|s| s.gateway).collect(),
+            mtu: network.mtu,
+        });
+    }
+    domain.internal = network.internal;
+    domain.host_link = network.host_link && inputs.host_link.is_some();
+    for endpoint in inputs.desired.endpoints_of(network.domain) {
+        let neighbour = Neighbour {
+            mac: endpoint.mac,
+            port: endpoint.port,
+        };
+        for address in &endpoint.addresses {
+            domain.neighbours.insert(*address, neighbour);
+        }
+    }
+    domain
+}
+
+fn put_uplink(topology: &mut Topology, inputs: &Inputs<'_>, uplink: &UplinkPort) {
+    let link = inputs.host.link_by_index(uplink.link);
+    let mtu = link.map_or(MTU_DEFAULT, |link| {
+        u16::try_from(link.mtu).unwrap_or(u16::MAX)
+    });
+    topology.put_port(Port {
+        id: uplink.port,
+        name: uplink.name.as_str().into(),
+        role: Role::Uplink(uplink.id),
+        up: link.is_some_and(|link| link.up),
+        mtu,
+    });
+    topology.uplinks.push(Uplink {
+        id: uplink.id,
+        name: uplink.name.as_str().into(),
+        port: uplink.port,
+        mac: link.and_then(|link| link.mac).unwrap_or(MacAddr::ZERO),
+        mtu,
+        addresses: inputs.host.addresses_of(uplink.link).collect(),
+        neighbours: inputs
+            .host
+            .neighbours
+            .iter()
+            .filter(|neighbour| neighbour.link == uplink.link)
+            .filter_map(|neighbour| Some((neighbour.address, neighbour.mac?)))
+            .collect(),
+    });
+}
+
+/// The host's routes, lowest metric first, because the first of equal prefixes counts.
+fn routes(inputs: &Inputs<'_>, except: Option<u32>) -> Vec<Route> {
+    let mut routes: Vec<_> = inputs
+        .host
+        .routes
+        .iter()
+        .filter(|route| Some(route.link) != except)
+        .collect();
+    routes.sort_by_key(|route| route.metric);
+    let uplink_of = |link: u32| inputs.uplinks.iter().find(|uplink| uplink.link == link);
+    routes
+        .into_iter()
+        .map(|route| Route {
+            prefix: route.prefix,
+            uplink: uplink_of(route.link).map(|uplink| uplink.id),
+            next_hop: route.gateway,
+            source: route.source,
+        })
+        .collect()
+}
+
+/// The id of the NAT rule of a publication: each has room for one rule of either family.
+pub const fn rule_id(publication: u32, inside: IpAddr) -> u32 {
+    publication.wrapping_mul(2).wrapping_add(match inside {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(_) => 1,
+    })
+}
+
+/// A rule per publication and address family that both sides have.
+fn static_rules(desired: &DesiredState) -> Vec<StaticRule> {
+    let mut rules = Vec::new();
+    for publication in desired.publications.values() {
+        let Some(endpoint) = desired.endpoints.get(&publication.endpoint) else {
+            continue;
+        };
+        let family_fits = |inside: &&IpAddr| {
+            publication
+                .host_ip
+                .is_none_or(|host| host.is_ipv4() == inside.is_ipv4())
+                && publication
+                    .from
+                    .is_none_or(|from| from.addr().is_ipv4() == inside.is_ipv4())
+        };
+        for inside in endpoint.addresses.iter().filter(family_fits) {
+            rules.push(StaticRule {
+                id: rule_id(publication.id, *inside),
+                transport: publication.transport,
+                external: publication.host_ip,
+                external_ports: publication.host_ports.clone(),
+                domain: endpoint.domain,
+                inside: *inside,
+                inside_port_first: publication.inside_port_first,
+                from: publication
+                    .from
+                    .map(|from| Prefix::new(from.network(), from.prefix_len())),
+            });
+        }
+    }
+    rules
+}
