@@ -170,6 +170,29 @@ pub fn readable(fd: RawFd) -> io::Result<bool> {
     check(ready).map(|count| count > 0)
 }
 
+/// Major and minor version of the running kernel, for what only a version tells; zero when its
+/// name does not begin with numbers.
+pub fn kernel_version() -> (u32, u32) {
+    // SAFETY: `utsname` is arrays of characters, for which zero is valid.
+    // JUSTIFICATION: the struct's size differs between targets, so no literal can name it all.
+    let mut names: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: a live, exclusive place of the type that the call fills.
+    // JUSTIFICATION: std does not tell the kernel's version.
+    if unsafe { libc::uname(&raw mut names) } != 0 {
+        return (0, 0);
+    }
+    let release = names.release.iter().map(|&c| char::from(c.cast_unsigned()));
+    parse_version(&release.take_while(|&c| c != '\0').collect::<String>())
+}
+
+/// The first two numbers of a release such as "6.1.0-18-amd64".
+fn parse_version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +221,14 @@ mod tests {
         assert!(interface_index("lo").is_ok());
         let error = interface_index("cw-port-none").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn releases_are_read_up_to_the_minor_version() {
+        assert_eq!(parse_version("6.1.0-18-amd64"), (6, 1));
+        assert_eq!(parse_version("6.18"), (6, 18));
+        assert_eq!(parse_version("7"), (7, 0));
+        assert_eq!(parse_version("custom"), (0, 0));
+        assert!(kernel_version() > (2, 0));
     }
 }

@@ -6,6 +6,7 @@ mod common;
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::process::Command;
 
 use common::{in_namespace, ip, tc};
 use dataplane_core::addr::L4Port;
@@ -166,10 +167,7 @@ fn replacing_leaves_one_guard_that_is_found_again() {
             assert_eq!(guard::find("a0").unwrap(), None);
             assert_eq!(tc("filter show dev a0 ingress"), "");
             assert!(!tc("qdisc show dev a0").contains("clsact"));
-            let links = std::process::Command::new("ip")
-                .arg("link")
-                .output()
-                .unwrap();
+            let links = Command::new("ip").arg("link").output().unwrap();
             let links = String::from_utf8(links.stdout).unwrap();
             assert!(!links.contains("cwsk"), "{links}");
         });
@@ -222,6 +220,29 @@ fn filters_of_the_administrator_stay() {
         assert_eq!(tc("filter show dev a0 ingress"), before);
         assert!(tc("qdisc show dev a0").contains("clsact"));
     });
+}
+
+/// Runs this file's other tests once more where bpf(2) is refused.
+#[test]
+fn user_namespaces_are_guarded_as_well() {
+    const INNER: &str = "CW_TEST_IN_USER_NAMESPACE";
+    if std::env::var_os(INNER).is_some() {
+        return;
+    }
+    let probe = Command::new("unshare").args(["-Urn", "true"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: needs unprivileged user namespaces and unshare(1)");
+        return;
+    }
+    let output = Command::new("unshare")
+        .arg("-Urn")
+        .arg(std::env::current_exe().unwrap())
+        .env(INNER, "1")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}");
+    assert!(!printed.contains("SKIPPED"), "{printed}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Frames that the suite sends: numbered ones, and TCP packets whose checksum may be to do.
+//! Frames that the suite sends: numbered ones, and packets whose checksum may be to do.
 
 use dataplane_core::frame::Offload;
 
@@ -30,60 +30,127 @@ pub(super) const TAGGINGS: [&[(u16, u16)]; 3] = [
     &[(0x88a8, 0x0064), (0x8100, 0x000a)],
 ];
 
-/// A TCP segment over IPv4, of which the checksum can be wanted in either state.
+/// What a [`Packet`] is, as far as offloads differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketKind {
+    /// TCP over IPv4.
+    TcpV4,
+    /// TCP over IPv6.
+    TcpV6,
+    /// UDP over IPv4.
+    UdpV4,
+    /// UDP over IPv6.
+    UdpV6,
+}
+
+impl PacketKind {
+    /// All four.
+    pub const ALL: [Self; 4] = [Self::TcpV4, Self::TcpV6, Self::UdpV4, Self::UdpV6];
+
+    const fn is_tcp(self) -> bool {
+        matches!(self, Self::TcpV4 | Self::TcpV6)
+    }
+
+    const fn is_v4(self) -> bool {
+        matches!(self, Self::TcpV4 | Self::UdpV4)
+    }
+
+    /// Bytes of the IP header.
+    const fn l3_size(self) -> usize {
+        if self.is_v4() { 20 } else { 40 }
+    }
+
+    /// Bytes of the TCP or UDP header.
+    const fn l4_size(self) -> usize {
+        if self.is_tcp() { 20 } else { 8 }
+    }
+
+    /// Where the checksum is in it.
+    const fn checksum_offset(self) -> usize {
+        if self.is_tcp() { 16 } else { 6 }
+    }
+
+    const fn protocol(self) -> u8 {
+        if self.is_tcp() { 6 } else { 17 }
+    }
+
+    /// `VIRTIO_NET_HDR_GSO_*`.
+    const fn gso_type(self) -> u8 {
+        match self {
+            Self::TcpV4 => 1,
+            Self::TcpV6 => 4,
+            Self::UdpV4 | Self::UdpV6 => 5,
+        }
+    }
+}
+
+/// A TCP or UDP packet, of which the checksum can be wanted in either state.
 pub struct Packet {
+    kind: PacketKind,
     bytes: Vec<u8>,
     l3: usize,
 }
 
 impl Packet {
-    /// A segment with `payload` bytes behind `tags`.
-    pub fn tcp(tags: &[(u16, u16)], payload: usize) -> Self {
+    /// A packet with `payload` bytes behind `tags`.
+    pub fn new(kind: PacketKind, tags: &[(u16, u16)], payload: usize) -> Self {
         let mut bytes = vec![0x02, 0, 0, 0, 0, 0x0a, 0x02, 0, 0, 0, 0, 0x0b];
         for (tpid, tci) in tags {
             bytes.extend(tpid.to_be_bytes());
             bytes.extend(tci.to_be_bytes());
         }
-        bytes.extend([0x08, 0x00]);
+        bytes.extend(if kind.is_v4() {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        });
         let l3 = bytes.len();
-        let total = u16::try_from(40 + payload).unwrap_or(u16::MAX);
-        bytes.extend([0x45, 0]);
-        bytes.extend(total.to_be_bytes());
-        bytes.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
-        let header_sum = !fold(sum(&bytes[l3..l3 + 20]));
-        bytes[l3 + 10..l3 + 12].copy_from_slice(&header_sum.to_be_bytes());
-        bytes.extend([
-            0x13, 0x88, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff,
-        ]);
-        bytes.extend([0, 0, 0, 0]);
+        let l4_size = u16::try_from(kind.l4_size() + payload).unwrap_or(u16::MAX);
+        if kind.is_v4() {
+            bytes.extend([0x45, 0]);
+            bytes.extend((20 + l4_size).to_be_bytes());
+            bytes.extend([0, 0, 0x40, 0, 64, kind.protocol(), 0, 0]);
+            bytes.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+            let header_sum = !fold(sum(&bytes[l3..l3 + 20]));
+            bytes[l3 + 10..l3 + 12].copy_from_slice(&header_sum.to_be_bytes());
+        } else {
+            bytes.extend([0x60, 0, 0, 0]);
+            bytes.extend(l4_size.to_be_bytes());
+            bytes.extend([kind.protocol(), 64]);
+            for last in [1, 2] {
+                bytes.extend([
+                    0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last,
+                ]);
+            }
+        }
+        bytes.extend([0x13, 0x88, 0, 80]);
+        if kind.is_tcp() {
+            bytes.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+        } else {
+            bytes.extend(l4_size.to_be_bytes());
+            bytes.extend([0, 0]);
+        }
         bytes.extend((0..payload).map(|i| (i % 251) as u8));
-        Self { bytes, l3 }
+        Self { kind, bytes, l3 }
     }
 
     /// The frame as on a wire.
     pub fn complete(&self) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
-        let segment = &bytes[self.l3 + 20..];
-        let checksum = !fold(self.pseudo_header() + sum(segment));
-        let field = self.l3 + 36;
-        bytes[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
-        bytes
+        let segment = sum(&self.bytes[self.l4()..]);
+        self.with_checksum(!fold(self.pseudo_header() + segment))
     }
 
     /// The frame with only the pseudo-header's sum in the checksum field.
     pub fn partial(&self) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
-        let field = self.l3 + 36;
-        bytes[field..field + 2].copy_from_slice(&fold(self.pseudo_header()).to_be_bytes());
-        bytes
+        self.with_checksum(fold(self.pseudo_header()))
     }
 
     /// What describes [`Packet::partial`].
     pub fn checksum_offload(&self) -> Offload {
         Offload {
             flags: Offload::NEEDS_CSUM,
-            csum_start: (self.l3 + 20) as u16,
-            csum_offset: 16,
+            csum_start: self.l4() as u16,
+            csum_offset: self.kind.checksum_offset() as u16,
             ..Offload::NONE
         }
     }
@@ -91,9 +158,9 @@ impl Packet {
     /// What describes [`Packet::partial`] as a frame to be cut into segments.
     pub fn gso_offload(&self, gso_size: u16) -> Offload {
         Offload {
-            gso_type: 1,
+            gso_type: self.kind.gso_type(),
             gso_size,
-            hdr_len: (self.l3 + 40) as u16,
+            hdr_len: (self.l4() + self.kind.l4_size()) as u16,
             ..self.checksum_offload()
         }
     }
@@ -113,9 +180,22 @@ impl Packet {
         assert_eq!(offload.csum_offset, expected.csum_offset);
     }
 
+    fn l4(&self) -> usize {
+        self.l3 + self.kind.l3_size()
+    }
+
+    fn with_checksum(&self, checksum: u16) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        let field = self.l4() + self.kind.checksum_offset();
+        bytes[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+
     fn pseudo_header(&self) -> u32 {
-        let segment_size = (self.bytes.len() - self.l3 - 20) as u32;
-        sum(&self.bytes[self.l3 + 12..self.l3 + 20]) + 6 + segment_size
+        let addresses = if self.kind.is_v4() { 12..20 } else { 8..40 };
+        let addresses = &self.bytes[self.l3 + addresses.start..self.l3 + addresses.end];
+        let l4_size = (self.bytes.len() - self.l4()) as u32;
+        sum(addresses) + u32::from(self.kind.protocol()) + l4_size
     }
 }
 
@@ -138,16 +218,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksum_of_the_test_packet_is_that_of_rfc_1071() {
-        let complete = Packet::tcp(&[], 33).complete();
-        let whole = Packet {
-            bytes: complete,
-            l3: 14,
-        };
-        assert_eq!(
-            fold(whole.pseudo_header() + sum(&whole.bytes[34..])),
-            0xffff
-        );
-        assert_eq!(fold(sum(&whole.bytes[14..34])), 0xffff);
+    fn checksums_of_the_test_packets_are_those_of_rfc_1071() {
+        for kind in PacketKind::ALL {
+            let whole = Packet {
+                bytes: Packet::new(kind, &[], 33).complete(),
+                kind,
+                l3: 14,
+            };
+            let l4 = whole.l4();
+            let total = fold(whole.pseudo_header() + sum(&whole.bytes[l4..]));
+            assert_eq!(total, 0xffff, "{kind:?}");
+            if kind.is_v4() {
+                assert_eq!(fold(sum(&whole.bytes[14..l4])), 0xffff, "{kind:?}");
+            }
+        }
     }
 }

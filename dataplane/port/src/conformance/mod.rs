@@ -14,14 +14,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use dataplane_core::frame::{FrameBuf, Offload};
+use dataplane_core::frame::{FrameBuf, GsoKind, Offload};
 
 use crate::memory::MemoryPeer;
 use crate::{BATCH_MAX, Batch, PortIo};
 
 use frames::{TAGGINGS, number_of};
 
-pub use frames::{Packet, numbered};
+pub use frames::{Packet, PacketKind, numbered};
 
 /// How long a frame may take through a kernel on a busy machine before it counts as lost.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ impl<P: PortIo, R: Peer> Subject<P, R> {
     /// 802.1Q and 802.1ad tags are where they were, whatever the kernel does with them on the way.
     pub fn tags_stay_in_the_bytes(mut self) {
         for tags in TAGGINGS {
-            let frame = Packet::tcp(tags, 100).complete();
+            let frame = Packet::new(PacketKind::TcpV4, tags, 100).complete();
             self.inject(&frame, Offload::NONE);
             assert_eq!(self.receive().0, frame, "received with {tags:x?}");
             self.send(&frame, Offload::NONE);
@@ -124,8 +124,8 @@ impl<P: PortIo, R: Peer> Subject<P, R> {
 
     /// A checksum that is still to do arrives as such with true offsets, or done.
     pub fn unfinished_checksums_pass_or_are_finished(mut self) {
-        for tags in TAGGINGS {
-            let packet = Packet::tcp(tags, 300);
+        for (tags, kind) in every_packet() {
+            let packet = Packet::new(kind, tags, 300);
             let (bytes, offload) = (packet.partial(), packet.checksum_offload());
             self.inject(&bytes, offload);
             let received = self.receive();
@@ -143,22 +143,32 @@ impl<P: PortIo, R: Peer> Subject<P, R> {
         }
     }
 
-    /// A 20 KB TCP frame crosses in one piece, its segment size with it, tagged or not.
+    /// A 20 KB frame crosses in one piece, its segment size with it, tagged or not.
     pub fn gso_frames_pass_with_their_description(mut self) {
-        if !self.port.capabilities().gso_tcp {
-            return;
-        }
-        for tags in TAGGINGS {
-            let packet = Packet::tcp(tags, 20_000);
+        let capabilities = self.port.capabilities();
+        for (tags, kind) in every_packet() {
+            let packet = Packet::new(kind, tags, 20_000);
             let (bytes, offload) = (packet.partial(), packet.gso_offload(1_400));
+            let taken = match offload.gso() {
+                Some(GsoKind::TcpV4 | GsoKind::TcpV6) => capabilities.gso_tcp,
+                Some(GsoKind::UdpL4) => capabilities.gso_udp,
+                Some(GsoKind::Other(_)) | None => false,
+            };
+            if !taken {
+                continue;
+            }
             self.inject(&bytes, offload);
             let received = self.receive();
-            assert_eq!(received.1.gso_size, 1_400, "received with {tags:x?}");
+            assert_eq!(
+                received.1.gso_size, 1_400,
+                "received {kind:?} with {tags:x?}"
+            );
             assert_eq!(received.1.gso(), offload.gso());
             packet.check_equivalent(&received.0, received.1);
             self.send(&bytes, offload);
             let taken = self.take();
-            assert_eq!(taken.1.gso_size, 1_400, "sent with {tags:x?}");
+            assert_eq!(taken.1.gso_size, 1_400, "sent {kind:?} with {tags:x?}");
+            assert_eq!(taken.1.gso(), offload.gso());
             packet.check_equivalent(&taken.0, taken.1);
         }
     }
@@ -416,6 +426,12 @@ impl<P: PortIo, U: FnMut()> Peer for PortPeer<P, U> {
     fn unplug(&mut self) {
         (self.unplug)();
     }
+}
+
+/// Every kind of packet with every kind of tag.
+fn every_packet() -> impl Iterator<Item = (&'static [(u16, u16)], PacketKind)> {
+    let with_kinds = |tags| PacketKind::ALL.into_iter().map(move |kind| (tags, kind));
+    TAGGINGS.into_iter().flat_map(with_kinds)
 }
 
 /// Copies the frames of a batch out and empties it.
