@@ -52,7 +52,8 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd
     check(fd).map(own)
 }
 
-/// `setsockopt` with a value that is plain data for the kernel to read.
+/// `setsockopt` with a value that is plain data for the kernel to read. A pointer within it, as
+/// `sock_fprog` has one, must point at live memory of the length that it says.
 pub fn set_option<T: Copy>(
     fd: BorrowedFd<'_>,
     level: c_int,

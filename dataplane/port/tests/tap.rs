@@ -142,6 +142,40 @@ fn tap_conforms() {
 }
 
 #[test]
+fn every_datagram_arrives_on_one_queue_once() {
+    const FLOWS: u16 = 64;
+    in_namespace(|| {
+        let mut queues = Tap::create("tap0", 4).unwrap();
+        ip("link set tap0 up");
+        ip("addr add 192.0.2.1/24 dev tap0");
+        ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev tap0");
+        for flow in 0..FLOWS {
+            let socket = UdpSocket::bind(("192.0.2.1", 5_000 + flow)).unwrap();
+            socket.send_to(b"hello", "192.0.2.2:5000").unwrap();
+        }
+        let mut rx = Batch::new();
+        let mut seen = [0; FLOWS as usize];
+        let mut used = [false; 4];
+        let all = wait(|| {
+            for (queue, used) in queues.iter_mut().zip(&mut used) {
+                *used |= queue.recv(&mut rx).is_ok();
+                for frame in rx.frames() {
+                    let port = u16::from_be_bytes([frame.bytes()[34], frame.bytes()[35]]);
+                    seen[usize::from(port - 5_000)] += 1;
+                }
+                rx.clear();
+            }
+            seen.iter().all(|&count| count > 0).then_some(())
+        });
+        assert!(
+            all.is_some() && seen.iter().all(|&count| count == 1),
+            "{seen:?}"
+        );
+        assert!(used.iter().filter(|&&used| used).count() > 1, "{used:?}");
+    });
+}
+
+#[test]
 fn down_and_deleted_devices_are_not_connected() {
     in_namespace(|| {
         let mut tap = Tap::create("tap0", 1).unwrap().remove(0);
