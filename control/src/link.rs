@@ -258,6 +258,31 @@ impl Netlink {
             })
     }
 
+    /// Creates a kernel bridge: what Causeway is compared with.
+    ///
+    /// # Errors
+    /// `EEXIST` when the name is taken.
+    pub async fn create_bridge(&self, name: &str) -> Result<(), Error> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
+            .name(name)
+            .build();
+        self.command(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .await
+        .map_err(|error| Error::new("create", format!("bridge '{name}'"), error))
+    }
+
+    /// Plugs a link into a kernel bridge.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn set_controller(&self, index: u32, bridge: u32) -> Result<(), Error> {
+        self.change(index, "plug into a bridge", |link| link.controller(bridge))
+            .await
+    }
+
     /// Creates an intermediate functional block: an interface that, left down, swallows what is
     /// redirected to it.
     ///

@@ -1,0 +1,212 @@
+//! The core without I/O: nanoseconds for each frame, in memory, on one CPU.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant as Clock;
+
+use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
+use dataplane_core::counters::Counters;
+use dataplane_core::fdb::{Fdb, FdbView, Limits};
+use dataplane_core::frame::{Frame, FrameBuf};
+use dataplane_core::path::{Switch, forward};
+use dataplane_core::route::{State, Tables};
+use dataplane_core::time::Instant;
+use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Route, Topology, Uplink};
+use dataplane_core::trace::Off;
+use dataplane_core::verdict::Verdict;
+use etherparse::PacketBuilder;
+
+const NET: DomainId = DomainId(1);
+const IN: PortId = PortId(1);
+const OUT: PortId = PortId(2);
+const UP: PortId = PortId(3);
+const GATEWAY_MAC: MacAddr = MacAddr([2, 0xca, 0, 0, 0, 1]);
+const UPLINK_MAC: MacAddr = MacAddr([2, 0xca, 0, 0, 0, 2]);
+
+/// Frames between two reads of the clock, as a busy worker has them.
+const BATCH: usize = 64;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn station(n: usize) -> MacAddr {
+    MacAddr::from_u64(0x0200_0000_0000 | (n as u64 + 1))
+}
+
+fn switch() -> Switch {
+    let mut topology = Topology::default();
+    let mut domain = Domain::new(NET, "net");
+    domain.subnets.push(Prefix::new(ip("10.0.0.0"), 8));
+    domain.gateway = Some(Gateway {
+        mac: GATEWAY_MAC,
+        addresses: vec![ip("10.0.0.1")],
+        mtu: 1500,
+    });
+    domain.neighbours.insert(
+        ip("10.0.0.2"),
+        Neighbour {
+            mac: station(0),
+            port: IN,
+        },
+    );
+    topology.put_domain(domain);
+    for (id, role) in [
+        (IN, Role::Bridge(NET)),
+        (OUT, Role::Bridge(NET)),
+        (UP, Role::Uplink(UplinkId(0))),
+    ] {
+        topology.put_port(Port {
+            id,
+            name: id.to_string().into(),
+            role,
+            up: true,
+            mtu: 1500,
+        });
+    }
+    topology.local_addresses.insert(ip("192.0.2.1"));
+    topology.uplinks.push(Uplink {
+        id: UplinkId(0),
+        name: "up".into(),
+        port: UP,
+        mac: UPLINK_MAC,
+        mtu: 1500,
+        addresses: vec![ip("192.0.2.1")],
+        neighbours: [(ip("192.0.2.254"), station(9))].into_iter().collect(),
+    });
+    topology.routes.push(Route {
+        prefix: Prefix::new(ip("0.0.0.0"), 0),
+        uplink: Some(UplinkId(0)),
+        next_hop: Some(ip("192.0.2.254")),
+        source: None,
+    });
+    topology.nat.port_range = 1024..=65_535;
+    topology.nat.sessions_per_endpoint_max = 1 << 20;
+    topology.finish();
+    let fdb = Fdb::new(
+        Limits {
+            entries_max: 2 << 20,
+            entries_per_port_max: 2 << 20,
+        },
+        1,
+    );
+    Switch {
+        topology: Arc::new(topology),
+        fdb: FdbView::live(fdb),
+        gateway: State::live(&Tables::new(1)),
+        counters: Arc::new(Counters::default()),
+    }
+}
+
+/// Known unicast among `stations`, destinations drawn by `draw`; nanoseconds a frame, the writing
+/// of two MAC addresses included.
+fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> usize) -> f64 {
+    let mut sw = switch();
+    let now = Instant::from_secs(10);
+    let mut buf = FrameBuf::from_bytes(&[0x5a; 60]);
+    let mut send = |sw: &mut Switch, port, dst: MacAddr, src: MacAddr| {
+        let bytes = buf.bytes_mut();
+        bytes[..6].copy_from_slice(&dst.0);
+        bytes[6..12].copy_from_slice(&src.0);
+        forward(sw, &mut Frame::new(port, &mut buf), now, &mut Off)
+    };
+    for n in 0..stations {
+        let _ = send(&mut sw, OUT, MacAddr::BROADCAST, station(n));
+    }
+    let mut rng = fastrand::Rng::with_seed(7);
+    let targets: Vec<MacAddr> = (0..1 << 16).map(|_| station(draw(&mut rng))).collect();
+    let source = station(stations + 1);
+    let start = Clock::now();
+    for (count, target) in targets.iter().cycle().take(frames).enumerate() {
+        if count % BATCH == 0 {
+            sw.fdb.begin_batch();
+        }
+        let verdict = send(&mut sw, IN, *target, source);
+        debug_assert_eq!(verdict, Verdict::Bridged(OUT));
+        let _ = std::hint::black_box(verdict);
+    }
+    let nanos = start.elapsed().as_nanos() as f64 / frames as f64;
+    assert_eq!(
+        sw.counters
+            .verdict(dataplane_core::verdict::VerdictKind::Bridged),
+        frames as u64
+    );
+    nanos
+}
+
+/// Known unicast among 64 stations.
+pub fn unicast_64() -> f64 {
+    bridged(64, 2_000_000, |rng| rng.usize(..64))
+}
+
+/// Known unicast among a million stations, each as likely as any.
+pub fn unicast_million_uniform() -> f64 {
+    bridged(1 << 20, 2_000_000, |rng| rng.usize(..1 << 20))
+}
+
+/// Known unicast among a million stations by Zipf's law with exponent 1.
+pub fn unicast_million_zipf() -> f64 {
+    // The inverse of the harmonic sum, which grows as the logarithm.
+    let harmonic = f64::from(1 << 20).ln();
+    bridged(1 << 20, 2_000_000, move |rng| {
+        (((rng.f64() * harmonic).exp() - 1.0) as usize).min((1 << 20) - 1)
+    })
+}
+
+fn datagram(src_port: u16, dst: [u8; 4]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(station(0).0, GATEWAY_MAC.0)
+        .ipv4([10, 0, 0, 2], dst, 64)
+        .udp(src_port, 53)
+        .write(&mut bytes, &[0; 18])
+        .expect("a datagram in memory");
+    bytes
+}
+
+/// Out by source NAT on known sessions, 1,024 of them.
+pub fn nat_hit() -> f64 {
+    let flows: Vec<Vec<u8>> = (0..1024)
+        .map(|n| datagram(2000 + n, [198, 51, 100, 9]))
+        .collect();
+    translate(&flows, 1_000_000, true)
+}
+
+/// Out by source NAT, a new session for each frame.
+pub fn nat_new_session() -> f64 {
+    let flow = |n: usize| {
+        let [_, _, high, low] = (n as u32 / 50_000).to_be_bytes();
+        datagram(2000 + (n % 50_000) as u16, [198, 51, high, low])
+    };
+    let flows: Vec<Vec<u8>> = (0..200_000).map(flow).collect();
+    translate(&flows, flows.len(), false)
+}
+
+fn translate(flows: &[Vec<u8>], frames: usize, warm: bool) -> f64 {
+    let mut sw = switch();
+    let now = Instant::from_secs(10);
+    let mut buf = FrameBuf::new();
+    let mut send = |sw: &mut Switch, bytes: &[u8]| {
+        buf.copy_from(bytes, dataplane_core::frame::Offload::NONE);
+        forward(sw, &mut Frame::new(IN, &mut buf), now, &mut Off)
+    };
+    for flow in flows.iter().filter(|_| warm) {
+        let _ = send(&mut sw, flow);
+    }
+    let start = Clock::now();
+    for (count, flow) in flows.iter().cycle().take(frames).enumerate() {
+        if count % BATCH == 0 {
+            sw.fdb.begin_batch();
+        }
+        let _ = std::hint::black_box(send(&mut sw, flow));
+    }
+    let nanos = start.elapsed().as_nanos() as f64 / frames as f64;
+    let routed = sw
+        .counters
+        .verdict(dataplane_core::verdict::VerdictKind::Routed) as usize;
+    assert_eq!(
+        routed,
+        frames + if warm { flows.len() } else { 0 },
+        "every frame left"
+    );
+    nanos
+}
