@@ -406,17 +406,18 @@ mod tests {
 
     #[test]
     fn only_the_field_that_the_offload_names_is_partial() {
-        let offload = Offload {
+        let inner = |csum_offset| Offload {
             flags: Offload::NEEDS_CSUM,
             csum_start: 84,
-            csum_offset: 16,
+            csum_offset,
             ..Offload::NONE
         };
-        assert!(is_partial(&offload, 84, TCP_CHECKSUM_OFFSET));
-        assert!(
-            !is_partial(&offload, 34, UDP_CHECKSUM_OFFSET),
-            "the outer header of a tunnel"
-        );
+        assert!(is_partial(&inner(16), 84, TCP_CHECKSUM_OFFSET));
+        for csum_offset in [6, 16] {
+            let outer = is_partial(&inner(csum_offset), 34, UDP_CHECKSUM_OFFSET);
+            assert!(!outer, "the outer header of a tunnel is complete");
+        }
+        assert!(!is_partial(&inner(16), 84, UDP_CHECKSUM_OFFSET));
         assert!(!is_partial(&Offload::NONE, 84, TCP_CHECKSUM_OFFSET));
     }
 

@@ -86,6 +86,34 @@ fn networks_with_the_same_addresses_coexist() {
 }
 
 #[test]
+fn another_uplink_gives_another_mapping() {
+    let mut lab = Lab::new();
+    let (host, remote) = (at("10.0.0.2:50001"), at(WEB));
+    let mut mapped = Vec::new();
+    for external in ["198.51.100.1", "198.51.100.2", "198.51.100.1"] {
+        let mut buf = frame(Kind::Udp, host, remote);
+        let headers = Headers::parse(buf.bytes()).unwrap();
+        let mut sent = Frame::new(PortId(1), &mut buf);
+        let translated = lab.view.outbound(
+            &lab.topology,
+            NET,
+            ip(external),
+            &mut sent,
+            &headers,
+            lab.now,
+        );
+        let source = translated.unwrap().after.0;
+        assert_eq!(source.ip, ip(external));
+        mapped.push(source);
+    }
+    assert_eq!(mapped[0], mapped[2]);
+    for external in mapped {
+        assert_eq!(lab.back(Kind::Udp, remote, external), Ok((NET, host)));
+    }
+    assert_eq!(lab.nat.session_count(), 2);
+}
+
+#[test]
 fn stray_echoes_are_the_hosts_and_answers_nobody_asked_for_are_dropped() {
     let mut lab = Lab::new();
     let host = L4Addr::new(external_of(ip("10.0.0.2")), 0);

@@ -255,9 +255,14 @@ fn an_error_does_not_revive_an_expired_session() {
     let mut lab = Lab::new();
     let mut seen = frame(Kind::Udp, host, remote);
     lab.go_out(NET, &mut seen).unwrap();
+    let mut came = frame(Kind::Udp, remote, at("198.51.100.1:50001"));
+    lab.come_in(&mut came).unwrap();
     lab.wait(301);
-    let mut error = error(ip("192.0.2.254"), external_of(host.ip), &quote(&seen, 8));
-    let result = lab.come_in(&mut error);
+    let outside = error(ip("192.0.2.254"), external_of(host.ip), &quote(&seen, 8));
+    let result = lab.come_in(&mut outside.clone());
+    assert_eq!(result, Err(DropReason::NatIcmpUnmatched));
+    let mut inside = error(host.ip, remote.ip, &quote(&came, 8));
+    let result = lab.go_out(NET, &mut inside);
     assert_eq!(result, Err(DropReason::NatIcmpUnmatched));
 }
 

@@ -32,6 +32,21 @@ fn one_endpoint_cannot_take_the_sessions_of_others() {
 }
 
 #[test]
+fn a_full_quota_ends_no_session_of_another() {
+    let mut lab = Lab::new();
+    lab.topology.nat.sessions_per_endpoint_max = 1;
+    let syn = Kind::Tcp(SYN);
+    lab.out(syn, host(1, 50_001), at(REMOTE)).unwrap();
+    lab.out(syn, host(2, 50_001), at(REMOTE)).unwrap();
+    let refused = lab.out(syn, host(2, 50_065), at(REMOTE));
+    assert_eq!(refused, Err(DropReason::NatQuota));
+    assert_eq!(lab.nat.session_count(), 2);
+    // Its own that have expired make room at once, before any sweep.
+    lab.wait(241);
+    assert!(lab.out(syn, host(2, 50_065), at(REMOTE)).is_ok());
+}
+
+#[test]
 fn a_quota_of_zero_leaves_no_count_behind() {
     let mut lab = Lab::new();
     lab.topology.nat.sessions_per_endpoint_max = 0;
@@ -145,6 +160,23 @@ fn a_budgeted_sweep_reaches_every_shard() {
     }
     assert_eq!(lab.nat.expire(lab.now, &config, 1), 0);
     assert_eq!(lab.nat.gauges(), Gauges::default());
+}
+
+#[test]
+fn a_sweep_goes_on_where_the_last_one_stopped() {
+    let mut lab = Lab::new();
+    let config = NatConfig::default();
+    for port in [50_002, 50_040] {
+        lab.out(Kind::Udp, host(1, port), at(REMOTE)).unwrap();
+    }
+    lab.wait(301);
+    assert_eq!(lab.nat.expire(lab.now, &config, 1), 1);
+    assert_eq!(lab.only_session().inside.l4_port.0, 50_040);
+    // Shard 0 gets work again, but those behind have been waiting.
+    lab.out(Kind::Udp, host(1, 49_984), at(REMOTE)).unwrap();
+    lab.wait(301);
+    assert_eq!(lab.nat.expire(lab.now, &config, 1), 1);
+    assert_eq!(lab.only_session().inside.l4_port.0, 49_984);
 }
 
 #[test]

@@ -153,6 +153,41 @@ fn withdrawing_a_rule_ends_its_sessions() {
     assert_ne!(external, at(PUBLIC));
 }
 
+/// Remotes enough that some have their published and their dynamic sessions in one shard.
+fn many_remotes() -> impl Iterator<Item = L4Addr> {
+    (1..400).map(|port| L4Addr::new(ip("192.0.2.77"), port))
+}
+
+#[test]
+fn publishing_a_port_in_use_leaves_its_dynamic_sessions_alone() {
+    for remote in many_remotes() {
+        let mut lab = Lab::new();
+        let host = at("10.0.0.2:50001");
+        let external = lab.out(Kind::Udp, host, remote).unwrap();
+        lab.publish(1, "*", 50_001..=50_001, at(SERVER));
+        let (_, inside) = lab.back(Kind::Udp, remote, external).unwrap();
+        assert_eq!(inside, at(SERVER));
+        assert_eq!(lab.nat.session_count(), 2, "{remote}");
+        assert_eq!(lab.out(Kind::Udp, host, remote), Ok(external));
+    }
+}
+
+#[test]
+fn an_ended_published_session_is_never_taken_for_a_dynamic_one() {
+    for remote in many_remotes() {
+        let mut lab = published();
+        lab.back(Kind::Udp, remote, at(PUBLIC)).unwrap();
+        lab.wait(301);
+        let external = lab.out(Kind::Udp, at(SERVER), remote).unwrap();
+        assert_ne!(external, at(PUBLIC), "{remote}");
+        let mut lab = published();
+        lab.back(Kind::Udp, remote, at(PUBLIC)).unwrap();
+        lab.topology.statics = StaticRules::default();
+        let gone = lab.back(Kind::Udp, remote, at(PUBLIC));
+        assert_eq!(gone, Err(DropReason::NatNoMapping), "{remote}");
+    }
+}
+
 #[test]
 fn a_dynamic_mapping_never_takes_a_published_port() {
     let mut lab = Lab::new();

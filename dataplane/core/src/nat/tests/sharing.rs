@@ -146,6 +146,34 @@ fn a_partial_checksum_stays_partial_and_right() {
 }
 
 #[test]
+fn a_partial_echo_sums_a_pseudo_header_only_over_ipv6() {
+    for (host, remote, start) in [
+        ("10.0.0.2:1234", "203.0.113.5:0", 34),
+        ("[fd00::2]:1234", "[2001:db8:5::5]:0", 54),
+    ] {
+        let (host, remote) = (at(host), at(remote));
+        let mut buf = frame(Kind::EchoRequest, host, remote);
+        let size = buf.len() - start;
+        let partial = match host.ip {
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(_) => {
+                crate::checksum::Sum::pseudo_header(host.ip, remote.ip, 58, size).folded()
+            }
+        };
+        buf.bytes_mut()[start + 2..start + 4].copy_from_slice(&partial.to_be_bytes());
+        buf.offload = Offload {
+            flags: Offload::NEEDS_CSUM,
+            csum_start: start as u16,
+            csum_offset: 2,
+            ..Offload::NONE
+        };
+        let external = Lab::new().go_out(NET, &mut buf).unwrap().after.0;
+        crate::checksum::complete(&mut buf).unwrap();
+        assert_eq!(ends(buf.bytes()), (external, remote));
+    }
+}
+
+#[test]
 fn a_datagram_without_checksum_gets_none() {
     let mut lab = Lab::new();
     let mut buf = frame(Kind::Udp, at("10.0.0.2:1234"), at("203.0.113.5:80"));
