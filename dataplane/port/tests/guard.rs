@@ -81,10 +81,13 @@ fn only_what_is_declared_is_stolen() {
                 let host = UdpSocket::bind((address, 5_000)).unwrap();
                 ours.set_nonblocking(true).unwrap();
                 host.set_nonblocking(true).unwrap();
-                send(&mut far_end, &datagram(address, 50_000));
-                send(&mut far_end, &datagram(address, 5_000));
                 let mut payload = [0; 16];
-                let arrived = wait(|| host.recv(&mut payload).ok());
+                // Again and again: IPv6 takes a moment to be ready on a new link.
+                let arrived = wait(|| {
+                    send(&mut far_end, &datagram(address, 50_000));
+                    send(&mut far_end, &datagram(address, 5_000));
+                    host.recv(&mut payload).ok()
+                });
                 assert_eq!(arrived, Some(4), "{address}: the host's own port");
                 let error = ours.recv(&mut payload).unwrap_err();
                 assert_eq!(
@@ -93,8 +96,16 @@ fn only_what_is_declared_is_stolen() {
                     "{address}: our port"
                 );
                 let mut rx = Batch::new();
-                assert_eq!(wait(|| filtered.recv(&mut rx).ok()), Some(1), "{address}");
-                assert_eq!(rx.frames()[0].bytes(), datagram(address, 50_000));
+                let mut admitted = 0;
+                while filtered.recv(&mut rx).is_ok() {
+                    assert!(!rx.is_empty(), "{address}");
+                    for frame in rx.frames() {
+                        assert_eq!(frame.bytes(), datagram(address, 50_000));
+                    }
+                    rx.clear();
+                    admitted += 1;
+                }
+                assert!(admitted > 0, "{address}: our port");
             }
         });
     }

@@ -44,13 +44,13 @@ fn every_queue_is_opened_and_the_name_is_then_taken() {
 #[test]
 fn offloads_are_refused_one_by_one() {
     in_namespace(|| {
-        for wanted in [
-            TapOffload::None,
-            TapOffload::Checksum,
-            TapOffload::Tcp,
-            TapOffload::TcpUdp,
+        for (name, wanted) in [
+            ("tap0", TapOffload::None),
+            ("tap1", TapOffload::Checksum),
+            ("tap2", TapOffload::Tcp),
+            ("tap3", TapOffload::TcpUdp),
         ] {
-            let tap = TapBuilder::new("tap0")
+            let tap = TapBuilder::new(name)
                 .offload_max(wanted)
                 .create()
                 .unwrap()
@@ -132,11 +132,17 @@ fn udp_datagram_arrives_unfinished_and_goes_back_in_one_write() {
 #[test]
 fn tap_conforms() {
     in_namespace(|| {
+        // A name of its own for each check: another test's fork holds our descriptors until it
+        // executes its program, and the device for as long.
+        let mut device = 0;
         check_all(|| {
-            let tap = Tap::create("tap0", 1).unwrap().remove(0);
-            ip("link set tap0 mtu 9000 up");
-            let far_end = PacketSocket::open("tap0").unwrap();
-            Subject::new(tap, PortPeer::new(far_end, || ip("link del tap0")), 9_014)
+            device += 1;
+            let name = format!("tap{device}");
+            let tap = Tap::create(&name, 1).unwrap().remove(0);
+            ip(&format!("link set {name} mtu 9000 up"));
+            let far_end = PacketSocket::open(&name).unwrap();
+            let unplug = move || ip(&format!("link del {name}"));
+            Subject::new(tap, PortPeer::new(far_end, unplug), 9_014)
         });
     });
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{in_namespace, ip};
-use dataplane_port::conformance::{PortPeer, Subject, check_all};
+use dataplane_port::conformance::{PortPeer, Subject, check_all, wait};
 use dataplane_port::packet::PacketSocket;
 use dataplane_port::tap::{Persistence, Tap, TapError};
 use dataplane_port::tap_plain::PlainTap;
@@ -44,10 +44,8 @@ fn names_are_checked_and_persistent_devices_attached_to() {
         let error = PlainTap::attach("tap0").unwrap_err();
         assert!(matches!(error, TapError::NameTaken { .. }), "{error}");
         drop(tap);
-        assert_eq!(
-            PlainTap::attach("tap0").unwrap().interface_index().unwrap(),
-            index
-        );
+        let tap = wait(|| PlainTap::attach("tap0").ok()).unwrap();
+        assert_eq!(tap.interface_index().unwrap(), index);
 
         let queues = Tap::create("tap1", 2).unwrap();
         let error = PlainTap::attach("tap1").unwrap_err();
