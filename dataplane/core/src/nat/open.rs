@@ -130,10 +130,12 @@ impl Opening<'_> {
         let expired = table.expire(self.now(), timeouts, EXPIRE_ON_FULL_MAX, counts);
         if expired == 0 {
             // One endpoint's quota is no reason to end the sessions of others.
-            let may_evict = full == DropReason::NatTableFull;
-            if !may_evict || table.evict(counts).is_none() {
-                return Err(full);
-            }
+            let given_up = if full == DropReason::NatQuota {
+                table.evict_of(domain, inside, counts)
+            } else {
+                table.evict(counts)
+            };
+            given_up.ok_or(full)?;
         }
         counts.reserve(domain, inside, self.config)
     }

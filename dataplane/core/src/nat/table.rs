@@ -9,6 +9,8 @@
 //! since a class has one timeout, whatever has expired is at its old end, and expiry never looks
 //! at a live session. A session moves within its list at most once per second.
 
+use std::net::IpAddr;
+
 use hashbrown::HashTable;
 
 use crate::addr::{DomainId, L4Addr};
@@ -21,6 +23,10 @@ use super::shared::Counts;
 use super::slab::Slab;
 use super::{NatConfig, Timeouts};
 
+/// Transitory sessions that are looked at for one of an endpoint at its quota: such an endpoint
+/// holds so many that one of the oldest is nearly always its own.
+const EVICT_SCAN_MAX: usize = 16;
+
 /// The end of a list.
 const NONE: u32 = u32::MAX;
 
@@ -31,7 +37,7 @@ pub(super) struct InsideKey {
     pub protocol: NatProtocol,
     pub domain: DomainId,
     pub inside: L4Addr,
-    pub external: std::net::IpAddr,
+    pub external: IpAddr,
 }
 
 /// The two ends of a session, as the inside sees them.
@@ -50,7 +56,7 @@ pub(super) enum Origin {
     /// That of a published port.
     Published,
     /// The one with an external port on this address.
-    Dynamic(std::net::IpAddr),
+    Dynamic(IpAddr),
 }
 
 impl Origin {
@@ -347,6 +353,29 @@ impl NatShard {
         let mapping = *self.at(oldest).1;
         self.remove(oldest, counts);
         Some(mapping)
+    }
+
+    /// Gives up the transitory TCP session of one inside address that was unheard for longest, as
+    /// far as it is among the [`EVICT_SCAN_MAX`] oldest. So a flood of SYNs to a published port
+    /// displaces itself, and does not lock out its server's clients until it has timed out.
+    pub fn evict_of(
+        &mut self,
+        domain: DomainId,
+        inside: IpAddr,
+        counts: &Counts,
+    ) -> Option<Mapping> {
+        let mut next = self.oldest(Class::TcpTransitory);
+        for _ in 0..EVICT_SCAN_MAX {
+            let index = next?;
+            let (session, mapping) = self.at(index);
+            let (newer, mapping) = (session.newer, *mapping);
+            if (mapping.domain, mapping.inside.ip) == (domain, inside) {
+                self.remove(index, counts);
+                return Some(mapping);
+            }
+            next = (newer != NONE).then_some(newer);
+        }
+        None
     }
 
     /// Removes the sessions that `condemned` names; how many.

@@ -37,13 +37,39 @@ fn a_full_quota_ends_no_session_of_another() {
     lab.topology.nat.sessions_per_endpoint_max = 1;
     let syn = Kind::Tcp(SYN);
     lab.out(syn, host(1, 50_001), at(REMOTE)).unwrap();
-    lab.out(syn, host(2, 50_001), at(REMOTE)).unwrap();
+    lab.out(Kind::Udp, host(2, 50_001), at(REMOTE)).unwrap();
     let refused = lab.out(syn, host(2, 50_065), at(REMOTE));
     assert_eq!(refused, Err(DropReason::NatQuota));
     assert_eq!(lab.nat.session_count(), 2);
-    // Its own that have expired make room at once, before any sweep.
-    lab.wait(241);
+    // What has expired makes room at once, before any sweep.
+    lab.wait(301);
     assert!(lab.out(syn, host(2, 50_065), at(REMOTE)).is_ok());
+}
+
+#[test]
+fn a_flood_of_syns_to_a_published_port_displaces_itself() {
+    let mut lab = Lab::new();
+    let (server, public) = (at("10.0.0.8:80"), at("198.51.100.1:80"));
+    lab.topology.nat.sessions_per_endpoint_max = 1_000;
+    lab.publish(1, "*", 80..=80, server);
+    let neighbour = lab.out(Kind::Tcp(SYN), host(1, 50_001), at(REMOTE));
+    let client = at("192.0.2.1:40000");
+    lab.back(Kind::Tcp(SYN), client, public).unwrap();
+    lab.out(Kind::Tcp(SYN_ACK), server, client).unwrap();
+    lab.back(Kind::Tcp(ACK), client, public).unwrap();
+    for number in 0..20_000u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        let forged = L4Addr::new(IpAddr::from([203, a, b, c]), 1_025);
+        let passed = lab.back(Kind::Tcp(SYN), forged, public);
+        assert_eq!(passed, Ok((NET, server)), "{number}");
+    }
+    assert_eq!(lab.nat.session_count_of(NET, server.ip), 1_000);
+    assert_eq!(lab.out(Kind::Tcp(ACK), server, client), Ok(public));
+    assert_eq!(
+        lab.out(Kind::Tcp(SYN), host(1, 50_001), at(REMOTE)),
+        neighbour
+    );
+    assert_eq!(lab.nat.session_count(), 1_001);
 }
 
 #[test]
