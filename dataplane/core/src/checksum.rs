@@ -112,7 +112,7 @@ impl Change {
     }
 
     /// An address is replaced by another of the same family.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn ip(self, old: IpAddr, new: IpAddr) -> Self {
         // The complement of a folded word is congruent to the sum of the complements of its parts.

@@ -334,11 +334,11 @@ fn apply(
     let mut after = *packet;
     let bytes = &mut frame.buf.bytes_mut()[..end];
     if let Some(new) = change.quoted_src {
-        let ends = (quoted.src, new);
+        let ends = (&quoted.src, &new);
         rewrite::rewrite(bytes, &Offload::NONE, quoted.layout, Side::Source, ends);
     }
     if let Some(new) = change.quoted_dst {
-        let ends = (quoted.dst, new);
+        let ends = (&quoted.dst, &new);
         rewrite::rewrite(
             bytes,
             &Offload::NONE,

@@ -151,7 +151,7 @@ impl Packet {
             &offload,
             self.layout,
             side,
-            (*old, new),
+            (old, &new),
         );
         *old = new;
     }

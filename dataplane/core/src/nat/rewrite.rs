@@ -49,7 +49,7 @@ pub(super) fn rewrite(
     offload: &Offload,
     layout: Layout,
     side: Side,
-    (old, new): (L4Addr, L4Addr),
+    (old, new): (&L4Addr, &L4Addr),
 ) {
     rewrite_address(bytes, layout.l3, side, old.ip, new.ip);
     let Some((l4, kind)) = layout.l4 else {
