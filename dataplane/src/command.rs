@@ -22,8 +22,10 @@ pub(crate) enum Command {
     Attach(Attachment),
     /// Closes a port's queue and forgets the port.
     Detach(PortId),
-    /// Starts tracing, or ends it.
-    Trace(Option<Tap>),
+    /// Starts a trace.
+    Trace(Tap),
+    /// Ends the trace of that number.
+    EndTrace(u64),
     /// Ends the worker, closing its queues.
     Stop,
 }

@@ -118,6 +118,9 @@ pub enum Error {
         /// Workers of this dataplane.
         workers: usize,
     },
+    /// No further trace can run.
+    #[error("{max} traces and captures are running; end one first", max = tracing::TRACES_MAX)]
+    Traces,
     /// No frame is that large.
     #[error("a frame of {0} bytes was given; the largest has {max}", max = dataplane_core::frame::FRAME_SIZE_MAX)]
     FrameSize(usize),
@@ -142,6 +145,14 @@ pub struct Dataplane {
     topology: Mutex<Arc<Topology>>,
     /// Counters of ports that were removed, so that the law of frames still holds.
     retired: Mutex<PortStats>,
+    traces: Mutex<Traces>,
+}
+
+/// Traces that were started, and those that run.
+#[derive(Debug, Default)]
+struct Traces {
+    started: u64,
+    running: usize,
 }
 
 #[derive(Debug)]
@@ -185,6 +196,7 @@ impl Dataplane {
             ports: Mutex::default(),
             topology: Mutex::default(),
             retired: Mutex::default(),
+            traces: Mutex::default(),
         };
         for (index, poll) in polls.into_iter().enumerate() {
             let handle = dataplane.start_worker(index, poll)?;
@@ -213,7 +225,7 @@ impl Dataplane {
             ready: VecDeque::new(),
             batch: Batch::new(),
             segmenter: Segmenter::new(),
-            tap: None,
+            taps: Vec::new(),
             blocked: Vec::new(),
             askable: Vec::new(),
             last_busy: Clock::now(),
@@ -355,16 +367,23 @@ impl Dataplane {
     }
 
     /// Starts a trace of every frame, keeping up to `snap_size` bytes of each. It ends when the
-    /// returned [`TraceStream`] is dropped; one trace runs at a time, a new one takes the old
-    /// one's place.
+    /// returned [`TraceStream`] is dropped.
     ///
     /// # Errors
-    /// [`Error::Silent`].
+    /// [`Error::Traces`], [`Error::Silent`].
     pub fn trace(self: &Arc<Self>, snap_size: usize) -> Result<TraceStream, Error> {
-        let (tap, records) = tracing::channel(snap_size);
-        self.order_all(|_| Command::Trace(Some(tap.clone())))?;
+        let mut traces = lock(&self.traces);
+        if traces.running >= tracing::TRACES_MAX {
+            return Err(Error::Traces);
+        }
+        let number = traces.started;
+        let (tap, records) = tracing::channel(number, snap_size);
+        self.order_all(|_| Command::Trace(tap.clone()))?;
+        traces.started += 1;
+        traces.running += 1;
         Ok(TraceStream {
             dataplane: Arc::clone(self),
+            number,
             records,
         })
     }
@@ -418,6 +437,7 @@ impl Drop for Dataplane {
 #[derive(Debug)]
 pub struct TraceStream {
     dataplane: Arc<Dataplane>,
+    number: u64,
     records: Receiver<tracing::Record>,
 }
 
@@ -430,7 +450,9 @@ impl TraceStream {
 
 impl Drop for TraceStream {
     fn drop(&mut self) {
-        let _ = self.dataplane.order_all(|_| Command::Trace(None));
+        let mut traces = lock(&self.dataplane.traces);
+        let _ = self.dataplane.order_all(|_| Command::EndTrace(self.number));
+        traces.running -= 1;
     }
 }
 

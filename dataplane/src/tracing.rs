@@ -13,6 +13,9 @@ use dataplane_core::verdict::Verdict;
 /// Records that may wait for their reader; beyond, the newest are lost and counted.
 pub const RECORDS_MAX: usize = 4_096;
 
+/// Traces that run at a time.
+pub const TRACES_MAX: usize = 8;
+
 /// Bytes of a traced frame that are enough for every header and a little payload.
 pub const SNAP_SIZE: usize = 192;
 
@@ -51,26 +54,39 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub(crate) struct Tap {
     sender: Sender<Record>,
+    /// Tells traces apart.
+    pub number: u64,
     /// Bytes of each frame that are kept.
     pub snap_size: usize,
     sequence: Arc<AtomicU64>,
 }
 
 impl Tap {
-    /// Hands a record over; `false` when its reader is too slow and it is lost.
-    pub fn send(&self, mut record: Record) -> bool {
-        record.sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        self.sender.try_send(record).is_ok()
+    /// Hands a record over, cut to what this trace keeps; `false` when its reader is too slow and
+    /// it is lost.
+    pub fn send(&self, record: &Record) -> bool {
+        let cut = |bytes: &[u8]| bytes[..bytes.len().min(self.snap_size)].to_vec();
+        let own = Record {
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            before: cut(&record.before),
+            after: cut(&record.after),
+            egress: record.egress.clone(),
+            steps: record.steps.clone(),
+            ..*record
+        };
+        self.sender.try_send(own).is_ok()
     }
 }
 
-pub(crate) fn channel(snap_size: usize) -> (Tap, Receiver<Record>) {
+pub(crate) fn channel(number: u64, snap_size: usize) -> (Tap, Receiver<Record>) {
     let (sender, receiver) = bounded(RECORDS_MAX);
+    let sequence = Arc::new(AtomicU64::new(0));
     (
         Tap {
             sender,
+            number,
             snap_size,
-            sequence: Arc::new(AtomicU64::new(0)),
+            sequence,
         },
         receiver,
     )

@@ -71,7 +71,7 @@ pub(crate) struct Worker {
     pub ready: VecDeque<PortId>,
     pub batch: Batch,
     pub segmenter: Segmenter,
-    pub tap: Option<Tap>,
+    pub taps: Vec<Tap>,
     /// Ports whose device did not take everything.
     pub blocked: Vec<PortId>,
     /// Ports without a descriptor: asked at every turn, and the worker never sleeps.
@@ -135,7 +135,8 @@ impl Worker {
             }
             Command::Attach(attachment) => return self.attach(attachment),
             Command::Detach(id) => self.detach(id),
-            Command::Trace(tap) => self.tap = tap,
+            Command::Trace(tap) => self.taps.push(tap),
+            Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
             Command::Stop => self.stopped = true,
         }
         Ok(())
@@ -296,10 +297,10 @@ impl Worker {
         let mut frames = self.batch.take_frames();
         self.count_received(ingress, &frames);
         for frame in frames.drain(..) {
-            if self.tap.is_some() {
-                self.forward_traced(ingress, frame, now);
-            } else {
+            if self.taps.is_empty() {
                 self.forward_one(ingress, frame, now);
+            } else {
+                self.forward_traced(ingress, frame, now);
             }
         }
         self.batch.return_list(frames);
@@ -327,7 +328,7 @@ impl Worker {
     }
 
     fn forward_traced(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
-        let snap_size = self.tap.as_ref().map_or(0, |tap| tap.snap_size);
+        let snap_size = self.taps.iter().map(|tap| tap.snap_size).max().unwrap_or(0);
         let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(snap_size)].to_vec();
         let (size, offload, before) = (buf.len(), buf.offload, snap(&buf));
         let mut recorder = Recorder::new();
@@ -348,9 +349,8 @@ impl Worker {
             egress: egress_ports(&self.switch.topology, ingress, verdict),
             steps: recorder.take(),
         };
-        if !self.tap.as_ref().is_some_and(|tap| tap.send(record)) {
-            self.counters.traces_lost.add(1);
-        }
+        let lost = self.taps.iter().filter(|tap| !tap.send(&record)).count();
+        self.counters.traces_lost.add(lost as u64);
         self.dispatch(ingress, buf, verdict);
     }
 
