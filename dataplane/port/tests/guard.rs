@@ -84,6 +84,9 @@ fn only_what_is_declared_is_stolen() {
                 let mut payload = [0; 16];
                 // Again and again: IPv6 takes a moment to be ready on a new link.
                 let arrived = wait(|| {
+                    let mut elsewhere = datagram(address, 50_000);
+                    elsewhere[5] = 0x77;
+                    send(&mut far_end, &elsewhere);
                     send(&mut far_end, &datagram(address, 50_000));
                     send(&mut far_end, &datagram(address, 5_000));
                     host.recv(&mut payload).ok()

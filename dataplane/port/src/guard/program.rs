@@ -5,6 +5,9 @@
 //! no bpf(2), so no CAP_BPF, and the guard works in a user namespace too. The kernel compiles them
 //! all the same (net/core/filter.c `bpf_convert_filter`; Documentation/networking/filter.rst).
 //!
+//! Two things are not in a frame's bytes and are asked of the kernel: whether it had a VLAN tag, and
+//! whether it is for another station. Either makes it the host's.
+//!
 //! A load beyond the frame ends a program with zero: refused by the filter, `TC_ACT_OK` to the
 //! guard, hence the host's in both.
 
@@ -74,6 +77,9 @@ impl GuardSpec {
         // The kernel keeps the outer tag out of the bytes; the EtherType would be the inner one.
         code.statement(LOAD_BYTE, ancillary(libc::SKF_AD_VLAN_TAG_PRESENT));
         code.jump_unless(JUMP_EQUAL, 0, host);
+        // Flooded by a switch, or seen because somebody made the card promiscuous.
+        code.statement(LOAD_BYTE, ancillary(libc::SKF_AD_PKTTYPE));
+        code.jump_if(JUMP_EQUAL, libc::PACKET_OTHERHOST.into(), host);
         code.statement(LOAD_HALF, 12);
         code.jump_if(JUMP_EQUAL, ethertype::IPV4.into(), v4);
         code.jump_if(JUMP_EQUAL, ethertype::IPV6.into(), v6);

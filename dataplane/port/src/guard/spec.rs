@@ -99,8 +99,9 @@ impl Family {
 pub(super) type RangesByDestination = BTreeMap<Option<IpAddr>, Vec<(u16, u16)>>;
 
 impl GuardSpec {
-    /// Whose the frame is. This is the meaning of the two programs: a frame that ends before
-    /// something that is needed is the host's, and so is every tagged one.
+    /// Whose a frame is that is addressed to this station, or to a group. This is the meaning of
+    /// the two programs: a frame that ends before something that is needed is the host's, and so
+    /// is every tagged one.
     pub fn classify(&self, frame: &[u8]) -> Owner {
         self.classify_untagged(frame).unwrap_or(Owner::Host)
     }

@@ -27,13 +27,13 @@ pub struct PacketBuilder {
 }
 
 impl PacketBuilder {
-    /// One promiscuous queue with offloads, for the interface `name`.
+    /// One queue with offloads for the interface `name`, which is left as selective as it is.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
             queues: 1,
             offloads: Offloads::VnetHeader,
-            membership: Membership::Promiscuous,
+            membership: Membership::Own,
             receive_buffer_size: RECEIVE_BUFFER_SIZE,
             filter: None,
         }
@@ -212,9 +212,11 @@ const REFUSE_ALL: libc::sock_filter = libc::sock_filter {
 /// Whether frames for other stations are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
-    /// Unicast to other stations may be filtered by the card.
+    /// The interface stays as it is: right for a veth, which filters nothing, and for an uplink,
+    /// where frames for other stations are none of our business.
     Own,
-    /// `PACKET_MR_PROMISC` for as long as the socket is open.
+    /// `PACKET_MR_PROMISC` for as long as the socket is open: for a card that is a port of a
+    /// bridge domain.
     Promiscuous,
 }
 

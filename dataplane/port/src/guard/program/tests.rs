@@ -83,7 +83,7 @@ fn ranges_end_where_they_say() {
 }
 
 #[test]
-fn tag_in_the_auxiliary_data_makes_a_frame_the_hosts() {
+fn tagged_frames_and_those_for_other_stations_are_the_hosts() {
     let spec = GuardSpec {
         ports: vec![ports(Transport::Udp, None, 0, 65_535)],
         ..GuardSpec::default()
@@ -91,6 +91,8 @@ fn tag_in_the_auxiliary_data_makes_a_frame_the_hosts() {
     let guard = spec.guard_program().unwrap();
     assert_eq!(run(&guard, &udp(53)), STOLEN);
     assert_eq!(run_tagged(&guard, &udp(53)), NEXT_FILTER);
+    let elsewhere = interpret(&guard, &udp(53), 0, libc::PACKET_OTHERHOST.into());
+    assert_eq!(elsewhere, Some(NEXT_FILTER));
 }
 
 #[test]
@@ -260,15 +262,15 @@ impl Random {
 }
 
 fn run(program: &[sock_filter], frame: &[u8]) -> u32 {
-    interpret(program, frame, 0).unwrap_or(0)
+    interpret(program, frame, 0, libc::PACKET_HOST.into()).unwrap_or(0)
 }
 
 fn run_tagged(program: &[sock_filter], frame: &[u8]) -> u32 {
-    interpret(program, frame, 1).unwrap_or(0)
+    interpret(program, frame, 1, libc::PACKET_HOST.into()).unwrap_or(0)
 }
 
 /// The answer of a program; `None` for a load beyond the frame.
-fn interpret(program: &[sock_filter], frame: &[u8], tags: u32) -> Option<u32> {
+fn interpret(program: &[sock_filter], frame: &[u8], tags: u32, kind: u32) -> Option<u32> {
     let (mut a, mut x, mut memory) = (0u32, 0u32, [0u32; 16]);
     let load = |at: u32, size: usize| -> Option<u32> {
         let bytes = frame.get(at as usize..)?.get(..size)?;
@@ -285,6 +287,7 @@ fn interpret(program: &[sock_filter], frame: &[u8], tags: u32) -> Option<u32> {
         at += 1;
         match u32::from(op.code) {
             LOAD_BYTE if k == ancillary(libc::SKF_AD_VLAN_TAG_PRESENT) => a = tags,
+            LOAD_BYTE if k == ancillary(libc::SKF_AD_PKTTYPE) => a = kind,
             LOAD_BYTE => a = load(k, 1)?,
             LOAD_HALF => a = load(k, 2)?,
             LOAD_WORD => a = load(k, 4)?,
