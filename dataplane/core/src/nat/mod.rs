@@ -14,7 +14,7 @@
 //! shard: both directions of a flow find it without a lookup. Sessions of published ports live in
 //! the shard of a hash of their remote, for the same reason.
 //!
-//! Start with [`translate`](self): `outbound`, `inbound`, `hairpin` on [`NatView`].
+//! Start with `translate.rs`: `outbound`, `inbound` and `hairpin` of [`NatView`].
 //!
 //! Limits: [`NatConfig::sessions_max`], [`NatConfig::sessions_per_endpoint_max`], the port range
 //! (for each external address and protocol), [`RULES_MAX`], [`FRAGMENTS_MAX`]. A full table first

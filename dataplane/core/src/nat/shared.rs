@@ -80,6 +80,12 @@ impl Nat {
         self.counts.rule_hits.get(&rule).map_or(0, |hits| *hits)
     }
 
+    /// Forgets how often a published port was used, once it is withdrawn: rules come and go for as
+    /// long as the process lives.
+    pub fn forget_rule(&self, rule: u32) {
+        self.counts.rule_hits.remove(&rule);
+    }
+
     /// Up to `max` sessions, for a listing. Shards are locked one after the other, so that a
     /// listing of a busy table is no snapshot.
     pub fn sessions(&self, max: usize) -> Vec<SessionInfo> {

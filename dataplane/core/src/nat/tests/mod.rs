@@ -279,6 +279,16 @@ impl Lab {
         )
     }
 
+    /// Sends out a frame that need not be readable.
+    fn go_out_any(&mut self, buf: &mut FrameBuf) -> Result<Translation, DropReason> {
+        let headers = Headers::parse(buf.bytes())?;
+        let external = external_of(headers.ip().map_or(ip("10.0.0.2"), |ip| ip.src));
+        let mut frame = Frame::new(PortId(1), buf);
+        let topology = &self.topology;
+        self.view
+            .outbound(topology, NET, external, &mut frame, &headers, self.now)
+    }
+
     /// Sends a frame in from outside.
     fn come_in(&mut self, buf: &mut FrameBuf) -> Result<Inbound, DropReason> {
         let headers = Headers::parse(buf.bytes()).unwrap();

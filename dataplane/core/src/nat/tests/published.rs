@@ -146,6 +146,8 @@ fn withdrawing_a_rule_ends_its_sessions() {
     lab.topology.statics.remove(101).unwrap();
     let ended = lab.nat.remove_sessions(|session| session.rule == Some(101));
     assert_eq!(ended, 1);
+    lab.nat.forget_rule(101);
+    assert_eq!((lab.nat.rule_hits(1), lab.nat.rule_hits(101)), (1, 0));
     assert_eq!(lab.only_session().rule, Some(1));
     let gone = lab.back(Kind::Udp, at(CLIENT), at(PUBLIC));
     assert_eq!(gone, Err(DropReason::NatNoMapping));

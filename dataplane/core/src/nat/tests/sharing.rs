@@ -183,6 +183,56 @@ fn a_datagram_without_checksum_gets_none() {
 }
 
 #[test]
+fn no_frame_makes_a_worker_panic() {
+    let seed = std::env::var("SEED").map_or(3, |seed| seed.parse().expect("SEED is a number"));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut lab = Lab::with_seed(seed);
+    lab.topology.nat.sessions_max = 500;
+    lab.publish(1, "*", 1..=1_000, at("10.0.0.8:1"));
+    let ends = [
+        (at("10.0.0.2:50001"), at("203.0.113.5:80")),
+        (at("203.0.113.5:80"), at("198.51.100.1:50001")),
+        (at("10.0.0.2:50001"), at("198.51.100.1:80")),
+        (at("[fd00::2]:50001"), at("[2001:db8:5::5]:80")),
+    ];
+    for _ in 0..30_000 {
+        let (src, dst) = ends[rng.usize(0..ends.len())];
+        let kind = [
+            Kind::Tcp(TcpFlags(rng.u8(..))),
+            Kind::Udp,
+            Kind::EchoRequest,
+            Kind::EchoReply,
+        ][rng.usize(0..4)];
+        let mut buf = frame(kind, src, dst);
+        for _ in 0..rng.usize(0..6) {
+            let at = rng.usize(12..buf.len());
+            buf.bytes_mut()[at] = rng.u8(..);
+        }
+        buf.truncate(rng.usize(14..buf.len() + 20));
+        buf.offload = Offload {
+            flags: rng.u8(0..4),
+            gso_type: rng.u8(0..6),
+            hdr_len: rng.u16(..),
+            gso_size: rng.u16(..),
+            csum_start: rng.u16(0..100),
+            csum_offset: rng.u16(0..30),
+        };
+        let size = buf.len();
+        // Whatever comes of it: an address or a reason.
+        let _outcome = match rng.u8(0..3) {
+            0 => lab.go_out_any(&mut buf),
+            1 => lab.come_in(&mut buf).map(|inbound| inbound.translation),
+            _ => lab.around(NET, &mut buf).map(|inbound| inbound.translation),
+        };
+        assert_eq!(buf.len(), size, "SEED={seed}");
+        lab.wait(rng.u64(0..2));
+    }
+    assert!(lab.nat.session_count() <= 500);
+    lab.nat.remove_sessions(|_| true);
+    assert_eq!(lab.nat.gauges(), Gauges::default(), "SEED={seed}");
+}
+
+#[test]
 fn a_tagged_frame_is_translated_behind_its_tags() {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2([2; 6], [4; 6])
