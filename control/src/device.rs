@@ -287,6 +287,13 @@ impl Sandbox {
     }
 }
 
+/// Whether the sandbox's namespace is still at its path. A look from outside: one system call.
+pub fn sandbox_is_there(endpoint: &Endpoint) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let status = std::fs::metadata(&endpoint.sandbox.path);
+    status.is_ok_and(|status| status.ino() == endpoint.sandbox.inode)
+}
+
 /// Opens a persistent multi-queue TAP of the host, or makes it.
 pub(crate) fn open_or_create_tap(
     ns: &Netns,

@@ -1,9 +1,11 @@
-//! Who holds a port of the host: for error messages only, so best effort and never an error.
+//! Who holds a port of the host: best effort and never an error, because it is for messages and
+//! for a check that a port is free, which a bind confirms where it matters.
 //!
 //! Reads `/proc/PID/net` of the calling thread for the socket's inode and then the descriptors of
 //! every process for a link to it (proc(5), Documentation/networking/proc_net_tcp.rst).
 
 use std::fs;
+use std::ops::RangeInclusive;
 
 use dataplane_core::nat::Transport;
 
@@ -17,6 +19,8 @@ const STATE_COLUMN: usize = 3;
 const INODE_COLUMN: usize = 9;
 /// `TCP_LISTEN` of `net/tcp_states.h`.
 const LISTEN: &str = "0A";
+/// `TCP_TIME_WAIT`.
+const TIME_WAIT: &str = "06";
 /// The state of an unconnected UDP socket: `TCP_CLOSE`.
 const UNCONNECTED: &str = "07";
 
@@ -35,14 +39,45 @@ pub fn of_port(transport: Transport, port: u16) -> String {
         .unwrap_or_else(|| "another program".to_owned())
 }
 
-fn inode_of(table: &str, port: u16, state: &str) -> Option<String> {
-    let port = format!(":{port:04X}");
-    table.lines().skip(1).find_map(|line| {
+/// The lowest port in `range` that a socket of the host uses as its own, with its owner. Sockets
+/// that only wait for a connection's echoes to die out are left out: they receive nothing.
+pub fn of_any_port(range: &RangeInclusive<u16>) -> Option<(u16, String)> {
+    let files = ["tcp", "tcp6", "udp", "udp6"];
+    let used = files
+        .iter()
+        .filter_map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok())
+        .flat_map(|table| sockets(&table))
+        .filter(|socket| range.contains(&socket.port) && socket.state != TIME_WAIT)
+        .min_by_key(|socket| socket.port)?;
+    let owner = process_of(&used.inode).unwrap_or_else(|| "another program".to_owned());
+    Some((used.port, owner))
+}
+
+/// A line of `/proc/net/tcp` or its kin.
+struct Socket {
+    port: u16,
+    state: String,
+    inode: String,
+}
+
+fn sockets(table: &str) -> Vec<Socket> {
+    let socket = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let matches = columns.get(LOCAL_ADDRESS_COLUMN)?.ends_with(&port)
-            && *columns.get(STATE_COLUMN)? == state;
-        matches.then(|| columns.get(INODE_COLUMN).map(|inode| (*inode).to_owned()))?
-    })
+        let (_, port) = columns.get(LOCAL_ADDRESS_COLUMN)?.rsplit_once(':')?;
+        Some(Socket {
+            port: u16::from_str_radix(port, 16).ok()?,
+            state: (*columns.get(STATE_COLUMN)?).to_owned(),
+            inode: (*columns.get(INODE_COLUMN)?).to_owned(),
+        })
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+fn inode_of(table: &str, port: u16, state: &str) -> Option<String> {
+    sockets(table)
+        .into_iter()
+        .find(|socket| socket.port == port && socket.state == state)
+        .map(|socket| socket.inode)
 }
 
 fn process_of(inode: &str) -> Option<String> {

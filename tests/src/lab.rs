@@ -291,6 +291,13 @@ impl Namespace {
         self.expect(block_on(self.netlink.add_route(route)));
     }
 
+    /// Routes a prefix such as `10.0.0.0/8` to `gateway`.
+    pub fn add_route(&self, destination: &str, gateway: &str, name: &str) {
+        let mut route = Route::on_link(prefix(destination), self.link(name).index);
+        route.gateway = Some(ip(gateway));
+        self.expect(block_on(self.netlink.add_route(route)));
+    }
+
     /// Reads a sysctl of the namespace, such as `net/ipv4/ip_forward`.
     pub fn sysctl(&self, name: &str) -> String {
         let path = Path::new("/proc/sys").join(name);

@@ -8,6 +8,7 @@ use dataplane::Notice;
 use tokio::sync::mpsc;
 
 use super::Engine;
+use crate::device;
 use crate::error::Error;
 use crate::hostnet::HostState;
 use crate::link::watch::{Changes, Watch};
@@ -83,8 +84,7 @@ impl Engine {
             state.desired.endpoints.values().cloned().collect()
         };
         for endpoint in endpoints {
-            let seen = self.devices.observe(&endpoint).await?;
-            if seen != crate::plan::ObservedSandbox::WithDevice {
+            if !device::sandbox_is_there(&endpoint) {
                 self.port_gone(endpoint.port).await?;
             }
         }

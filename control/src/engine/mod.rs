@@ -245,10 +245,17 @@ impl Engine {
         })
     }
 
-    /// Opens the host link of an earlier daemon, as it is, so that the plan sees what differs.
+    /// Opens the host link of an earlier daemon, as it is, so that the plan sees what differs;
+    /// closes one that was deleted.
     async fn adopt_host_link(&self, state: &mut State) -> Result<(), Error> {
-        let left_over = state.host_link.is_none() && self.host_link.find(&state.host)?.is_some();
-        if left_over && wants_host_link(&state.desired) {
+        let found = self.host_link.find(&state.host)?.map(|link| link.index);
+        let open = state.host_link.map(|link| link.link);
+        if open.is_some() && found != open {
+            // Somebody deleted it: what we have open leads nowhere.
+            state.host_link = None;
+            self.blocking(|dataplane| dataplane.remove_port(host_link::PORT))?;
+        }
+        if state.host_link.is_none() && found.is_some() && wants_host_link(&state.desired) {
             self.create_host_link(state).await?;
         }
         Ok(())

@@ -21,6 +21,8 @@ use crate::config::Uplinks;
 use crate::device;
 use crate::error::Error;
 use crate::model::{DesiredState, UPLINK_PORT_FIRST};
+use crate::owner;
+use crate::publish::range_text;
 use crate::sysctl::{self, PortSet};
 use crate::topology::UplinkPort;
 
@@ -151,10 +153,24 @@ impl Engine {
         }
     }
 
+    /// Refuses a range in which the host has a socket: the guard would cut it off.
+    fn check_range(&self) -> Result<(), Error> {
+        let range = &self.config.nat.port_range;
+        let used = self.host.run(|| owner::of_any_port(range))?;
+        let Some((port, owner)) = used else {
+            return Ok(());
+        };
+        let range = range_text(range);
+        Err(Error::InUse(format!(
+            "port {port} of this host is in use by {owner}, within the NAT's range {range}; end              that program, or set nat.port_first and nat.port_last to a range without it"
+        )))
+    }
+
     fn reserve_ports(&self) -> Result<(), Error> {
         let range = &self.config.nat.port_range;
         let mut ports = sysctl::reserved_ports(&self.host)?;
         if self.store.host_note(RANGE_NOTE)?.is_none() {
+            self.check_range()?;
             let before = ports.intersection(range);
             self.store
                 .set_host_note(RESERVED_NOTE, &before.to_string())?;
