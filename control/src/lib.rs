@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod device;

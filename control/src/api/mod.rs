@@ -3,6 +3,7 @@
 //! Who may open the socket may do everything, so it is made for its owner alone. A handler that
 //! panics answers 500 and is counted; the dataplane does not notice.
 
+pub mod debugging;
 mod handlers;
 pub mod types;
 
@@ -83,7 +84,9 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
         .route("/v1/ports", get(h::ports))
         .route("/v1/nat/sessions", get(h::nat_sessions))
         .route("/v1/drops", get(h::drops))
-        .route("/v1/trace", get(h::trace));
+        .route("/v1/trace", get(h::trace))
+        .route("/v1/why", get(debugging::why))
+        .route("/v1/capture", get(debugging::capture));
     if debug == DebugRoutes::Present {
         router = router.route("/v1/debug/panic", post(h::panic));
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::debugging::{CaptureArgs, WhyArgs};
 use crate::config::SOCKET_DEFAULT;
 
 /// A userspace Ethernet switch and NAT for network namespaces.
@@ -18,6 +19,7 @@ use crate::config::SOCKET_DEFAULT;
   causeway run --network web -p 8080:80 -- httpd -f    a program in a sandbox of its own
   causeway attach --netns blue --network web           an interface for a namespace that is there
   causeway trace --contains TCP                        watch what happens to frames
+  causeway why web1 198.51.100.7 tcp 443               what would happen, and why
 
 Exit status: 0 done, 1 failed, 2 wrong usage; `run` ends with its program's."
 )]
@@ -59,6 +61,10 @@ pub enum Command {
     Drops(JsonArgs),
     /// Watch what the data path does with frames
     Trace(TraceArgs),
+    /// What would happen to a packet, stage by stage, and what would change it
+    Why(WhyArgs),
+    /// Write frames as the ports see them to a pcapng file
+    Capture(CaptureArgs),
     /// The daemon at a glance
     Status(JsonArgs),
     /// Take everything of ours off the host; the daemon must not run

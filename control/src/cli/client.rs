@@ -105,6 +105,17 @@ impl Client {
         Ok(())
     }
 
+    /// Reads a stream of bytes, piece by piece.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn bytes(&self, path: &str) -> Result<ByteStream, Error> {
+        let response = self.request(Method::GET, path, Bytes::new()).await?;
+        Ok(ByteStream {
+            body: response.into_body(),
+        })
+    }
+
     async fn request(
         &self,
         method: Method,
@@ -145,6 +156,27 @@ impl Client {
             hint: None,
         });
         Err(Error::Refused(refused))
+    }
+}
+
+/// An answer that arrives piece by piece.
+#[derive(Debug)]
+pub struct ByteStream {
+    body: Incoming,
+}
+
+impl ByteStream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(broken)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod daemon;
+mod debugging;
 mod run;
 mod table;
 
@@ -84,6 +85,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Nat(NatCommand::Sessions(args)) => sessions(&client, args.json).await?,
         Command::Drops(args) => drops(&client, args.json).await?,
         Command::Trace(args) => trace(&client, args).await?,
+        Command::Why(args) => debugging::why(&client, args).await?,
+        Command::Capture(args) => debugging::capture(&client, args).await?,
         Command::Status(args) => status(&client, args.json).await?,
         Command::Clean(args) => return clean(&args.state_dir).await,
         Command::Completions { shell } => {
