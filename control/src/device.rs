@@ -13,6 +13,7 @@ use dataplane_port::PortIo;
 use dataplane_port::guard::{self, Guarded};
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError};
+use dataplane_port::tap_plain::PlainTap;
 
 use crate::error::Error;
 use crate::link::inet::{DuplicateDetection, Route};
@@ -67,7 +68,8 @@ impl Devices {
         // A crash can have left one behind under its temporary name.
         self.remove_from(&sandbox, endpoint).await?;
         let made = match endpoint.backend {
-            Backend::Tap => self.create_tap(&sandbox, endpoint).await,
+            Backend::Tap => self.create_tap(&sandbox, endpoint),
+            Backend::TapPlain => self.create_plain_tap(&sandbox, endpoint),
             Backend::Packet => self.create_veth(&sandbox, endpoint, network).await,
         };
         let configured = match made {
@@ -85,7 +87,15 @@ impl Devices {
         configured
     }
 
-    async fn create_tap(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<Queues, Error> {
+    fn create_plain_tap(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<Queues, Error> {
+        let name = self.own_name(endpoint);
+        let tap = sandbox.ns.run(|| PlainTap::create(&name))??;
+        tap.set_persistence(Persistence::Persistent)
+            .map_err(|error| Error::io(format!("make the TAP '{name}' stay"), error))?;
+        Ok(boxed(vec![tap]))
+    }
+
+    fn create_tap(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<Queues, Error> {
         let builder = TapBuilder::new(&self.own_name(endpoint))
             .queues(self.workers)
             .persistence(Persistence::Persistent);
@@ -190,10 +200,13 @@ impl Devices {
     /// When it is not there, or not of our making.
     pub async fn adopt(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
         match endpoint.backend {
+            Backend::TapPlain => {
+                let (sandbox, name) = self.find_in_sandbox(endpoint).await?;
+                let tap = sandbox.ns.run(|| PlainTap::attach(&name))??;
+                Ok(boxed(vec![tap]))
+            }
             Backend::Tap => {
-                let sandbox = Sandbox::open(endpoint)?;
-                let link = self.find(&sandbox.netlink, endpoint).await?;
-                let name = link.map_or_else(|| endpoint.ifname.clone(), |link| link.name);
+                let (sandbox, name) = self.find_in_sandbox(endpoint).await?;
                 let builder = TapBuilder::new(&name)
                     .queues(self.workers)
                     .persistence(Persistence::Persistent);
@@ -202,6 +215,14 @@ impl Devices {
             }
             Backend::Packet => self.open_veth(endpoint),
         }
+    }
+
+    /// The sandbox, and the name that the device has in it by now.
+    async fn find_in_sandbox(&self, endpoint: &Endpoint) -> Result<(Sandbox, String), Error> {
+        let sandbox = Sandbox::open(endpoint)?;
+        let link = self.find(&sandbox.netlink, endpoint).await?;
+        let name = link.map_or_else(|| endpoint.ifname.clone(), |link| link.name);
+        Ok((sandbox, name))
     }
 
     /// Removes an endpoint's device, wherever in its life it is. The dataplane must have closed

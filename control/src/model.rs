@@ -153,18 +153,21 @@ impl Subnet {
 pub enum Backend {
     /// A multi-queue TAP with offloads, moved into the sandbox.
     Tap,
+    /// A TAP without offloads, by the `tun-tap` crate.
+    TapPlain,
     /// A veth pair, its host end read by AF_PACKET.
     Packet,
 }
 
 impl Backend {
     /// Every backend.
-    pub const ALL: [Self; 2] = [Self::Tap, Self::Packet];
+    pub const ALL: [Self; 3] = [Self::Tap, Self::TapPlain, Self::Packet];
 
     /// The word on the command line.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Tap => "tap",
+            Self::TapPlain => "tap-plain",
             Self::Packet => "packet",
         }
     }
@@ -184,7 +187,7 @@ impl FromStr for Backend {
 
 /// Text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no backend; choose tap or packet")]
+#[error("'{0}' is no backend; choose tap, tap-plain or packet")]
 pub struct BackendError(pub String);
 
 /// How far an endpoint's life has come. Written to the store before each step, so that a daemon

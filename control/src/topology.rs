@@ -186,12 +186,10 @@ fn routes(inputs: &Inputs<'_>, except: Option<u32>) -> Vec<Route> {
         .collect()
 }
 
-/// The id of the NAT rule of a publication: each has room for one rule of either family.
-pub const fn rule_id(publication: u32, inside: IpAddr) -> u32 {
-    publication.wrapping_mul(2).wrapping_add(match inside {
-        IpAddr::V4(_) => 0,
-        IpAddr::V6(_) => 1,
-    })
+/// The ids of a publication's NAT rules: for an IPv4 address of its endpoint, and for an IPv6 one.
+pub const fn rule_ids(publication: u32) -> [u32; 2] {
+    let first = publication.wrapping_mul(2);
+    [first, first.wrapping_add(1)]
 }
 
 /// A rule per publication and address family that both sides have.
@@ -209,9 +207,10 @@ fn static_rules(desired: &DesiredState) -> Vec<StaticRule> {
                     .from
                     .is_none_or(|from| from.addr().is_ipv4() == inside.is_ipv4())
         };
+        let [v4_rule, v6_rule] = rule_ids(publication.id);
         for inside in endpoint.addresses.iter().filter(family_fits) {
             rules.push(StaticRule {
-                id: rule_id(publication.id, *inside),
+                id: if inside.is_ipv4() { v4_rule } else { v6_rule },
                 transport: publication.transport,
                 external: publication.host_ip,
                 external_ports: publication.host_ports.clone(),

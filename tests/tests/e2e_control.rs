@@ -204,8 +204,8 @@ fn the_way_out_is_translated_and_the_way_in_keeps_the_client() {
         "relayed"
     );
     assert_eq!(
-        seen_address(&db, "192.0.2.1:8080").is_ipv4(),
-        true,
+        seen_address(&db, "192.0.2.1:8080"),
+        ip("192.0.2.1"),
         "hairpin"
     );
     let listed = daemon.run(&["port", "web"]);
@@ -281,26 +281,50 @@ fn ipv6_works_within_a_network_and_to_the_host() {
 }
 
 #[test]
-fn a_veth_read_by_packet_sockets_serves_as_well() {
-    if !require_root("a_veth_read_by_packet_sockets_serves_as_well") {
+fn every_backend_serves_survives_a_killed_daemon_and_is_cleaned_away() {
+    if !require_root("every_backend_serves_survives_a_killed_daemon_and_is_cleaned_away") {
         return;
     }
-    let lab = Lab::new("packet");
-    let (host, a, b) = (
-        lab.namespace("host"),
-        lab.namespace("a"),
-        lab.namespace("b"),
-    );
+    let lab = Lab::new("backends");
+    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
     let before = footprint(&host);
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &["--backend", "packet"]);
-    daemon.attach(&b, "n", "b", &[]);
-    let _server = echo(&a, "10.88.0.2:80");
-    assert_eq!(seen_address(&b, "10.88.0.2:80"), ip("10.88.0.3"));
-    daemon.kill();
-    daemon.restart();
-    assert_eq!(seen_address(&b, "10.88.0.2:80"), ip("10.88.0.3"));
+    assert_eq!(daemon.attach(&a, "n", "a", &[]), "10.88.0.2");
+    for backend in ["tap", "tap-plain", "packet"] {
+        let b = lab.namespace(backend);
+        assert_eq!(
+            daemon.attach(&b, "n", "b", &["--backend", backend]),
+            "10.88.0.3"
+        );
+        let _server = echo(&b, "10.88.0.3:80");
+        assert_eq!(
+            seen_address(&a, "10.88.0.3:80"),
+            ip("10.88.0.2"),
+            "{backend}"
+        );
+        daemon.kill();
+        daemon.restart();
+        assert_eq!(
+            seen_address(&a, "10.88.0.3:80"),
+            ip("10.88.0.2"),
+            "{backend}"
+        );
+        let ports = daemon.json(&["port", "ls"]);
+        assert!(
+            ports
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|port| port["up"] == true),
+            "{ports}"
+        );
+        daemon.run(&["detach", "b"]);
+        assert!(
+            block_on(b.netlink().link("eth0")).unwrap().is_none(),
+            "{backend}"
+        );
+    }
     daemon.clean();
     assert_eq!(footprint(&host), before);
 }
@@ -384,7 +408,7 @@ fn bad_input_names_the_object_says_what_to_do_and_leaves_nothing() {
         (attach(&["--name", "b"]), &["'b'"]),
         (
             attach(&["--backend", "carrier-pigeon"]),
-            &["carrier-pigeon", "tap or packet"],
+            &["carrier-pigeon", "tap, tap-plain or packet"],
         ),
         (vec!["detach", "nope"], &["'nope'"]),
         (

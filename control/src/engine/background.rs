@@ -57,7 +57,7 @@ impl Engine {
             for (action, error) in self.converge(&mut state).await? {
                 tracing::warn!(?action, %error, "cannot repair the host");
             }
-            return self.refresh_uplinks(&mut state);
+            return self.refresh_uplinks(&state);
         }
         state.host = host;
         self.install(&state)

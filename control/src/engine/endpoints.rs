@@ -155,7 +155,7 @@ impl Engine {
         endpoint.phase = Phase::Detaching;
         self.store.put_endpoint(&endpoint)?;
         let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
-        for id in published {
+        for id in published.iter().copied() {
             state.listeners.remove(&id);
             state.desired.publications.remove(&id);
         }
@@ -173,7 +173,11 @@ impl Engine {
         self.nat()
             .remove_sessions(|session| gone(session.domain, session.inside.ip));
         self.refresh_uplinks(state)?;
-        self.install(state)
+        self.install(state)?;
+        for id in published {
+            self.forget_translations(id);
+        }
+        Ok(())
     }
 
     /// Opens the device of an endpoint that an earlier daemon has made.

@@ -25,6 +25,7 @@ use std::time::Instant;
 
 use dataplane::Dataplane;
 use dataplane_core::addr::PortId;
+use dataplane_port::packet::FilterHandle;
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
@@ -72,6 +73,8 @@ struct State {
     host: HostState,
     host_link: Option<HostLinkPort>,
     uplinks: Vec<UplinkPort>,
+    /// The socket filters of the uplinks.
+    filters: BTreeMap<PortId, Vec<FilterHandle>>,
     listeners: BTreeMap<u32, Listeners>,
     /// Next hops that we made the kernel keep resolved, by link.
     managed: BTreeSet<(u32, IpAddr)>,

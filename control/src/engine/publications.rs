@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::model::{Endpoint, Publication, transport_label};
 use crate::publish::{PublishSpec, range_text};
 use crate::relay::{Claim, Held, PORTS_MAX};
+use crate::topology;
 
 /// Host ports that are handed out when a specification names none: what lies between the ports
 /// that Linux gives to its own clients by default, 32768, and the NAT's range. Docker's free
@@ -56,12 +57,12 @@ impl Engine {
             .put_publications(std::slice::from_ref(&publication))?;
         state.desired.publications.insert(id, publication.clone());
         let installed = self
-            .refresh_uplinks(&mut state)
+            .refresh_uplinks(&state)
             .and_then(|()| self.install(&state));
         if let Err(error) = installed {
             state.desired.publications.remove(&id);
             self.store.remove_publication(id)?;
-            self.refresh_uplinks(&mut state)?;
+            self.refresh_uplinks(&state)?;
             self.install(&state)?;
             return Err(error);
         }
@@ -207,9 +208,16 @@ impl Engine {
         state.desired.publications.remove(&id);
         state.listeners.remove(&id);
         self.install(&state)?;
-        self.nat()
-            .remove_sessions(|session| session.rule.is_some_and(|rule| rule / 2 == id));
-        self.refresh_uplinks(&mut state)
+        self.forget_translations(id);
+        self.refresh_uplinks(&state)
+    }
+
+    /// Ends the sessions that came by a publication, and forgets how often it was used.
+    pub(super) fn forget_translations(&self, publication: u32) {
+        let rules = topology::rule_ids(publication);
+        let nat = self.nat();
+        nat.remove_sessions(|session| session.rule.is_some_and(|rule| rules.contains(&rule)));
+        rules.into_iter().for_each(|rule| nat.forget_rule(rule));
     }
 
     /// Opens the listeners of every publication, after a start.

@@ -3,8 +3,9 @@
 //! # Theory of operation
 //! In this order, so that no packet of ours ever meets the host's stack: the NAT's port range is
 //! reserved (and what was reserved before is noted in the store), the guard goes on the
-//! interface's ingress, the packet sockets open, the topology names the uplink. A change of the
-//! publications or of the host's addresses replaces the guard's program atomically. All of it
+//! interface's ingress, the packet sockets open with a filter that admits what may be ours, the
+//! topology names the uplink. A change of the publications or of the host's addresses replaces
+//! filter and guard, each atomically, from one declaration. All of it
 //! stays when the daemon ends, because the containers' sessions go on when it comes back;
 //! `causeway clean` takes it away in reverse order.
 
@@ -71,19 +72,35 @@ impl Engine {
             });
         }
         self.refresh_uplinks(state)?;
-        for uplink in &state.uplinks {
-            let builder = PacketBuilder::new(&uplink.name).queues(self.dataplane.workers());
+        for uplink in state.uplinks.clone() {
+            let spec = self.guard_spec(&state.desired, state, uplink.link);
+            let builder = PacketBuilder::new(&uplink.name)
+                .queues(self.dataplane.workers())
+                .filter(&spec.socket_filter());
             let sockets = self.host.run(|| builder.open())??;
+            for socket in &sockets {
+                let handle = socket
+                    .filter_handle()
+                    .map_err(|error| Error::io("keep a handle of an uplink's socket", error))?;
+                state.filters.entry(uplink.port).or_default().push(handle);
+            }
             let queues = device::boxed(sockets);
             self.blocking(|dataplane| dataplane.add_port(uplink.port, queues))?;
         }
         Ok(())
     }
 
-    /// Puts the guards of now on the uplinks.
-    pub(super) fn refresh_uplinks(&self, state: &mut State) -> Result<(), Error> {
+    /// Lets the sockets and the guards of the uplinks tell ours from the host's as of now. What
+    /// is ours from now on is admitted before it is kept from the host.
+    pub(super) fn refresh_uplinks(&self, state: &State) -> Result<(), Error> {
         for uplink in &state.uplinks {
             let spec = self.guard_spec(&state.desired, state, uplink.link);
+            let program = spec.socket_filter();
+            for handle in state.filters.get(&uplink.port).into_iter().flatten() {
+                handle.replace(&program).map_err(|error| {
+                    Error::io(format!("filter what arrives by {}", uplink.name), error)
+                })?;
+            }
             self.host
                 .run(|| guard::install(&uplink.name, Guarded::Spec(&spec)))??;
         }
