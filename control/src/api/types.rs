@@ -254,6 +254,10 @@ pub struct TraceView {
     pub summary: String,
     /// What each stage did.
     pub steps: Vec<StepView>,
+    /// `bridged`, `flooded`, ... or the label of a drop reason.
+    pub outcome: String,
+    /// The ports that it left by.
+    pub egress: Vec<String>,
 }
 
 /// One stage of a traced frame.

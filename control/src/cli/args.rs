@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::debugging::{CaptureArgs, WhyArgs};
+use super::demo::DemoArgs;
 use crate::config::SOCKET_DEFAULT;
 
 /// A userspace Ethernet switch and NAT for network namespaces.
@@ -14,6 +15,7 @@ use crate::config::SOCKET_DEFAULT;
     version,
     propagate_version = true,
     after_help = "Examples:
+  causeway demo                                        the tour, in namespaces of its own
   causeway daemon &                                    serve this network namespace
   causeway network create web --subnet 10.88.0.0/24
   causeway run --network web -p 8080:80 -- httpd -f    a program in a sandbox of its own
@@ -37,6 +39,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve this network namespace, in the foreground
     Daemon(DaemonArgs),
+    /// The tour: containers, networks, NAT, published ports; leaves nothing behind
+    Demo(DemoArgs),
     /// Networks: create, list, inspect, remove
     #[command(subcommand)]
     Network(NetworkCommand),

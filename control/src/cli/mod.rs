@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod daemon;
 mod debugging;
+mod demo;
 mod run;
 mod table;
 
@@ -29,6 +30,12 @@ use client::{Client, escape};
 /// Runs the program. Wrong usage ends it with 2 before anything is done.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before any thread: the kernel lets no others into a new user namespace.
+    if matches!(cli.command, Command::Demo(_))
+        && let Err(error) = crate::netns::enter_user_namespace()
+    {
+        return fail(&anyhow::Error::from(error));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -70,6 +77,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Daemon(args) => daemon::serve(&cli.socket, args).await?,
         Command::Run(args) => return run::run(&client, args).await,
+        Command::Demo(args) => return demo::play(args).await,
         Command::Network(command) => network(&client, command).await?,
         Command::Attach(args) => attach(&client, args).await?,
         Command::Detach(args) => {

@@ -155,9 +155,9 @@ impl Engine {
         endpoint.phase = Phase::Detaching;
         self.store.put_endpoint(&endpoint)?;
         let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
-        for id in published.iter().copied() {
-            state.listeners.remove(&id);
-            state.desired.publications.remove(&id);
+        for id in &published {
+            state.listeners.remove(id);
+            state.desired.publications.remove(id);
         }
         state.desired.endpoints.insert(port, endpoint.clone());
         self.install(state)?;

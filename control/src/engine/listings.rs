@@ -209,6 +209,15 @@ impl Engine {
                     text: line.text,
                 })
                 .collect(),
+            outcome: match record.verdict.kind() {
+                Ok(kind) => kind.label().to_owned(),
+                Err(reason) => reason.label().to_owned(),
+            },
+            egress: record
+                .egress
+                .iter()
+                .map(|port| port_name(&topology, *port))
+                .collect(),
         }
     }
 
