@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
-use control::link::inet::{Address, Route};
+use control::link::inet::Route;
+use dataplane_core::addr::Prefix;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::daemon::{Daemon, binary, path_text};
@@ -18,7 +19,7 @@ use tests::lab::{DEADLINE, Lab, Namespace, block_on, connect, ip, require_root, 
 #[derive(Debug, PartialEq)]
 struct Footprint {
     links: Vec<(String, String)>,
-    addresses: Vec<Address>,
+    addresses: Vec<(u32, Prefix)>,
     routes: Vec<Route>,
     reserved_ports: String,
 }
@@ -26,12 +27,14 @@ struct Footprint {
 fn footprint(ns: &Namespace) -> Footprint {
     let netlink = ns.netlink();
     let links = block_on(netlink.links()).unwrap();
+    let addresses = block_on(netlink.addresses()).unwrap();
     Footprint {
         links: links
             .into_iter()
             .map(|link| (link.name, link.qdisc))
             .collect(),
-        addresses: block_on(netlink.addresses()).unwrap(),
+        // Without the tentative state, which ends by itself.
+        addresses: addresses.into_iter().map(|x| (x.link, x.prefix)).collect(),
         routes: block_on(netlink.routes()).unwrap(),
         reserved_ports: ns.sysctl("net/ipv4/ip_local_reserved_ports"),
     }
@@ -758,4 +761,94 @@ fn a_deleted_host_link_comes_back() {
     wait_until(DEADLINE, "the host reaches the container again", || {
         !unreachable(&host, "10.88.0.2:80")
     });
+}
+
+#[test]
+fn an_uplink_opens_when_the_default_route_comes_and_again_when_its_card_does() {
+    if !require_root("an_uplink_opens_when_the_default_route_comes_and_again_when_its_card_does") {
+        return;
+    }
+    let lab = Lab::new("late");
+    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
+    let a = lab.namespace("a");
+    let daemon = Daemon::start(&lab, &host, &[]);
+    assert_eq!(daemon.json(&["status"])["uplinks"], serde_json::json!([]));
+    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&a, "n", "a", &[]);
+    let plug = || {
+        lab.cable(&host, "up0", &outside, "eth0");
+        host.add_address("up0", "192.0.2.1/24");
+        outside.add_address("eth0", "192.0.2.2/24");
+        host.add_default_route("up0", "192.0.2.2");
+    };
+    let uplink_up = || daemon.json(&["status"])["uplinks"][0]["up"] == true;
+    plug();
+    wait_until(DEADLINE, "the uplink opens", uplink_up);
+    let _outside = echo(&outside, "0.0.0.0:80");
+    assert_eq!(seen_address(&a, "192.0.2.2:80"), ip("192.0.2.1"));
+    block_on(host.netlink().delete(host.link("up0").index)).unwrap();
+    wait_until(DEADLINE, "the uplink is down", || !uplink_up());
+    plug();
+    wait_until(DEADLINE, "the uplink opens again", uplink_up);
+    assert_eq!(seen_address(&a, "192.0.2.2:80"), ip("192.0.2.1"));
+}
+
+/// Fifty kills at random instants under traffic; `SEED` replays the instants.
+#[test]
+fn soak_fifty_kills_leave_the_same_state_and_the_stream_whole() {
+    if std::env::var_os("CAUSEWAY_SOAK").is_none() {
+        eprintln!("soak_fifty_kills: set CAUSEWAY_SOAK=1 to run it");
+        return;
+    }
+    if !require_root("soak_fifty_kills_leave_the_same_state_and_the_stream_whole") {
+        return;
+    }
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let lab = Lab::new("soak");
+    let (host, outside) = host_and_outside(&lab);
+    let before = footprint(&host);
+    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let mut daemon = Daemon::start(&lab, &host, &[]);
+    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&a, "n", "a", &[]);
+    daemon.attach(&b, "n", "b", &[]);
+    daemon.run(&["publish", "add", "8080:80", "b"]);
+    let _server = echo(&b, "0.0.0.0:80");
+    let lists = [&["network", "ls"][..], &["publish", "ls"], &["port", "b"]];
+    let wanted: Vec<_> = lists.iter().map(|words| daemon.json(words)).collect();
+    let links = footprint(&host);
+    let mut stream = a.run(|| connect(DEADLINE, "10.88.0.3:80".parse().unwrap()));
+    seen_on(&stream);
+    let mut outages = Vec::new();
+    for round in 0..50u8 {
+        std::thread::park_timeout(std::time::Duration::from_millis(random.u64(0..200)));
+        daemon.kill();
+        let killed = std::time::Instant::now();
+        daemon.restart_without_waiting();
+        stream.write_all(&[round; 1_000]).unwrap();
+        let mut echoed = [0; 1_000];
+        stream.read_exact(&mut echoed).unwrap();
+        assert!(
+            echoed.iter().all(|byte| *byte == round),
+            "SEED={seed} round {round}"
+        );
+        outages.push(killed.elapsed().as_millis());
+        daemon.wait();
+        let after: Vec<_> = lists.iter().map(|words| daemon.json(words)).collect();
+        assert_eq!(after, wanted, "SEED={seed} round {round}");
+        assert_eq!(footprint(&host), links, "SEED={seed} round {round}");
+        assert_eq!(seen_address(&outside, "192.0.2.1:8080"), ip("192.0.2.2"));
+    }
+    outages.sort_unstable();
+    println!(
+        "outage in ms: median {}, worst {}",
+        outages[25], outages[49]
+    );
+    daemon.clean();
+    assert_eq!(footprint(&host), before);
 }

@@ -54,10 +54,12 @@ impl Engine {
             return Ok(());
         }
         if changes.intersects(Changes::LINKS | Changes::ADDRESSES | Changes::ROUTES) {
+            state.host = host;
+            self.follow_uplinks(&mut state).await?;
             for (action, error) in self.converge(&mut state).await? {
                 tracing::warn!(?action, %error, "cannot repair the host");
             }
-            return self.refresh_uplinks(&state);
+            return Ok(());
         }
         state.host = host;
         self.install(&state)

@@ -40,7 +40,8 @@ impl Engine {
         &self.dataplane.gateway().nat
     }
 
-    /// Opens every uplink; at the start, before anything is forwarded.
+    /// Opens every uplink; at the start, before anything is forwarded, and again when there was
+    /// no default route then.
     pub(super) async fn open_uplinks(&self, state: &mut State) -> Result<(), Error> {
         let names = match &self.config.uplinks {
             Uplinks::Named(names) => names.clone(),
@@ -49,6 +50,11 @@ impl Engine {
                 link.map(|link| link.name.clone()).into_iter().collect()
             }
         };
+        if names.is_empty() && self.config.uplinks == Uplinks::DefaultRoute {
+            // What an earlier daemon guards stays guarded: the route may come back.
+            tracing::warn!("this host has no default route; waiting for one to have an uplink");
+            return Ok(());
+        }
         self.drop_stale_guards(&names)?;
         if names.is_empty() {
             return Ok(());
@@ -73,27 +79,65 @@ impl Engine {
         }
         self.refresh_uplinks(state)?;
         for uplink in state.uplinks.clone() {
-            let spec = self.guard_spec(&state.desired, state, uplink.link);
-            let builder = PacketBuilder::new(&uplink.name)
-                .queues(self.dataplane.workers())
-                .filter(&spec.socket_filter());
-            let sockets = self.host.run(|| builder.open())??;
-            for socket in &sockets {
-                let handle = socket
-                    .filter_handle()
-                    .map_err(|error| Error::io("keep a handle of an uplink's socket", error))?;
-                state.filters.entry(uplink.port).or_default().push(handle);
-            }
-            let queues = device::boxed(sockets);
-            self.blocking(|dataplane| dataplane.add_port(uplink.port, queues))?;
+            self.open_uplink(state, &uplink)?;
         }
         Ok(())
+    }
+
+    fn open_uplink(&self, state: &mut State, uplink: &UplinkPort) -> Result<(), Error> {
+        let spec = self.guard_spec(&state.desired, state, uplink.link);
+        let builder = PacketBuilder::new(&uplink.name)
+            .queues(self.dataplane.workers())
+            .filter(&spec.socket_filter());
+        let sockets = self.host.run(|| builder.open())??;
+        let mut handles = Vec::new();
+        for socket in &sockets {
+            let handle = socket.filter_handle();
+            let failed = |error| Error::io("keep a handle of an uplink's socket", error);
+            handles.push(handle.map_err(failed)?);
+        }
+        let queues = device::boxed(sockets);
+        self.blocking(|dataplane| dataplane.add_port(uplink.port, queues))?;
+        state.filters.insert(uplink.port, handles);
+        Ok(())
+    }
+
+    /// Follows what became of the uplinks' interfaces: a default route that has come, a card that
+    /// was taken away and plugged in again.
+    pub(super) async fn follow_uplinks(&self, state: &mut State) -> Result<(), Error> {
+        if state.uplinks.is_empty()
+            && self.config.uplinks == Uplinks::DefaultRoute
+            && state.host.default_interface().is_some()
+        {
+            self.open_uplinks(state).await?;
+        }
+        for position in 0..state.uplinks.len() {
+            let mut uplink = state.uplinks[position].clone();
+            let Some(index) = state.host.link(&uplink.name).map(|link| link.index) else {
+                continue;
+            };
+            if index == uplink.link {
+                continue;
+            }
+            tracing::info!(
+                interface = uplink.name,
+                "opening an uplink that has come back"
+            );
+            uplink.link = index;
+            state.uplinks[position] = uplink.clone();
+            if state.filters.remove(&uplink.port).is_some() {
+                self.blocking(|dataplane| dataplane.remove_port(uplink.port))?;
+            }
+            self.open_uplink(state, &uplink)?;
+        }
+        self.refresh_uplinks(state)
     }
 
     /// Lets the sockets and the guards of the uplinks tell ours from the host's as of now. What
     /// is ours from now on is admitted before it is kept from the host.
     pub(super) fn refresh_uplinks(&self, state: &State) -> Result<(), Error> {
-        for uplink in &state.uplinks {
+        let there = |uplink: &&UplinkPort| state.host.link_by_index(uplink.link).is_some();
+        for uplink in state.uplinks.iter().filter(there) {
             let spec = self.guard_spec(&state.desired, state, uplink.link);
             let program = spec.socket_filter();
             for handle in state.filters.get(&uplink.port).into_iter().flatten() {
