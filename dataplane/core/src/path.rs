@@ -15,7 +15,7 @@ use crate::headers::Headers;
 use crate::l2;
 use crate::route;
 use crate::time::Instant;
-use crate::topology::{Domain, Port, Role, Topology};
+use crate::topology::{Domain, Port, Topology};
 use crate::trace::{Step, Target, Trace, step};
 use crate::verdict::{DropReason, Verdict};
 
@@ -56,7 +56,7 @@ fn path<T: Trace>(
     let topology = &*sw.topology;
 
     // 1. Ingress: only ports that are configured and up.
-    step!(trace, ingress_step(frame));
+    step!(trace, Step::ingress(frame));
     let port = topology
         .port_up(frame.ingress)
         .ok_or(DropReason::PortDown)?;
@@ -70,7 +70,7 @@ fn path<T: Trace>(
     step!(trace, Step::Admitted(vlan));
 
     // 4. Learn: the source is behind the ingress port.
-    let domain = bridge_domain(topology, port);
+    let domain = topology.bridge_domain(port);
     let learned = learn(&mut sw.fdb, domain, port, vlan, &headers, now);
     sw.counters.record_learn(learned);
     step!(trace, Step::Learned(learned));
@@ -112,7 +112,8 @@ fn learn(
     now: Instant,
 ) -> Learn {
     match domain {
-        Some(domain) if !is_gateway(domain, headers) => {
+        // Learned, the gateway's MAC would send stations to the pretender.
+        Some(domain) if !domain.gateway_has(headers.src) => {
             let key = FdbKey::new(domain.id, vlan, headers.src);
             fdb.learn(key, port.id, now, domain.ageing)
         }
@@ -163,28 +164,4 @@ fn flood(
     first
         .map(|_| Verdict::Flooded(domain, vlan))
         .ok_or(DropReason::NoOtherPort)
-}
-
-fn bridge_domain<'t>(topology: &'t Topology, port: &Port) -> Option<&'t Domain> {
-    match port.role {
-        Role::Bridge(domain) => topology.domain(domain),
-        Role::HostLink | Role::Uplink(_) => None,
-    }
-}
-
-/// Whether a frame claims to come from the gateway itself: never learned, or its stations would
-/// send to the pretender.
-fn is_gateway(domain: &Domain, headers: &Headers) -> bool {
-    domain
-        .gateway
-        .as_ref()
-        .is_some_and(|gateway| gateway.mac == headers.src)
-}
-
-fn ingress_step(frame: &Frame<'_>) -> Step {
-    Step::Ingress {
-        port: frame.ingress,
-        size: frame.buf.len(),
-        offload: frame.buf.offload,
-    }
 }

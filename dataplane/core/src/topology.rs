@@ -196,6 +196,15 @@ impl Topology {
         self.domains.get(id.index())?.as_ref()
     }
 
+    /// The domain that a port bridges to; the host link and uplinks have none.
+    #[inline]
+    pub fn bridge_domain(&self, port: &Port) -> Option<&Domain> {
+        match port.role {
+            Role::Bridge(domain) => self.domain(domain),
+            Role::HostLink | Role::Uplink(_) => None,
+        }
+    }
+
     /// The uplink of that index.
     pub fn uplink(&self, id: UplinkId) -> Option<&Uplink> {
         self.uplinks.get(id.index())
@@ -295,6 +304,14 @@ impl Domain {
             internal: false,
             host_link: true,
         }
+    }
+
+    /// Whether `mac` is the gateway's.
+    #[inline]
+    pub fn gateway_has(&self, mac: MacAddr) -> bool {
+        self.gateway
+            .as_ref()
+            .is_some_and(|gateway| gateway.mac == mac)
     }
 
     /// Whether `address` belongs to one of the network's prefixes.

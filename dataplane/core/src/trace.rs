@@ -6,7 +6,7 @@
 
 use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId, VlanId};
 use crate::fdb::Learn;
-use crate::frame::Offload;
+use crate::frame::{Frame, Offload};
 use crate::headers::Headers;
 use crate::verdict::Verdict;
 
@@ -49,6 +49,17 @@ pub enum Step {
     Reply(Answer),
     /// The end.
     Verdict(Verdict),
+}
+
+impl Step {
+    /// The step of a frame that enters.
+    pub fn ingress(frame: &Frame<'_>) -> Self {
+        Self::Ingress {
+            port: frame.ingress,
+            size: frame.buf.len(),
+            offload: frame.buf.offload,
+        }
+    }
 }
 
 /// Where the lookup stage sends a frame.
