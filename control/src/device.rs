@@ -289,15 +289,15 @@ impl Sandbox {
 
     /// The sandbox, or `None` when there is none at the path any more, or another one.
     fn open_if_there(endpoint: &Endpoint) -> Result<Option<Self>, Error> {
-        let path = &endpoint.sandbox.path;
-        if !path.exists() {
+        // Looked at before it is opened: a path such as /proc/PID/fd/N can lead to a socket or a
+        // pipe by now, which cannot be opened, or not without side effects.
+        if !sandbox_is_there(endpoint) {
             return Ok(None);
         }
-        let ns = match Netns::from_path(path) {
+        let ns = match Netns::from_path(&endpoint.sandbox.path) {
             Ok(ns) => ns,
-            // The name of a namespace that a reboot has emptied.
             Err(crate::netns::Error::NotANamespace(_)) => return Ok(None),
-            Err(_) if !path.exists() => return Ok(None),
+            Err(_) if !sandbox_is_there(endpoint) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         if ns.id().inode() != endpoint.sandbox.inode {

@@ -35,7 +35,15 @@ pub struct Daemon {
     host: Namespace,
     dir: PathBuf,
     options: Vec<String>,
+    socket: SocketOption,
     child: Option<Child>,
+}
+
+/// How a daemon is told of its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SocketOption {
+    CommandLine,
+    ConfigurationFile,
 }
 
 impl Daemon {
@@ -44,10 +52,24 @@ impl Daemon {
     /// # Panics
     /// With its log, when it does not answer.
     pub fn start(lab: &Lab, host: &Namespace, options: &[&str]) -> Self {
+        Self::start_with(lab, host, options, SocketOption::CommandLine)
+    }
+
+    /// Starts a daemon whose configuration file names the socket, which is `socket` in the lab's
+    /// directory.
+    ///
+    /// # Panics
+    /// With its log, when it does not answer there.
+    pub fn start_without_socket(lab: &Lab, host: &Namespace, options: &[&str]) -> Self {
+        Self::start_with(lab, host, options, SocketOption::ConfigurationFile)
+    }
+
+    fn start_with(lab: &Lab, host: &Namespace, options: &[&str], socket: SocketOption) -> Self {
         let mut daemon = Self {
             host: host.clone(),
             dir: lab.dir().to_owned(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            socket,
             child: None,
         };
         daemon.restart();
@@ -75,9 +97,10 @@ impl Daemon {
             .open(self.dir.join("log"))
             .expect("a log file");
         let mut command = Command::new(binary());
+        if self.socket == SocketOption::CommandLine {
+            command.arg("--socket").arg(self.socket());
+        }
         command
-            .arg("--socket")
-            .arg(self.socket())
             .args(["daemon", "--debug-routes", "--state-dir"])
             .arg(self.state_dir())
             .args(&self.options)

@@ -852,3 +852,40 @@ fn soak_fifty_kills_leave_the_same_state_and_the_stream_whole() {
     daemon.clean();
     assert_eq!(footprint(&host), before);
 }
+
+#[test]
+fn the_configuration_file_counts_and_a_changed_nat_range_gives_the_old_one_back() {
+    if !require_root("the_configuration_file_counts_and_a_changed_nat_range_gives_the_old_one_back")
+    {
+        return;
+    }
+    let lab = Lab::new("config");
+    let (host, _outside) = host_and_outside(&lab);
+    let before = footprint(&host);
+    let config = lab.dir().join("causeway.toml");
+    let write = |text: &str| std::fs::write(&config, text).unwrap();
+    let reserved = || host.sysctl("net/ipv4/ip_local_reserved_ports");
+
+    write("nat_range = 3\n");
+    let mut command = Command::new(binary());
+    command.args(["daemon", "--config", path_text(&config)]);
+    let output = host.run(|| command.output()).unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.contains("nat_range") && message.contains("causeway.toml"),
+        "{message}"
+    );
+
+    let socket = lab.dir().join("socket");
+    let text = |nat: &str| format!("socket = {socket:?}\nworkers = 1\n[nat]\n{nat}\n");
+    write(&text("port_first = 40000\nport_last = 45000"));
+    let mut daemon = Daemon::start_without_socket(&lab, &host, &["--config", path_text(&config)]);
+    assert_eq!(reserved(), "40000-45000");
+    assert_eq!(daemon.json(&["status"])["workers"], 1);
+    daemon.stop();
+    write(&text("port_first = 50000\nport_last = 55000"));
+    daemon.restart();
+    assert_eq!(reserved(), "50000-55000");
+    daemon.clean();
+    assert_eq!(footprint(&host), before);
+}

@@ -6,7 +6,6 @@ use clap::{Args, Parser, Subcommand};
 
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
-use crate::config::SOCKET_DEFAULT;
 
 /// A userspace Ethernet switch and NAT for network namespaces.
 #[derive(Debug, Parser)]
@@ -26,9 +25,9 @@ use crate::config::SOCKET_DEFAULT;
 Exit status: 0 done, 1 failed, 2 wrong usage; `run` ends with its program's."
 )]
 pub struct Cli {
-    /// The daemon's socket
-    #[arg(long, global = true, env = "CAUSEWAY_SOCKET", default_value = SOCKET_DEFAULT)]
-    pub socket: PathBuf,
+    /// The daemon's socket [default: /run/causeway/causeway.sock]
+    #[arg(long, global = true, env = "CAUSEWAY_SOCKET")]
+    pub socket: Option<PathBuf>,
     /// What to do
     #[command(subcommand)]
     pub command: Command,

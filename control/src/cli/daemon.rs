@@ -1,7 +1,7 @@
 //! `causeway daemon`: serves until it is told to stop.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -14,7 +14,7 @@ use crate::config::{Config, Overrides};
 use crate::engine::Engine;
 
 /// Serves until SIGTERM or SIGINT. What is on the host stays there for the next start.
-pub async fn serve(socket: &Path, args: DaemonArgs) -> anyhow::Result<()> {
+pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -24,7 +24,7 @@ pub async fn serve(socket: &Path, args: DaemonArgs) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let overrides = Overrides {
         state_dir: args.state_dir,
-        socket: Some(socket.to_owned()),
+        socket,
         workers: args.workers,
         uplinks: args.uplink,
     };

@@ -9,6 +9,7 @@ mod run;
 mod table;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -19,6 +20,7 @@ use crate::api::types::{
     DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortView,
     PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
 };
+use crate::config::SOCKET_DEFAULT;
 use crate::engine;
 use crate::error::split_hint;
 use args::{
@@ -73,9 +75,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&cli.socket);
+    let default = || PathBuf::from(SOCKET_DEFAULT);
+    let client = Client::new(&cli.socket.clone().unwrap_or_else(default));
     match cli.command {
-        Command::Daemon(args) => daemon::serve(&cli.socket, args).await?,
+        Command::Daemon(args) => daemon::serve(cli.socket, args).await?,
         Command::Run(args) => return run::run(&client, args).await,
         Command::Demo(args) => return demo::play(args).await,
         Command::Network(command) => network(&client, command).await?,

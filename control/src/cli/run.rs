@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 
 use super::args::RunArgs;
 use super::client::{Client, escape};
@@ -30,11 +30,14 @@ pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<ExitCode> {
     if args.network.is_empty() && !args.publish.is_empty() {
         anyhow::bail!("nothing can be published without a network; add --network NAME");
     }
+    // From here on no signal may end us with the sandbox up; one that comes early waits for the
+    // program and ends that.
+    let mut signals = Signals::catch()?;
     let ns = Netns::create_unnamed()?;
     let mut endpoints = Vec::new();
     let prepared = prepare(client, &args, &ns, &mut endpoints).await;
     let ended = match prepared {
-        Ok(()) => supervise(&args, &ns).await,
+        Ok(()) => supervise(&args, &ns, &mut signals).await,
         Err(error) => Err(error),
     };
     // Everything is taken apart, whatever happened, and each failure is told.
@@ -90,14 +93,10 @@ async fn prepare(
 }
 
 /// Starts the program inside and waits for it, passing signals on.
-async fn supervise(args: &RunArgs, ns: &Netns) -> anyhow::Result<ExitCode> {
+async fn supervise(args: &RunArgs, ns: &Netns, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     let (program, arguments) = args.command.split_first().context("no program was given")?;
     let mut command = Command::new(program);
     command.args(arguments);
-    // Before the start: a signal that comes early must not end us with the sandbox up.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let mut child = match ns.run(|| command.spawn())? {
         Ok(child) => child,
         Err(error) => {
@@ -114,15 +113,39 @@ async fn supervise(args: &RunArgs, ns: &Netns) -> anyhow::Result<ExitCode> {
     let status = loop {
         let passed = tokio::select! {
             ended = &mut ended => break ended.context("the waiting thread ended")??,
-            // A terminal sends SIGINT to the program as well; a second one does no harm.
-            _ = interrupt.recv() => Signal::SIGINT,
-            _ = terminate.recv() => Signal::SIGTERM,
-            _ = hangup.recv() => Signal::SIGHUP,
+            signal = signals.next() => signal,
         };
         // It may have ended in this instant.
         let _ = kill(pid, passed);
     };
     Ok(ExitCode::from(exit_code(status)))
+}
+
+/// The signals that are passed on.
+struct Signals {
+    interrupt: UnixSignal,
+    terminate: UnixSignal,
+    hangup: UnixSignal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("cannot handle signals");
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            // A terminal sends SIGINT to the program as well; a second one does no harm.
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+        }
+    }
 }
 
 fn exit_code(status: ExitStatus) -> u8 {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dataplane_port::guard;
 
-use super::uplinks::{GUARDED_NOTE, RANGE_NOTE, RESERVED_NOTE};
+use super::uplinks::{GUARDED_NOTE, RANGE_NOTE, give_ports_back};
 use crate::device::Devices;
 use crate::error::Error;
 use crate::host_link::HostLink;
@@ -12,7 +12,6 @@ use crate::hostnet::HostState;
 use crate::link::Netlink;
 use crate::netns::Netns;
 use crate::store::Store;
-use crate::sysctl::{self, PortSet};
 
 /// Removes every device, guard, address and reservation that the state names, then the state.
 /// Goes on when a step fails, and reports them all. Returns what was removed, a line each.
@@ -101,18 +100,4 @@ fn guards(host: &HostState, guarded: &str, link: u32) -> bool {
     guarded
         .split_whitespace()
         .any(|guarded| Some(guarded) == name)
-}
-
-fn give_ports_back(store: &Store, host: &Netns) -> Result<(), Error> {
-    let noted = |key| -> Result<PortSet, Error> {
-        let text = store.host_note(key)?.unwrap_or_default();
-        text.parse().map_err(Error::Invalid)
-    };
-    let (before, ours) = (noted(RESERVED_NOTE)?, noted(RANGE_NOTE)?);
-    let mut ports = sysctl::reserved_ports(host)?;
-    ours.ranges().for_each(|range| ports.remove(&range));
-    before.ranges().for_each(|range| ports.insert(&range));
-    sysctl::set_reserved_ports(host, &ports)?;
-    store.remove_host_note(RANGE_NOTE)?;
-    Ok(store.remove_host_note(RESERVED_NOTE)?)
 }
