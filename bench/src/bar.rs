@@ -83,9 +83,7 @@ pub fn run(options: &Options) -> io::Result<Vec<Line>> {
             "NAT out and port-forward in, against nft and docker-proxy",
         ));
     }
-    if wanted("core") {
-        lines.extend(core_lines(options));
-    }
+    lines.extend(core_lines(options));
     if wanted("scale") {
         lines.push(not_built(
             6,
@@ -282,7 +280,14 @@ fn core_lines(options: &Options) -> Vec<Line> {
         ("core: NAT hit", core_alone::nat_hit, 90.0),
         ("core: new NAT session", core_alone::nat_new_session, 700.0),
     ];
-    let measured = lines.into_iter().map(|(name, measure, least)| {
+    let wanted = |name: &str| {
+        options
+            .only
+            .as_ref()
+            .is_none_or(|only| name.contains(only.as_str()))
+    };
+    let lines = lines.into_iter().filter(|(name, ..)| wanted(name));
+    let measured = lines.map(|(name, measure, least)| {
         let mut reached = Series::default();
         for repeat in 0..options.repeats {
             progress(name, repeat, options.repeats);

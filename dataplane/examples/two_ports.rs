@@ -1,6 +1,4 @@
-//! A learning switch between two TAP devices, `sw0` and `sw1`, by the `tun-tap` crate.
-//!
-//! Run it as root in a network namespace of its own:
+//! A learning switch between two TAP devices, `sw0` and `sw1`, by the `tun-tap` crate. As root:
 //! `unshare -n cargo run -p dataplane --example two_ports`
 
 use std::error::Error;
