@@ -141,7 +141,7 @@ impl Engine {
         Ok(views)
     }
 
-    /// NAT sessions, at most [`SESSIONS_LISTED_MAX`].
+    /// NAT sessions, at most `SESSIONS_LISTED_MAX`.
     pub fn nat_sessions(&self) -> Vec<SessionView> {
         let topology = self.dataplane.topology();
         let now = self.dataplane.now();

@@ -1,7 +1,7 @@
 //! The running control plane: what requests change, and how it reaches the host.
 //!
 //! # Theory of operation
-//! One mutex holds [`State`]; a request holds it from its first check to its answer, so requests
+//! One mutex holds `State`; a request holds it from its first check to its answer, so requests
 //! see each other's effects whole. Each change goes the same way: check, write the intent to the
 //! store, change the host, install the topology, write the result, answer. A step that fails
 //! undoes those before it, and the error names the object. A crash between two steps leaves an
