@@ -106,7 +106,7 @@ pub enum Error {
         max: usize,
     },
     /// Anything else that the kernel refused.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {source}{}", rights_hint(.source))]
     Io {
         /// What was tried.
         action: String,
@@ -194,6 +194,13 @@ impl Error {
             | Self::Dataplane(_)
             | Self::Io { .. } => Class::Failed,
         }
+    }
+}
+
+fn rights_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root, or choose a path that is yours",
+        _ => "",
     }
 }
 

@@ -65,7 +65,7 @@ pub enum Error {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM | Errno::EACCES) => " (run as root, or with CAP_SYS_ADMIN)",
+        Some(Errno::EPERM | Errno::EACCES) => "; run as root, or with CAP_SYS_ADMIN",
         Some(_) | None => "",
     }
 }

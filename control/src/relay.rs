@@ -5,8 +5,8 @@
 //! host makes to its own published ports, and they make the claim visible: another program that
 //! wants the port gets "address in use", and we learn who had it first.
 //!
-//! Limits: [`PORTS_MAX`] ports per publication, [`CONNECTIONS_MAX`] relayed connections,
-//! [`CLIENTS_MAX`] UDP clients per port, each forgotten after [`UDP_IDLE`].
+//! Limits: [`PORTS_MAX`] ports per publication, [`CONNECTIONS_MAX`] relayed connections and UDP
+//! clients in all, [`CLIENTS_MAX`] UDP clients per port, each forgotten after [`UDP_IDLE`].
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +26,8 @@ use crate::owner;
 
 /// Ports of one publication: each holds a socket.
 pub const PORTS_MAX: usize = 256;
-/// Connections relayed at a time, for the whole daemon: two descriptors each.
+/// Connections and UDP clients relayed at a time, for the whole daemon: two descriptors each at
+/// most.
 pub const CONNECTIONS_MAX: usize = 1_024;
 /// UDP clients of one published port at a time: one descriptor each.
 pub const CLIENTS_MAX: usize = 256;
@@ -124,7 +125,7 @@ impl Held {
                     tasks.spawn(serve_tcp(listener, claim.inside, budget));
                 }
                 Socket::Udp(socket) => {
-                    tasks.spawn(serve_udp(Arc::new(socket), claim.inside));
+                    tasks.spawn(serve_udp(Arc::new(socket), claim.inside, budget));
                 }
             }
         }
@@ -211,7 +212,7 @@ async fn relay_tcp(mut client: TcpStream, inside: SocketAddr) -> io::Result<()> 
     Ok(())
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, inside: Vec<SocketAddr>) {
+async fn serve_udp(socket: Arc<UdpSocket>, inside: Vec<SocketAddr>, budget: Budget) {
     let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut returns: JoinSet<SocketAddr> = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM_SIZE_MAX];
@@ -230,11 +231,16 @@ async fn serve_udp(socket: Arc<UdpSocket>, inside: Vec<SocketAddr>) {
                     if clients.len() >= CLIENTS_MAX {
                         continue;
                     }
+                    let Ok(permit) = Arc::clone(&budget.0).try_acquire_owned() else { continue };
                     match connect_udp(inside).await {
                         Ok(server) => {
                             let server = Arc::new(server);
                             clients.insert(client, Arc::clone(&server));
-                            returns.spawn(return_udp(server, Arc::clone(&socket), client));
+                            let back = return_udp(server, Arc::clone(&socket), client);
+                            returns.spawn(async move {
+                                let _permit = permit;
+                                back.await
+                            });
                         }
                         Err(error) => {
                             tracing::debug!(%inside, %error, "cannot relay a datagram");

@@ -65,13 +65,25 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         // The reader has what it wanted, as with `causeway port ls | head -1`.
         return ExitCode::SUCCESS;
     }
-    let message = format!("{error:#}");
+    let message = message_of(error);
     let (what, hint) = split_hint(&message);
     eprintln!("causeway: {what}");
     if let Some(hint) = hint {
         eprintln!("  hint: {hint}");
     }
     ExitCode::FAILURE
+}
+
+/// The chain of causes in one line; a cause that the message above it quotes is not said twice.
+fn message_of(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {

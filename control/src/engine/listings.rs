@@ -19,7 +19,7 @@ use crate::model::{Endpoint, Network, Publication, transport_label};
 use crate::publish::PublishSpec;
 
 /// Sessions listed at a time; the table may hold a million.
-pub const SESSIONS_LISTED_MAX: usize = 10_000;
+const SESSIONS_LISTED_MAX: usize = 10_000;
 
 impl Engine {
     /// Every network.
