@@ -1,8 +1,10 @@
 //! A switch in this process with sandboxes plugged into it: the core and its workers on real
 //! devices, without the control plane.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,8 @@ use dataplane_port::PortIo;
 use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
+use dataplane_port::tap_plain::PlainTap;
+use sha2::{Digest, Sha256};
 
 use crate::lab::{self, Lab, Namespace};
 
@@ -34,13 +38,21 @@ pub struct Rig {
 pub enum Backend {
     /// A TAP with virtio-net headers, one queue per worker, moved into the sandbox.
     Tap,
-    /// A veth whose host end the switch holds by AF_PACKET.
+    /// A veth whose host end the switch holds by AF_PACKET, guarded from the host's stack.
     Packet,
+    /// A TAP of one queue without offloads, moved into the sandbox.
+    TapPlain,
 }
 
 impl Backend {
     /// Every backend that a sandbox can be plugged in with.
-    pub const ALL: [Self; 2] = [Self::Tap, Self::Packet];
+    pub const ALL: [Self; 3] = [Self::Tap, Self::Packet, Self::TapPlain];
+
+    /// Every ordered pair of backends.
+    pub fn pairs() -> impl Iterator<Item = (Self, Self)> {
+        let from = Self::ALL.into_iter();
+        from.flat_map(|from| Self::ALL.into_iter().map(move |to| (from, to)))
+    }
 }
 
 /// A sandbox with its interface `eth0` plugged into the switch.
@@ -118,6 +130,7 @@ impl Rig {
         let queues = match backend {
             Backend::Tap => tap_queues(&ns, self.dataplane.workers()),
             Backend::Packet => self.packet_queues(&ns, &format!("p{}", id.0), mtu),
+            Backend::TapPlain => vec![plain_queue(&ns)],
         };
         ns.set_mtu("eth0", mtu.into());
         ns.add_address("eth0", address);
@@ -257,12 +270,23 @@ impl Rig {
         }
     }
 
-    /// A veth into the sandbox, with its host end held by AF_PACKET, a queue per worker.
+    /// A veth into the sandbox, with its host end held by AF_PACKET, a queue per worker. The host
+    /// neither answers on it nor speaks by itself.
     fn packet_queues(&self, ns: &Namespace, host_end: &str, mtu: u16) -> Vec<Box<dyn PortIo>> {
         self.lab.cable(&self.host, host_end, ns, "eth0");
         self.host.set_mtu(host_end, mtu.into());
+        let (index, netlink) = (self.host.link(host_end).index, self.host.netlink());
+        let silenced = lab::block_on(async {
+            netlink.set_down(index).await?;
+            netlink.set_addr_gen_mode_none(index).await?;
+            netlink.set_up(index).await
+        });
+        silenced.unwrap_or_else(|error| panic!("{host_end}: {error}"));
         let builder = PacketBuilder::new(host_end).queues(self.dataplane.workers());
-        let sockets = self.host.run(|| builder.open());
+        let sockets = self.host.run(|| {
+            guard::install(host_end, Guarded::Everything).expect("a guard");
+            builder.open()
+        });
         let sockets = sockets.unwrap_or_else(|error| panic!("{host_end}: {error}"));
         sockets
             .into_iter()
@@ -319,36 +343,57 @@ impl Rig {
 fn tap_queues(ns: &Namespace, count: usize) -> Vec<Box<dyn PortIo>> {
     let taps = ns.run(|| TapBuilder::new("eth0").queues(count).create());
     let taps = taps.unwrap_or_else(|error| panic!("eth0: {error}"));
-    let interface = ns.link("eth0").index;
-    lab::block_on(ns.netlink().set_noqueue(interface)).expect("noqueue on eth0");
+    without_queue(ns);
     taps.into_iter()
         .map(|tap| Box::new(tap) as Box<dyn PortIo>)
         .collect()
 }
 
-/// A pseudo-random byte stream of known content, cheap enough not to be the bottleneck.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    block: Vec<u8>,
-    position: u64,
+/// A plain TAP inside the sandbox.
+fn plain_queue(ns: &Namespace) -> Box<dyn PortIo> {
+    let tap = ns.run(|| PlainTap::create("eth0"));
+    let tap = tap.unwrap_or_else(|error| panic!("eth0: {error}"));
+    without_queue(ns);
+    Box::new(tap)
 }
 
-impl Pattern {
-    /// The stream of this seed.
-    pub fn new(seed: u64) -> Self {
-        let mut block = vec![0; 1 << 16];
-        fastrand::Rng::with_seed(seed).fill(&mut block);
-        Self { block, position: 0 }
-    }
+/// Before the first up: with the default discipline the kernel would drop without telling.
+fn without_queue(ns: &Namespace) {
+    let interface = ns.link("eth0").index;
+    lab::block_on(ns.netlink().set_noqueue(interface)).expect("noqueue on eth0");
+}
 
-    /// The next bytes of the stream. Each 64 KiB block starts with its number, so that a lost,
-    /// doubled or misplaced block is not mistaken for another.
-    pub fn fill(&mut self, out: &mut [u8]) {
-        for byte in out {
-            let (block, offset) = (self.position >> 16, self.position as usize & 0xffff);
-            *byte = self.block[offset] ^ block.to_le_bytes()[offset & 7];
-            self.position += 1;
-        }
+/// Pseudo-random bytes with their digest, made before a transfer so as not to slow it down.
+#[derive(Debug)]
+struct Payload {
+    bytes: Vec<u8>,
+    digest: Digest256,
+}
+
+type Digest256 = [u8; 32];
+
+/// Payloads by size: the same for every transfer of a process.
+static PAYLOADS: LazyLock<Mutex<BTreeMap<u64, Arc<Payload>>>> = LazyLock::new(Mutex::default);
+
+fn payload(size: u64) -> Arc<Payload> {
+    let mut payloads = PAYLOADS.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = payloads.entry(size).or_insert_with(|| {
+        let size = usize::try_from(size).expect("a payload fits memory");
+        let mut bytes = vec![0; size];
+        fastrand::Rng::with_seed(size as u64).fill(&mut bytes);
+        let digest = Sha256::digest(&bytes).into();
+        Arc::new(Payload { bytes, digest })
+    });
+    Arc::clone(made)
+}
+
+/// Bytes of a bulk transfer: 200 MB in the long runs (`tests/run --engines` or `--soak`), a fifth
+/// of it otherwise, so that the whole matrix of backends stays within a minute.
+pub fn bulk_size() -> u64 {
+    let long = ["CAUSEWAY_ENGINES", "CAUSEWAY_SOAK"];
+    match long.iter().any(|name| std::env::var_os(name).is_some()) {
+        true => 200_000_000,
+        false => 40_000_000,
     }
 }
 
@@ -363,8 +408,16 @@ pub struct Transfer {
     pub client: SocketAddr,
 }
 
+impl std::fmt::Display for Transfer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (megabytes, seconds) = (self.bytes / 1_000_000, self.elapsed.as_secs_f64());
+        let rate = self.bytes as f64 * 8e-9 / seconds;
+        write!(f, "{megabytes} MB in {seconds:.2} s, {rate:.1} Gbit/s")
+    }
+}
+
 /// Sends `bytes` bytes by TCP from one namespace to a server in another, and compares every byte
-/// with what was sent.
+/// and the SHA-256 of all with what was sent.
 ///
 /// # Panics
 /// When the connection fails or a byte differs.
@@ -376,28 +429,44 @@ pub fn transfer(
     bytes: u64,
     congestion: Option<&'static str>,
 ) -> Transfer {
+    let payload = payload(bytes);
     let listener = to
         .run(|| TcpListener::bind(listen))
         .expect("a listening socket");
-    let server: JoinHandle<io::Result<(u64, SocketAddr)>> =
-        std::thread::spawn(move || receive(&listener, bytes));
+    // Touched once, so that the transfer does not wait for its pages.
+    let received = vec![1; payload.bytes.len()];
+    let server: JoinHandle<io::Result<Received>> =
+        std::thread::spawn(move || receive(&listener, received));
     let start = Instant::now();
-    from.run(|| send(connect, bytes, congestion))
+    from.run(|| send(connect, &payload.bytes, congestion))
         .unwrap_or_else(|e| panic!("sending: {e}"));
     let received = server.join().expect("a server that does not panic");
-    let (received, client) = received.unwrap_or_else(|e| panic!("receiving: {e}"));
-    assert_eq!(received, bytes, "bytes received");
+    let received = received.unwrap_or_else(|e| panic!("receiving: {e}"));
+    let elapsed = start.elapsed();
+    if received.bytes != payload.bytes {
+        let pairs = received.bytes.iter().zip(&payload.bytes);
+        let first = pairs.enumerate().find(|(_, (got, sent))| got != sent);
+        panic!("the first byte that differs, as received and as sent: {first:?}");
+    }
+    let digest: Digest256 = Sha256::digest(&received.bytes).into();
+    assert_eq!(digest, payload.digest, "SHA-256");
     Transfer {
         bytes,
-        elapsed: start.elapsed(),
-        client,
+        elapsed,
+        client: received.client,
     }
 }
 
-const CHUNK_SIZE: usize = 1 << 18;
+/// What a server got.
+#[derive(Debug)]
+struct Received {
+    bytes: Vec<u8>,
+    client: SocketAddr,
+}
+
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
-fn send(to: SocketAddr, bytes: u64, congestion: Option<&str>) -> io::Result<()> {
+fn send(to: SocketAddr, payload: &[u8], congestion: Option<&str>) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, lab::DEADLINE)?;
     stream.set_write_timeout(Some(IO_TIMEOUT))?;
     stream.set_read_timeout(Some(IO_TIMEOUT))?;
@@ -405,38 +474,21 @@ fn send(to: SocketAddr, bytes: u64, congestion: Option<&str>) -> io::Result<()> 
         let name = std::ffi::OsString::from(name);
         nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::TcpCongestion, &name)?;
     }
-    let mut pattern = Pattern::new(bytes);
-    let mut chunk = vec![0; CHUNK_SIZE];
-    let mut left = bytes;
-    while left > 0 {
-        let size = left.min(CHUNK_SIZE as u64) as usize;
-        pattern.fill(&mut chunk[..size]);
-        stream.write_all(&chunk[..size])?;
-        left -= size as u64;
-    }
+    stream.write_all(payload)?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut end = [0; 1];
     stream.read_exact(&mut end)
 }
 
-fn receive(listener: &TcpListener, bytes: u64) -> io::Result<(u64, SocketAddr)> {
+/// Fills `bytes`; the stream must end where they do.
+fn receive(listener: &TcpListener, mut bytes: Vec<u8>) -> io::Result<Received> {
     let (mut stream, client) = listener.accept()?;
     stream.set_read_timeout(Some(IO_TIMEOUT))?;
-    let mut pattern = Pattern::new(bytes);
-    let (mut chunk, mut expected) = (vec![0; CHUNK_SIZE], vec![0; CHUNK_SIZE]);
-    let mut received = 0;
-    loop {
-        let size = stream.read(&mut chunk)?;
-        if size == 0 {
-            break;
-        }
-        pattern.fill(&mut expected[..size]);
-        if chunk[..size] != expected[..size] {
-            let what = format!("a byte differs within {size} bytes after {received}");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        received += size as u64;
+    stream.read_exact(&mut bytes)?;
+    let mut beyond = [0; 1];
+    if stream.read(&mut beyond)? != 0 {
+        return Err(io::Error::other("more came than was sent"));
     }
     stream.write_all(&[1])?;
-    Ok((received, client))
+    Ok(Received { bytes, client })
 }

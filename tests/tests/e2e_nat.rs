@@ -4,9 +4,8 @@
 use dataplane::Config;
 use dataplane_core::nat::Transport;
 use tests::lab;
-use tests::rig::{Backend, HOST_ADDRESS, Outside, Rig, Sandbox, transfer};
+use tests::rig::{Backend, HOST_ADDRESS, Outside, Rig, Sandbox, bulk_size, transfer};
 
-const BYTES: u64 = 200_000_000;
 const GATEWAY: &str = "10.0.0.1";
 const MTUS: [u16; 2] = [1500, 9000];
 
@@ -41,7 +40,7 @@ fn tcp_leaves_by_the_hosts_address() {
                     &outside.ns,
                     listen,
                     listen,
-                    BYTES,
+                    bulk_size(),
                     Some(congestion),
                 );
                 assert_eq!(
@@ -49,8 +48,7 @@ fn tcp_leaves_by_the_hosts_address() {
                     lab::ip(HOST_ADDRESS),
                     "what the outside sees"
                 );
-                let rate = done.bytes as f64 * 8e-9 / done.elapsed.as_secs_f64();
-                println!("{backend:?} by SNAT, MTU {mtu}, {congestion}: {rate:.1} Gbit/s");
+                println!("{backend:?} by SNAT, MTU {mtu}, {congestion}: {done}");
             }
             assert_eq!(rig.dataplane.gateway().nat.session_count(), 2);
             rig.check_laws();
@@ -74,12 +72,40 @@ fn tcp_enters_by_a_published_port_with_the_clients_address() {
                     &inside.ns,
                     listen,
                     connect,
-                    BYTES,
+                    bulk_size(),
                     Some(congestion),
                 );
                 assert_eq!(done.client.ip(), outside.address, "what the inside sees");
-                let rate = done.bytes as f64 * 8e-9 / done.elapsed.as_secs_f64();
-                println!("published on {backend:?}, MTU {mtu}, {congestion}: {rate:.1} Gbit/s");
+                println!("published on {backend:?}, MTU {mtu}, {congestion}: {done}");
+            }
+            rig.check_laws();
+        }
+    }
+}
+
+#[test]
+fn tcp_turns_round_through_a_published_port_between_every_ordered_pair_of_backends() {
+    if !lab::require_root("e2e_nat") {
+        return;
+    }
+    for (from, to) in Backend::pairs() {
+        for mtu in MTUS {
+            let (mut rig, inside, _outside) = rig(to, mtu);
+            let client = rig.sandbox("client", "10.0.0.3/24", from, mtu);
+            client.ns.add_default_route("eth0", GATEWAY);
+            for congestion in ["bbr", "cubic"] {
+                let listen = (inside.address, 80).into();
+                let connect = (lab::ip(HOST_ADDRESS), 8080).into();
+                let done = transfer(
+                    &client.ns,
+                    &inside.ns,
+                    listen,
+                    connect,
+                    bulk_size(),
+                    Some(congestion),
+                );
+                assert_eq!(done.client.ip(), lab::ip(HOST_ADDRESS), "hairpin");
+                println!("{from:?} to published {to:?}, MTU {mtu}, {congestion}: {done}");
             }
             rig.check_laws();
         }
