@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Attach(Attachment),
     /// Closes a port's queue and forgets the port.
     Detach(PortId),
+    /// Floods a frame of the switch's own in a port's domain, as if that port had sent it.
+    Announce(PortId, Vec<u8>),
     /// Starts a trace.
     Trace(Tap),
     /// Ends the trace of that number.

@@ -18,12 +18,13 @@ mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use dataplane_core::addr::PortId;
+use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::gso::Segmenter;
@@ -322,6 +323,16 @@ impl Dataplane {
         Ok(generation)
     }
 
+    /// Tells the stations of a port's network that `address` is at `mac`, behind that port. The
+    /// port must be in the topology.
+    ///
+    /// # Errors
+    /// [`Error::Silent`].
+    pub fn announce(&self, port: PortId, mac: MacAddr, address: IpAddr) -> Result<(), Error> {
+        let frame = dataplane_service::announce::announcement(mac, address);
+        self.order_one(0, Command::Announce(port, frame))
+    }
+
     /// The picture that is in force.
     pub fn topology(&self) -> Arc<Topology> {
         Arc::clone(&lock(&self.topology))
@@ -397,6 +408,21 @@ impl Dataplane {
                 .map_or(AGEING_DEFAULT, |domain| domain.ageing)
         };
         self.fdb.sweep(self.now(), ageing)
+    }
+
+    /// Gives one worker a command and waits until it is done.
+    fn order_one(&self, worker: usize, command: Command) -> Result<(), Error> {
+        let (done, answer) = bounded(1);
+        let handle = self.workers.get(worker).ok_or(Error::Silent)?;
+        handle
+            .orders
+            .send(Order { command, done })
+            .map_err(|_| Error::Silent)?;
+        let _ = self.shared.wakers[worker].wake();
+        match answer.recv_timeout(ACKNOWLEDGE_MAX) {
+            Ok(outcome) => outcome.map_err(Error::Refused),
+            Err(_) => Err(Error::Silent),
+        }
     }
 
     /// Gives each worker a command and waits until all are done; the first refusal is returned.

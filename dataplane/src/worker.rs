@@ -17,10 +17,11 @@ use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::{Receiver, Sender};
 use dataplane_core::addr::{DomainId, PortId};
-use dataplane_core::frame::{Frame, FrameBuf};
+use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
+use dataplane_core::topology::Role;
 use dataplane_core::trace::{Off, Recorder};
 use dataplane_core::verdict::{Consumer, Verdict};
 use dataplane_port::Batch;
@@ -135,6 +136,7 @@ impl Worker {
             }
             Command::Attach(attachment) => return self.attach(attachment),
             Command::Detach(id) => self.detach(id),
+            Command::Announce(port, bytes) => self.announce(port, &bytes),
             Command::Trace(tap) => self.taps.push(tap),
             Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
             Command::Stop => self.stopped = true,
@@ -198,6 +200,17 @@ impl Worker {
         self.ready.retain(|port| *port != id);
         self.blocked.retain(|port| *port != id);
         self.touched.retain(|port| *port != id);
+    }
+
+    /// Sends a frame of the switch's own to every port of a domain but one. No port received it,
+    /// so it gets no verdict; its copies are counted like all others.
+    fn announce(&mut self, port: PortId, bytes: &[u8]) {
+        let role = self.switch.topology.port_up(port).map(|port| port.role);
+        let (Some(Role::Bridge(domain)), Some(mut buf)) = (role, self.batch.take_buffer()) else {
+            return;
+        };
+        buf.copy_from(bytes, Offload::NONE);
+        self.flood(domain, port, buf);
     }
 
     /// Collects readiness, sleeping only when there is nothing to do.

@@ -76,6 +76,10 @@ impl Engine {
             self.remove_endpoint(&mut state, port).await?;
             return Err(error);
         }
+        // Neighbours may still know the address by the MAC of an earlier endpoint.
+        for address in &endpoint.addresses {
+            self.blocking(|dataplane| dataplane.announce(port, endpoint.mac, *address))?;
+        }
         tracing::info!(endpoint = %endpoint.name, %port, network = %network.name, "attached");
         Ok(endpoint)
     }
