@@ -2,6 +2,8 @@
 //! with `golden/*.txt`. `UPDATE_GOLDEN=1` writes the files anew; read the difference before
 //! committing it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -518,7 +520,10 @@ fn external_port(out: &Outcome) -> u16 {
     u16::from_be_bytes([out.frame.bytes()[34], out.frame.bytes()[35]])
 }
 
-const STORIES: [(&str, fn(&mut Story)); 13] = [
+/// A story's name, and how it is told.
+type Tale = (&'static str, fn(&mut Story));
+
+const STORIES: [Tale; 13] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
