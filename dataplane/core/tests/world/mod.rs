@@ -218,6 +218,7 @@ impl World {
         let mut recorder = Recorder::new();
         self.sw.fdb.begin_batch();
         let before = self.sw.counters.judged();
+        let foretold = self.foretell(port, bytes, offload);
         let verdict = forward(
             &mut self.sw,
             &mut Frame::new(PortId(port), &mut frame),
@@ -237,11 +238,46 @@ impl World {
             Some(&Step::Verdict(verdict)),
             "the trace ends with the verdict"
         );
+        self.check_foretold(&foretold, verdict, &frame);
         Outcome {
             verdict,
             frame,
             steps,
         }
+    }
+
+    /// What a what-if says of the frame: the same code on overlays of the live tables, which must
+    /// leave them as they are.
+    fn foretell(&self, port: u16, bytes: &[u8], offload: Offload) -> (Verdict, FrameBuf) {
+        let state = || (self.fdb.state_hash(), self.tables.nat.state_hash());
+        let before = state();
+        let mut what_if = Switch {
+            topology: Arc::clone(&self.sw.topology),
+            fdb: FdbView::overlay(Arc::clone(&self.fdb)),
+            gateway: State::overlay(&self.tables),
+            counters: Arc::new(Counters::default()),
+        };
+        let mut frame = FrameBuf::from_bytes(bytes);
+        frame.offload = offload;
+        let verdict = forward(
+            &mut what_if,
+            &mut Frame::new(PortId(port), &mut frame),
+            self.now,
+            &mut Recorder::new(),
+        );
+        assert_eq!(state(), before, "asking changed something");
+        (verdict, frame)
+    }
+
+    /// Holds the answer against what happened. Two things are a worker's alone to know: how many
+    /// frames it holds, and how many errors it has sent this second.
+    fn check_foretold(&self, foretold: &(Verdict, FrameBuf), verdict: Verdict, frame: &FrameBuf) {
+        let waits = verdict == Verdict::Drop(DropReason::NextHopUnresolved);
+        if waits || self.sw.counters.errors_suppressed.get() > 0 {
+            return;
+        }
+        assert_eq!(foretold.0, verdict, "foretold and happened");
+        assert_eq!(foretold.1.bytes(), frame.bytes(), "foretold and happened");
     }
 
     /// The ports that a flooded frame reaches.
