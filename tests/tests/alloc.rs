@@ -1,0 +1,164 @@
+//! A worker on real TAPs allocates nothing for a frame that it forwards, floods, translates or
+//! drops.
+//!
+//! Every allocation of the process counts, on whatever thread: the test's own sending and
+//! receiving makes none. So this file is one test with nothing beside it.
+
+#![allow(clippy::unwrap_used)]
+// A global allocator is unsafe to write; this one is no part of what is shipped.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dataplane::Config;
+use dataplane::stats::Stats;
+use dataplane_core::verdict::VerdictKind;
+use tests::lab::{self, DEADLINE, Namespace};
+use tests::rig::{Backend, Rig};
+
+/// Frames of each kind after which every buffer and table has reached its size.
+const WARM_UP: u64 = 500;
+/// Frames of each kind that are counted.
+const FRAMES: u64 = 2_000;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+// JUSTIFICATION: the trait is unsafe to implement, and no safe hook counts allocations.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A datagram's way from one socket to another.
+struct Way {
+    from: UdpSocket,
+    address: SocketAddr,
+    to: UdpSocket,
+}
+
+impl Way {
+    fn new(from: &Namespace, to: &Namespace, listen: SocketAddr, address: SocketAddr) -> Self {
+        let bind = |ns: &Namespace, at: SocketAddr| ns.run(|| UdpSocket::bind(at)).unwrap();
+        let any = "0.0.0.0:0".parse().unwrap();
+        let (from, to) = (bind(from, any), bind(to, listen));
+        from.set_broadcast(true).unwrap();
+        to.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self { from, address, to }
+    }
+
+    /// Sends `count` datagrams, each when the one before has arrived.
+    fn go(&self, count: u64) {
+        let mut buffer = [0; 256];
+        for _ in 0..count {
+            self.from.send_to(&[7; 200], self.address).unwrap();
+            assert_eq!(self.to.recv(&mut buffer).unwrap(), 200);
+        }
+    }
+}
+
+/// A socket whose datagrams end in the switch.
+struct DeadEnd {
+    from: UdpSocket,
+    address: SocketAddr,
+}
+
+impl DeadEnd {
+    fn new(from: &Namespace, address: SocketAddr) -> Self {
+        let from = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        from.set_broadcast(true).unwrap();
+        Self { from, address }
+    }
+}
+
+/// Sends `count` datagrams each way.
+fn round(ways: &[Way], dead_ends: &[DeadEnd], count: u64) {
+    for way in ways {
+        way.go(count);
+    }
+    for dead_end in dead_ends {
+        for index in 0..count {
+            let sent = dead_end.from.send_to(&[7; 200], dead_end.address);
+            assert_eq!(sent.unwrap(), 200);
+            // Behind every few of those that vanish, some that arrive: no queue overflows.
+            if index % 16 == 0 {
+                ways[0].go(1);
+            }
+        }
+    }
+}
+
+fn dropped(stats: &Stats) -> u64 {
+    stats.drops.iter().map(|(_, count)| count).sum()
+}
+
+#[test]
+fn nothing_is_allocated_for_a_frame() {
+    if !lab::require_root("alloc") {
+        return;
+    }
+    for workers in [1, 2] {
+        let config = Config {
+            workers,
+            ..Config::default()
+        };
+        let mut rig = Rig::new("alloc", &config);
+        let a = rig.sandbox("a", "10.0.0.2/24", Backend::Tap, 1_500);
+        let b = rig.sandbox("b", "10.0.0.3/24", Backend::Tap, 1_500);
+        let _c = rig.sandbox("c", "10.0.0.4/24", Backend::Tap, 1_500);
+        a.ns.add_default_route("eth0", "10.0.0.1");
+        rig.add_gateway(&["10.0.0.1"], 1_500);
+        let outside = rig.add_uplink(1_500);
+        let down = rig.sandbox("down", "10.0.0.5/24", Backend::Tap, 1_500);
+        rig.topology.ports[down.port.index()].as_mut().unwrap().up = false;
+        rig.install();
+        let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let at = |address, port| SocketAddr::new(address, port);
+        let ways = [
+            Way::new(&a.ns, &b.ns, any(6_000), at(b.address, 6_000)),
+            Way::new(&a.ns, &b.ns, any(6_001), at(lab::ip("10.0.0.255"), 6_001)),
+            Way::new(&a.ns, &outside.ns, any(6_002), at(outside.address, 6_002)),
+        ];
+        // A port that is down drops; where no route leads, the gateway says so, or drops when it
+        // has said so too often.
+        let dead_ends = [
+            DeadEnd::new(&down.ns, at(lab::ip("10.0.0.255"), 9)),
+            DeadEnd::new(&a.ns, at(lab::ip("203.0.113.9"), 9)),
+        ];
+        round(&ways, &dead_ends, WARM_UP);
+        let before = rig.dataplane.stats();
+        let start = ALLOCATIONS.load(Ordering::Relaxed);
+        round(&ways, &dead_ends, FRAMES);
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - start;
+        rig.check_laws();
+        let after = rig.dataplane.stats();
+        let grown = |kind| after.verdict(kind) - before.verdict(kind);
+        for kind in [
+            VerdictKind::Bridged,
+            VerdictKind::Flooded,
+            VerdictKind::Routed,
+        ] {
+            assert!(grown(kind) >= FRAMES, "{kind:?}: {}", grown(kind));
+        }
+        let dropped = dropped(&after) - dropped(&before);
+        assert!(dropped >= FRAMES, "{dropped} drops");
+        let frames = after.rx - before.rx;
+        println!("workers {workers}: {allocations} allocations for {frames} frames");
+        assert_eq!(allocations, 0, "for {frames} frames");
+    }
+}
