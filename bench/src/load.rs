@@ -62,12 +62,12 @@ pub fn bulk(pair: &Pair, congestion: &str) -> io::Result<Bulk> {
     let mut chunk = vec![0; 1 << 18];
     let begin = Instant::now();
     while begin.elapsed() < WARM_UP {
-        let _ = sink.read(&mut chunk)?;
+        let _ = read(&mut sink, &mut chunk)?;
     }
     let (start, cpu) = (Instant::now(), machine_cpu_seconds()?);
     let mut bytes = 0;
     while begin.elapsed() < BULK_TIME {
-        bytes += sink.read(&mut chunk)?;
+        bytes += read(&mut sink, &mut chunk)?;
     }
     let (elapsed, cpu) = (start.elapsed().as_secs_f64(), machine_cpu_seconds()? - cpu);
     stop.store(true, Ordering::Relaxed);
@@ -79,6 +79,16 @@ pub fn bulk(pair: &Pair, congestion: &str) -> io::Result<Bulk> {
         gbits: bytes as f64 * 8e-9 / elapsed,
         cpu_seconds_per_gb: cpu / (bytes as f64 * 1e-9),
     })
+}
+
+/// Reads what is there; a signal, such as a tracer's, is no reason to stop.
+fn read(stream: &mut TcpStream, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// Highest rate of 64-byte frames, in millions a second, of which a socket gets 99 %. Datagrams of
