@@ -93,12 +93,8 @@ fn counted_losses(stats: &Stats, sandboxes: &[Sandbox]) -> u64 {
     let egress = stats.ports.iter().flat_map(|port| &port.drops);
     let egress: u64 = egress.map(|(_, count)| count).sum();
     let devices = sandboxes.iter().map(|sandbox| {
-        let count = |name: &str| {
-            let path = format!("/sys/class/net/eth0/statistics/{name}");
-            let text = sandbox.ns.run(|| std::fs::read_to_string(path));
-            text.map_or(0, |text| text.trim().parse::<u64>().unwrap())
-        };
-        count("tx_dropped") + count("rx_dropped")
+        let stats = sandbox.ns.link("eth0").stats;
+        stats.rx_dropped + stats.tx_dropped
     });
     core + egress + devices.sum::<u64>()
 }
