@@ -793,66 +793,6 @@ fn an_uplink_opens_when_the_default_route_comes_and_again_when_its_card_does() {
     assert_eq!(seen_address(&a, "192.0.2.2:80"), ip("192.0.2.1"));
 }
 
-/// Fifty kills at random instants under traffic; `SEED` replays the instants.
-#[test]
-fn soak_fifty_kills_leave_the_same_state_and_the_stream_whole() {
-    if std::env::var_os("CAUSEWAY_SOAK").is_none() {
-        eprintln!("soak_fifty_kills: set CAUSEWAY_SOAK=1 to run it");
-        return;
-    }
-    if !require_root("soak_fifty_kills_leave_the_same_state_and_the_stream_whole") {
-        return;
-    }
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let lab = Lab::new("soak");
-    let (host, outside) = host_and_outside(&lab);
-    let before = footprint(&host);
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
-    let mut daemon = Daemon::start(&lab, &host, &[]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &[]);
-    daemon.attach(&b, "n", "b", &[]);
-    daemon.run(&["publish", "add", "8080:80", "b"]);
-    let _server = echo(&b, "0.0.0.0:80");
-    let lists = [&["network", "ls"][..], &["publish", "ls"], &["port", "b"]];
-    let wanted: Vec<_> = lists.iter().map(|words| daemon.json(words)).collect();
-    let links = footprint(&host);
-    let mut stream = a.run(|| connect(DEADLINE, "10.88.0.3:80".parse().unwrap()));
-    seen_on(&stream);
-    let mut outages = Vec::new();
-    for round in 0..50u8 {
-        std::thread::park_timeout(std::time::Duration::from_millis(random.u64(0..200)));
-        daemon.kill();
-        let killed = std::time::Instant::now();
-        daemon.restart_without_waiting();
-        stream.write_all(&[round; 1_000]).unwrap();
-        let mut echoed = [0; 1_000];
-        stream.read_exact(&mut echoed).unwrap();
-        assert!(
-            echoed.iter().all(|byte| *byte == round),
-            "SEED={seed} round {round}"
-        );
-        outages.push(killed.elapsed().as_millis());
-        daemon.wait();
-        let after: Vec<_> = lists.iter().map(|words| daemon.json(words)).collect();
-        assert_eq!(after, wanted, "SEED={seed} round {round}");
-        assert_eq!(footprint(&host), links, "SEED={seed} round {round}");
-        assert_eq!(seen_address(&outside, "192.0.2.1:8080"), ip("192.0.2.2"));
-    }
-    outages.sort_unstable();
-    println!(
-        "outage in ms: median {}, worst {}",
-        outages[25], outages[49]
-    );
-    daemon.clean();
-    assert_eq!(footprint(&host), before);
-}
-
 #[test]
 fn the_configuration_file_counts_and_a_changed_nat_range_gives_the_old_one_back() {
     if !require_root("the_configuration_file_counts_and_a_changed_nat_range_gives_the_old_one_back")
