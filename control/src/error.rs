@@ -178,7 +178,9 @@ impl Error {
                 netns::Error::UnknownName(_) | netns::Error::UnknownProcess(_) => Class::NotFound,
                 netns::Error::BadName(_) | netns::Error::NotANamespace(_) => Class::Invalid,
                 netns::Error::NameTaken(_) => Class::Conflict,
-                netns::Error::Refused { .. } => Class::Failed,
+                netns::Error::UserNamespaceDenied { .. }
+                | netns::Error::MissingCapabilities(_)
+                | netns::Error::Refused { .. } => Class::Failed,
             },
             Self::Unknown { .. } => Class::NotFound,
             Self::Exists { .. }

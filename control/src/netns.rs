@@ -51,6 +51,23 @@ pub enum Error {
     /// The path leads to something else.
     #[error("{} is not a network namespace; paths such as /run/netns/NAME and /proc/PID/ns/net are", .0.display())]
     NotANamespace(PathBuf),
+    /// An ordinary user needs a user namespace and does not get one.
+    #[error(
+        "an ordinary user needs a user namespace here, and the kernel refuses to {action}: \
+         {source}; run as root, or allow user namespaces (sysctls user.max_user_namespaces, \
+         kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+    )]
+    UserNamespaceDenied {
+        /// The step that was refused.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Root, but without what makes root able to work with namespaces.
+    #[error(
+        "root lacks {0} here; grant it, or run this as an ordinary user, who gets a user namespace"
+    )]
+    MissingCapabilities(String),
     /// The kernel refused.
     #[error("cannot {action} {object}: {source}{}", hint(.source))]
     Refused {
@@ -365,6 +382,37 @@ pub enum Privilege {
     UserNamespace,
 }
 
+/// What a stage of namespaces takes: bits of `linux/capability.h`, with their names.
+const CAPABILITIES_NEEDED: [(u32, &str); 3] = [
+    (12, "CAP_NET_ADMIN"),
+    (13, "CAP_NET_RAW"),
+    (21, "CAP_SYS_ADMIN"),
+];
+
+/// Refuses root without the capabilities that it is known for, as in most containers.
+fn require_capabilities() -> Result<(), Error> {
+    let path = "/proc/thread-self/status";
+    let status = fs::read_to_string(path).map_err(refused("read", path))?;
+    let missing = missing_capabilities(&status);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::MissingCapabilities(missing.join(" and ")))
+}
+
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok())
+        .unwrap_or_default();
+    CAPABILITIES_NEEDED
+        .into_iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| name)
+        .collect()
+}
+
 /// Gives an ordinary user a network to be root of; root keeps its own.
 ///
 /// Unshares the user, mount and network namespaces, maps the caller to root and mounts a private
@@ -373,31 +421,29 @@ pub enum Privilege {
 /// second thread (`unshare(2)`).
 ///
 /// # Errors
-/// [`Error::Refused`] where user namespaces are denied; the message says what denies them.
+/// [`Error::UserNamespaceDenied`] and [`Error::MissingCapabilities`] say what to change.
 pub fn enter_user_namespace() -> Result<Privilege, Error> {
     let user = nix::unistd::geteuid();
     let group = nix::unistd::getegid();
     if user.is_root() {
+        require_capabilities()?;
         return Ok(Privilege::Own);
     }
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
-    unshare(flags).map_err(|errno| {
-        let object = "a user namespace (see the sysctls user.max_user_namespaces, \
-                      kernel.unprivileged_userns_clone and \
-                      kernel.apparmor_restrict_unprivileged_userns, or run as root)";
-        refused("create", object)(errno.into())
-    })?;
+    // A kernel may also grant the namespace and no rights in it, hence one message for all steps.
+    let denied = |action| move |source: io::Error| Error::UserNamespaceDenied { action, source };
+    unshare(flags).map_err(|errno| denied("create one")(errno.into()))?;
     // A process may map only one group unless it gives up setgroups (user_namespaces(7)).
     for (path, line) in [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/uid_map", format!("0 {user} 1")),
         ("/proc/self/gid_map", format!("0 {group} 1")),
     ] {
-        fs::write(path, line).map_err(refused("write", path))?;
+        fs::write(path, line).map_err(denied("map the user into it"))?;
     }
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     mount(NO_TEXT, "/", NO_TEXT, private, NO_TEXT)
-        .map_err(|errno| refused("make private", "/")(errno.into()))?;
+        .map_err(|errno| denied("make its mounts private")(errno.into()))?;
     // Without /run/netns there is nothing to mount over, and /run is not ours to add to.
     let target = if Path::new(NAMED_DIR).is_dir() {
         NAMED_DIR
@@ -411,7 +457,7 @@ pub fn enter_user_namespace() -> Result<Privilege, Error> {
         MsFlags::empty(),
         NO_TEXT,
     )
-    .map_err(|errno| refused("mount a tmpfs on", target)(errno.into()))?;
+    .map_err(|errno| denied("mount a tmpfs in it")(errno.into()))?;
     fs::create_dir_all(NAMED_DIR).map_err(refused("create", NAMED_DIR))?;
     Netns::current()?.raise_loopback()?;
     Ok(Privilege::UserNamespace)
@@ -433,6 +479,17 @@ mod tests {
             Netns::from_name(&"x".repeat(NAME_LEN_MAX + 1)),
             Err(Error::BadName(_))
         ));
+    }
+
+    #[test]
+    fn capabilities_that_root_lacks_are_named() {
+        let all = "Name:\tcauseway\nCapEff:\t000001ffffffffff\n";
+        assert!(missing_capabilities(all).is_empty());
+        let container = "CapEff:\t00000000a80425fb\n";
+        assert_eq!(
+            missing_capabilities(container),
+            ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]
+        );
     }
 
     #[test]

@@ -106,6 +106,9 @@ pub struct DaemonArgs {
     /// Worker threads [default: the cores, at most 4]
     #[arg(long)]
     pub workers: Option<usize>,
+    /// Stop when the standard input, a pipe, is closed: for a parent that may be killed
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
     /// Routes of the API that only tests need
     #[arg(long, hide = true)]
     pub debug_routes: bool,

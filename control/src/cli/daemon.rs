@@ -1,10 +1,12 @@
 //! `causeway daemon`: serves until it is told to stop.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +34,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
     let socket = config.socket.clone();
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let parent = args.until_stdin_closes.then(parent_pipe).transpose()?;
     let listener = api::listen(&socket)?;
     let engine = match Engine::start(config).await {
         Ok(engine) => engine,
@@ -53,10 +56,34 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
         served = axum::serve(listener, router) => served.context("the API ended")?,
         _ = terminate.recv() => tracing::info!("told to stop"),
         _ = interrupt.recv() => tracing::info!("told to stop"),
+        () = closed(parent) => tracing::info!("the parent has ended"),
     }
     remove_socket(&socket);
     engine.release_next_hops().await;
     Ok(())
+}
+
+/// The standard input as a pipe whose other end the parent holds, however it ends.
+fn parent_pipe() -> anyhow::Result<pipe::Receiver> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    stdin
+        .and_then(pipe::Receiver::from_owned_fd)
+        .context("the standard input is no pipe")
+}
+
+/// Returns when the pipe is closed; never without one.
+async fn closed(pipe: Option<pipe::Receiver>) {
+    let Some(pipe) = pipe else {
+        return std::future::pending().await;
+    };
+    let mut ignored = [0; 64];
+    while pipe.readable().await.is_ok() {
+        match pipe.try_read(&mut ignored) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 fn remove_socket(socket: &Path) {

@@ -225,7 +225,8 @@ impl Engine {
         };
         let range = range_text(range);
         Err(Error::InUse(format!(
-            "port {port} of this host is in use by {owner}, within the NAT's range {range}; end              that program, or set nat.port_first and nat.port_last to a range without it"
+            "port {port} of this host is in use by {owner}, within the NAT's range {range}; \
+             end that program, or set nat.port_first and nat.port_last to a range without it"
         )))
     }
 

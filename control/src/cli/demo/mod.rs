@@ -10,11 +10,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::types::{DropView, FdbView, PortView, SessionView, StepView, TraceView};
 use narrator::Narrator;
-use stage::{Container, HOST, OUTSIDE, Stage, Watch};
+use stage::{Container, HOST, OUTSIDE, Props, Stage, Watch};
 
 /// `demo`
 #[derive(Debug, Args)]
@@ -40,8 +42,40 @@ const TRANSFER_SIZE: u64 = 400_000_000;
 /// Bytes of the transfers that show addresses.
 const GREETING_SIZE: u64 = 100_000;
 
-/// Plays the demo.
+/// Plays the demo, and takes everything away again however it ends.
 pub async fn play(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let props = Props::default();
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let signals = signal(kind).context("cannot handle signals")?;
+        tokio::spawn(end_early(kind, signals, props.clone()));
+    }
+    let played = tell(args, &props).await;
+    // What the demo stumbled over then is a consequence.
+    let played = match (played, props.daemon_end()) {
+        (Err(error), Some(end)) => Err(error.context(end)),
+        (played, _) => played,
+    };
+    props.strike().and(played)
+}
+
+/// Ends the program on a signal. The demo's sockets block for seconds at worst, and whoever
+/// presses Ctrl-C should not wait for them, so the process ends under them.
+async fn end_early(kind: SignalKind, mut signals: Signal, props: Props) {
+    if signals.recv().await.is_none() {
+        return;
+    }
+    if let Err(error) = props.strike() {
+        eprintln!("causeway: {error:#}");
+    }
+    // As a shell reports a program that a signal has ended.
+    std::process::exit(128 + kind.as_raw_value());
+}
+
+async fn tell(args: DemoArgs, props: &Props) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let mut say = Narrator::new(args.json);
     say.note(
@@ -52,7 +86,7 @@ pub async fn play(args: DemoArgs) -> anyhow::Result<ExitCode> {
         Some(backend) => backend,
         None => choose_backend(&say)?,
     };
-    let stage = stage::set(&backend).await?;
+    let stage = stage::set(&backend, props).await?;
     for container in [&stage.web, &stage.app, &stage.spy] {
         say.note(&format!(
             "{} is {} by {backend}",
@@ -67,6 +101,7 @@ pub async fn play(args: DemoArgs) -> anyhow::Result<ExitCode> {
     way_in(&mut say, &stage).await?;
     tables(&mut say, &stage).await?;
     drop(stage);
+    props.strike()?;
     let differing = say.end(start.elapsed().as_secs_f64())?;
     Ok(if differing == 0 {
         ExitCode::SUCCESS

@@ -1,14 +1,18 @@
 //! Where the demo plays: a host, the outside and three containers, all namespaces of its own, and
 //! the real daemon serving the host. Everything vanishes with it.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::sys::signal::Signal as NixSignal;
 use tokio::task::JoinHandle;
 
 use super::wire::PATIENCE;
@@ -29,6 +33,10 @@ const UPLINK: &str = "up0";
 const MTU: u32 = 1_500;
 /// Pause between two looks whether the daemon answers yet.
 const POLL: Duration = Duration::from_millis(10);
+/// The daemon's socket, in the demo's directory.
+const SOCKET: &str = "socket";
+/// Directories tried: only a demo that was killed leaves one, and process ids seldom come back.
+const DIR_TRIES_MAX: u32 = 16;
 
 /// A container.
 #[derive(Debug)]
@@ -49,34 +57,96 @@ pub struct Stage {
     pub host: Netns,
     /// What the data path has reported since before the containers came.
     pub beginning: Watch,
-    _daemon: Daemon,
 }
 
-/// The daemon as a child, ended and cleaned up after with the stage.
-struct Daemon {
-    child: Child,
-    dir: PathBuf,
+/// What would outlive the program: the daemon, a child, and its directory. Whoever ends the demo,
+/// at the end or half-way, takes them away by any of the handles.
+#[derive(Clone, Debug, Default)]
+pub struct Props(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    child: Option<Child>,
+    dir: Option<PathBuf>,
+    /// Nothing may be added any more.
+    struck: bool,
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            eprintln!("causeway: cannot remove {}: {error}", self.dir.display());
+impl Props {
+    /// Ends the daemon and removes its directory; nothing new is held from then on.
+    ///
+    /// # Errors
+    /// When something stays behind.
+    pub fn strike(&self) -> anyhow::Result<()> {
+        let mut held = self.lock();
+        held.struck = true;
+        let ended = match held.child.take() {
+            // That it has ended by itself is no error, for either call.
+            Some(mut child) => child.kill().and_then(|()| child.wait().map(drop)),
+            None => Ok(()),
+        };
+        if let Some(dir) = held.dir.take() {
+            std::fs::remove_dir_all(&dir)
+                .with_context(|| format!("cannot remove {}", dir.display()))?;
         }
+        ended.context("cannot end the demo's daemon")
+    }
+
+    /// How the daemon has ended, when it has by itself.
+    pub fn daemon_end(&self) -> Option<String> {
+        let status = self.lock().child.as_mut()?.try_wait().ok()??;
+        Some(match status.signal().map(NixSignal::try_from) {
+            Some(Ok(signal)) => format!(
+                "the demo's daemon was ended by signal {} ({signal})",
+                signal as i32
+            ),
+            Some(Err(_)) | None => format!("the demo's daemon has ended ({status})"),
+        })
+    }
+
+    /// Makes the directory and starts the daemon in it, unless somebody has ended the demo.
+    fn start_daemon(&self, host: &Netns) -> anyhow::Result<PathBuf> {
+        let mut held = self.lock();
+        anyhow::ensure!(!held.struck, "the demo was ended");
+        let dir = make_dir()?;
+        held.dir = Some(dir.clone());
+        held.child = Some(start_daemon(host, &dir)?);
+        Ok(dir)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sets the stage, with containers connected by `backend`.
-pub async fn set(backend: &str) -> anyhow::Result<Stage> {
+/// A directory that nobody else had or can enter. A killed demo leaves its own behind, so the
+/// first name may be taken.
+fn make_dir() -> anyhow::Result<PathBuf> {
+    let base = std::env::temp_dir().join(format!("causeway-demo-{}", std::process::id()));
+    for number in 0..DIR_TRIES_MAX {
+        let dir = base.with_extension(number.to_string());
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let dir = dir.display();
+                return Err(error).with_context(|| {
+                    format!("cannot create {dir}; set TMPDIR to a directory that you may write to")
+                });
+            }
+        }
+    }
+    let base = base.display();
+    anyhow::bail!("{base}.0 to .{DIR_TRIES_MAX} are taken; remove them")
+}
+
+/// Sets the stage, with containers connected by `backend`. What outlives a program goes to
+/// `props`.
+pub async fn set(backend: &str, props: &Props) -> anyhow::Result<Stage> {
     let (host, outside) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
     connect_outside(&host, &outside).await?;
-    let dir = std::env::temp_dir().join(format!("causeway-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let socket = dir.join("socket");
-    let daemon = start_daemon(&host, &dir, &socket)?;
-    let client = Client::new(&socket);
+    let dir = props.start_daemon(&host)?;
+    let client = Client::new(&dir.join(SOCKET));
     wait_for_daemon(&client, &dir).await?;
     for (name, subnet) in [("shop", "10.1.0.0/16"), ("guests", "10.2.0.0/16")] {
         let body = NetworkCreate {
@@ -104,7 +174,6 @@ pub async fn set(backend: &str) -> anyhow::Result<Stage> {
         spy,
         host,
         beginning,
-        _daemon: daemon,
     })
 }
 
@@ -129,25 +198,21 @@ async fn connect_outside(host: &Netns, outside: &Netns) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_daemon(host: &Netns, dir: &Path, socket: &Path) -> anyhow::Result<Daemon> {
+fn start_daemon(host: &Netns, dir: &Path) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let log = std::fs::File::create(dir.join("log")).context("cannot write the daemon's log")?;
     let mut command = Command::new(program);
     command
         .arg("--socket")
-        .arg(socket)
-        .args(["daemon", "--uplink", UPLINK, "--state-dir"])
+        .arg(dir.join(SOCKET))
+        .args(["daemon", "--until-stdin-closes", "--uplink", UPLINK])
+        .arg("--state-dir")
         .arg(dir.join("state"))
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log);
-    let child = host
-        .run(|| command.spawn())?
-        .context("cannot start the daemon")?;
-    Ok(Daemon {
-        child,
-        dir: dir.to_owned(),
-    })
+    host.run(|| command.spawn())?
+        .context("cannot start the daemon")
 }
 
 async fn wait_for_daemon(client: &Client, dir: &Path) -> anyhow::Result<()> {
