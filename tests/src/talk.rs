@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dataplane_core::frame::FrameBuf;
+use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_port::packet::{Membership, PacketBuilder, PacketSocket};
 use dataplane_port::{Batch, PortIo};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
@@ -240,8 +240,14 @@ impl Witness {
     /// # Panics
     /// When it is refused.
     pub fn send(&mut self, frame: &[u8]) {
-        let sent = self.port.send(&mut [FrameBuf::from_bytes(frame)]);
-        assert_eq!(sent.expect("the interface is up"), 1);
+        assert!(self.try_send(frame, Offload::NONE), "the interface is up");
+    }
+
+    /// Sends a frame with what is left to do for it; `false` when the interface refuses it.
+    pub fn try_send(&mut self, frame: &[u8], offload: Offload) -> bool {
+        let mut frame = FrameBuf::from_bytes(frame);
+        frame.offload = offload;
+        matches!(self.port.send(&mut [frame]), Ok(1))
     }
 
     /// Shows `see` what has arrived; whether anything had.
