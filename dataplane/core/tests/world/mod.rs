@@ -12,6 +12,8 @@
 
 #![allow(dead_code)]
 
+pub mod packets;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
