@@ -401,7 +401,8 @@ fn walk_extensions(packet: &[u8], offset: usize, next: u8) -> Result<Chain, Head
         protocol: next,
         fragment: None,
     };
-    for _ in 0..EXTENSION_HEADERS_MAX {
+    // Once more than there may be headers: the last turn finds what follows them.
+    for _ in 0..=EXTENSION_HEADERS_MAX {
         let size = match chain.protocol {
             protocol::HOP_BY_HOP
             | protocol::ROUTING
