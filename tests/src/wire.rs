@@ -13,6 +13,8 @@ use etherparse::{
 };
 use fastrand::Rng;
 
+use crate::world::{BLUE, HOST_MAC, RED, ROUTER_MAC, UPLINK_MAC, VAULT, gateway_mac, mac};
+
 /// Between which stations a frame travels: source and destination.
 #[derive(Clone, Copy, Debug)]
 pub struct Link(pub MacAddr, pub MacAddr);
@@ -316,14 +318,23 @@ pub fn check_complete(bytes: &[u8]) -> Result<(), String> {
 /// The addresses that random frames are made of.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    /// Where frames come from.
+    pub src: Ends,
+    /// Where they go.
+    pub dst: Ends,
+    /// TCP and UDP ports of both.
+    pub ports: Vec<u16>,
+}
+
+/// The addresses of one side of random frames.
+#[derive(Clone, Debug)]
+pub struct Ends {
     /// MAC addresses.
     pub macs: Vec<MacAddr>,
     /// IPv4 addresses.
     pub v4: Vec<Ipv4Addr>,
     /// IPv6 addresses.
     pub v6: Vec<Ipv6Addr>,
-    /// TCP and UDP ports.
-    pub ports: Vec<u16>,
 }
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
@@ -333,7 +344,7 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 impl Pool {
     /// A well-formed frame: ARP, ND, TCP, UDP, echo, ICMP errors, fragments, extension chains, tags.
     pub fn frame(&self, rng: &mut Rng) -> Vec<u8> {
-        let link = Link(pick(rng, &self.macs), pick(rng, &self.macs));
+        let link = Link(pick(rng, &self.src.macs), pick(rng, &self.dst.macs));
         let mut payload = vec![0; payload_size(rng)];
         rng.fill(&mut payload);
         let mut frame = if rng.bool() {
@@ -351,7 +362,7 @@ impl Pool {
     }
 
     fn v4_frame(&self, rng: &mut Rng, link: Link, payload: &[u8]) -> Vec<u8> {
-        let (src, dst) = (pick(rng, &self.v4), pick(rng, &self.v4));
+        let (src, dst) = (pick(rng, &self.src.v4), pick(rng, &self.dst.v4));
         let (from, to) = self.sockets(rng, src.into(), dst.into());
         let ttl = pick(rng, &[0, 1, 2, 64, 255]);
         match rng.u8(..10) {
@@ -378,7 +389,7 @@ impl Pool {
     }
 
     fn v6_frame(&self, rng: &mut Rng, link: Link, payload: &[u8]) -> Vec<u8> {
-        let (src, dst) = (pick(rng, &self.v6), pick(rng, &self.v6));
+        let (src, dst) = (pick(rng, &self.src.v6), pick(rng, &self.dst.v6));
         let (from, to) = self.sockets(rng, src.into(), dst.into());
         match rng.u8(..8) {
             0 => solicitation(link.0, src, dst),
@@ -477,4 +488,116 @@ pub fn any_offload(rng: &mut Rng) -> Offload {
         csum_start: pick(rng, &[34, 38, 54, 0]),
         csum_offset: pick(rng, &[16, 6, 2]),
     }
+}
+
+impl Pool {
+    /// Any address of [`crate::world`] to any other, those of nobody and of no station included.
+    pub fn of_the_world() -> Self {
+        let macs = (1..=7).map(mac).chain([
+            gateway_mac(RED),
+            gateway_mac(BLUE),
+            HOST_MAC,
+            UPLINK_MAC,
+            ROUTER_MAC,
+            MacAddr::BROADCAST,
+            MacAddr::ZERO,
+            MacAddr([0x33, 0x33, 0, 0, 0, 1]),
+            MacAddr([1, 0x80, 0xc2, 0, 0, 0]),
+        ]);
+        let any = Ends {
+            macs: macs.collect(),
+            v4: [INSIDE_V4, OUTSIDE_V4, NOBODY_V4]
+                .concat()
+                .iter()
+                .map(v4)
+                .collect(),
+            v6: [INSIDE_V6, OUTSIDE_V6, NOBODY_V6]
+                .concat()
+                .iter()
+                .map(v6)
+                .collect(),
+        };
+        Self {
+            src: any.clone(),
+            dst: any,
+            ports: PORTS.to_vec(),
+        }
+    }
+
+    /// What can be meant by frames that enter [`crate::world`] by a port, for each port: from its
+    /// station to the gateway, from the router to the card, from the host to its networks.
+    pub fn aimed() -> Vec<(u16, Self)> {
+        let everywhere = Self::of_the_world().dst;
+        let from = |src_mac, own4: &[&str], own6: &[&str]| Ends {
+            macs: vec![src_mac],
+            v4: own4.iter().map(v4).collect(),
+            v6: own6.iter().map(v6).collect(),
+        };
+        let to = |dst_mac| Ends {
+            macs: vec![dst_mac],
+            ..everywhere.clone()
+        };
+        let card = Ends {
+            macs: vec![UPLINK_MAC],
+            v4: vec![v4(&"192.0.2.1")],
+            v6: vec![v6(&"2001:db8::1")],
+        };
+        let red = to(gateway_mac(RED));
+        let sides = [
+            (1, from(mac(1), &["10.1.0.2"], &["fd00:1::2"]), red.clone()),
+            (2, from(mac(2), &["10.1.0.3"], &["fd00:1::3"]), red),
+            (
+                4,
+                from(mac(4), &["10.2.0.2"], &["fd00:2::2"]),
+                to(gateway_mac(BLUE)),
+            ),
+            (
+                5,
+                from(mac(5), &["10.3.0.2"], &["fd00:3::2"]),
+                to(gateway_mac(VAULT)),
+            ),
+            (
+                8,
+                from(HOST_MAC, &["10.1.0.1"], &["fd00:1::1"]),
+                to(gateway_mac(RED)),
+            ),
+            (9, from(ROUTER_MAC, OUTSIDE_V4, OUTSIDE_V6), card),
+        ];
+        let pool = |(port, src, dst)| {
+            let ports = PORTS.to_vec();
+            (port, Self { src, dst, ports })
+        };
+        sides.into_iter().map(pool).collect()
+    }
+}
+
+const PORTS: [u16; 9] = [0, 53, 80, 443, 8_080, 8_081, 50_000, 50_001, 65_535];
+const INSIDE_V4: &[&str] = &[
+    "10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.2.0.2", "10.3.0.2",
+];
+const OUTSIDE_V4: &[&str] = &[
+    "192.0.2.1",
+    "192.0.2.7",
+    "198.51.100.9",
+    "203.0.113.9",
+    "192.0.2.99",
+];
+const NOBODY_V4: &[&str] = &[
+    "10.1.0.99",
+    "10.1.255.255",
+    "224.0.0.1",
+    "255.255.255.255",
+    "0.0.0.0",
+    "127.0.0.1",
+];
+const INSIDE_V6: &[&str] = &["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:2::2"];
+const OUTSIDE_V6: &[&str] = &["2001:db8::1", "2001:db8::9", "2001:db8:9::9"];
+const NOBODY_V6: &[&str] = &["fe80::1", "ff02::1", "::", "::1"];
+
+fn v4(text: &&str) -> Ipv4Addr {
+    text.parse().expect("an IPv4 address")
+}
+
+fn v6(text: &&str) -> Ipv6Addr {
+    text.parse().expect("an IPv6 address")
 }
