@@ -525,3 +525,34 @@ fn read_icmp(
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    #[test]
+    fn the_offset_of_a_fragment_is_in_bytes_and_its_id_is_kept() {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1, 2)
+            .write(&mut frame, &[0; 64])
+            .unwrap();
+        frame[18..20].copy_from_slice(&0xbeefu16.to_be_bytes());
+        for (word, offset, more) in [
+            (0x2000u16, 0, true),
+            (0x2003, 24, true),
+            (0x1fff, 65_528, false),
+        ] {
+            frame[20..22].copy_from_slice(&word.to_be_bytes());
+            let headers = Headers::parse(&frame).unwrap();
+            let id = 0xbeef;
+            assert_eq!(
+                headers.ip().unwrap().fragment,
+                Some(Fragment { id, offset, more })
+            );
+            assert_eq!(headers.l4.is_ok(), offset == 0);
+        }
+    }
+}
