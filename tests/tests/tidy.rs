@@ -155,7 +155,8 @@ fn unsafe_is_in_the_port_crate_alone_and_justified() {
                 continue;
             }
             blocks += 1;
-            if !path.starts_with("dataplane/port/") {
+            let counter = path == "tests/tests/alloc.rs";
+            if !path.starts_with("dataplane/port/") && !counter {
                 found.push(format!("{path}:{number}: unsafe outside dataplane/port"));
             }
             let above = &lines[number.saturating_sub(14)..number];
