@@ -35,7 +35,7 @@ pub const SOCKET_DEFAULT: &str = "/run/causeway/causeway.sock";
 /// Worker threads at most: more queues per TAP than this help nobody.
 pub const WORKERS_MAX: usize = 16;
 /// External ports that a NAT range must have at least, so that every one of its shards gets some.
-const NAT_PORTS_MIN: u16 = 1_024;
+const NAT_PORTS_MIN: u16 = 512;
 /// Ports that stay the host's at least when the NAT range is chosen.
 const HOST_PORTS_MIN: u16 = 4_096;
 

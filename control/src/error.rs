@@ -63,6 +63,9 @@ pub enum Error {
         /// The command that lists them.
         list: &'static str,
     },
+    /// A sandbox without the endpoint that was meant.
+    #[error("{0}")]
+    NotAttached(String),
     /// The name is in use.
     #[error("there is already a {kind} '{name}'; choose another name or remove that one first")]
     Exists {
@@ -182,7 +185,7 @@ impl Error {
                 | netns::Error::MissingCapabilities(_)
                 | netns::Error::Refused { .. } => Class::Failed,
             },
-            Self::Unknown { .. } => Class::NotFound,
+            Self::Unknown { .. } | Self::NotAttached(_) => Class::NotFound,
             Self::Exists { .. }
             | Self::InUse(_)
             | Self::IfNameTaken { .. }

@@ -5,6 +5,7 @@
 //! every process for a link to it (proc(5), Documentation/networking/proc_net_tcp.rst).
 
 use std::fs;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use dataplane_core::nat::Transport;
@@ -53,8 +54,50 @@ pub fn of_any_port(range: &RangeInclusive<u16>) -> Option<(u16, String)> {
     Some((used.port, owner))
 }
 
+/// The lowest port of a range that the host itself uses on `address`, or on any where there is
+/// none, with its owner: what the guard would cut off. What stays within the host never meets the
+/// guard, so sockets on loopback count only when that very address is meant.
+pub fn of_range(
+    transport: Transport,
+    address: Option<IpAddr>,
+    range: &RangeInclusive<u16>,
+) -> Option<(u16, String)> {
+    let files = match transport {
+        Transport::Tcp => ["tcp", "tcp6"],
+        Transport::Udp => ["udp", "udp6"],
+    };
+    let meets = |local: IpAddr| {
+        let shared = address.is_none_or(|ip| ip == local || local.is_unspecified());
+        shared && (!local.is_loopback() || address == Some(local))
+    };
+    let used = files
+        .iter()
+        .filter_map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok())
+        .flat_map(|table| sockets(&table))
+        .filter(|socket| range.contains(&socket.port) && socket.state != TIME_WAIT)
+        .filter(|socket| meets(socket.address))
+        .min_by_key(|socket| socket.port)?;
+    let owner = process_of(&used.inode).unwrap_or_else(|| "another program".to_owned());
+    Some((used.port, owner))
+}
+
+/// An address as the tables print it: words of four bytes, each in the byte order of the machine.
+fn address(digits: &str) -> Option<IpAddr> {
+    let mut bytes = Vec::new();
+    for word in digits.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes.as_slice()) {
+        return Some(IpAddr::from(octets));
+    }
+    let octets = <[u8; 16]>::try_from(bytes.as_slice()).ok()?;
+    Some(IpAddr::from(octets).to_canonical())
+}
+
 /// A line of `/proc/net/tcp` or its kin.
 struct Socket {
+    address: IpAddr,
     port: u16,
     state: String,
     inode: String,
@@ -63,8 +106,9 @@ struct Socket {
 fn sockets(table: &str) -> Vec<Socket> {
     let socket = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let (_, port) = columns.get(LOCAL_ADDRESS_COLUMN)?.rsplit_once(':')?;
+        let (local, port) = columns.get(LOCAL_ADDRESS_COLUMN)?.rsplit_once(':')?;
         Some(Socket {
+            address: address(local)?,
             port: u16::from_str_radix(port, 16).ok()?,
             state: (*columns.get(STATE_COLUMN)?).to_owned(),
             inode: (*columns.get(INODE_COLUMN)?).to_owned(),
@@ -117,6 +161,11 @@ mod tests {
             1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 222 1\n";
         assert_eq!(inode_of(table, 8_080, LISTEN).as_deref(), Some("222"));
         assert_eq!(inode_of(table, 8_081, LISTEN), None);
+        let addresses: Vec<_> = sockets(table).iter().map(|s| s.address).collect();
+        assert_eq!(addresses, [IpAddr::from([127, 0, 0, 1]); 2]);
+        let mapped = "0000000000000000FFFF0000020000C0";
+        assert_eq!(address(mapped), Some(IpAddr::from([192, 0, 0, 2])));
+        assert_eq!(address("zz"), None);
         assert_eq!(inode_of("", 1, LISTEN), None);
         assert_eq!(inode_of("header\nshort\n", 1, LISTEN), None);
     }

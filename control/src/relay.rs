@@ -24,7 +24,8 @@ use crate::error::Error;
 use crate::model::transport_label;
 use crate::owner;
 
-/// Ports of one publication: each holds a socket.
+/// Ports of one publication that are held by a socket each. A larger one is reserved whole
+/// instead, and does not serve connections that the host itself makes.
 pub const PORTS_MAX: usize = 256;
 /// Connections and UDP clients relayed at a time, for the whole daemon: two descriptors each at
 /// most.
@@ -58,8 +59,9 @@ pub struct Listeners {
     _tasks: JoinSet<()>,
 }
 
-/// Sockets that hold the ports of a publication and do not serve yet.
-#[derive(Debug)]
+/// Sockets that hold the ports of a publication and do not serve yet; none for one that is held
+/// by reservation.
+#[derive(Debug, Default)]
 pub struct Held {
     sockets: Vec<(Socket, Claim)>,
 }

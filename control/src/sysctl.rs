@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -14,6 +14,9 @@ use crate::error::Error;
 use crate::netns::Netns;
 
 const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// Longest text of the sysctl: every other port by itself, five digits and a comma each.
+const RESERVED_TEXT_SIZE_MAX: usize = 32_768 * 6 + 1;
 
 /// A set of ports, as sorted, disjoint, non-adjacent ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +68,13 @@ impl PortSet {
         Self(self.0.iter().filter_map(cut).collect())
     }
 
+    /// Whether every port of a range is in the set.
+    pub fn covers(&self, range: &RangeInclusive<u16>) -> bool {
+        self.0
+            .iter()
+            .any(|(first, last)| first <= range.start() && range.end() <= last)
+    }
+
     /// The ranges.
     pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> {
         self.0.iter().map(|(first, last)| *first..=*last)
@@ -83,7 +93,11 @@ impl FromStr for PortSet {
                     .parse()
                     .map_err(|_| format!("'{part}' is no port range"))
             };
-            set.insert(&(port(first)?..=port(last)?));
+            let (first, last) = (port(first)?, port(last)?);
+            if first > last {
+                return Err(format!("'{part}' runs backwards"));
+            }
+            set.insert(&(first..=last));
         }
         Ok(set)
     }
@@ -109,12 +123,21 @@ impl fmt::Display for PortSet {
 /// When the sysctl cannot be read.
 pub fn reserved_ports(ns: &Netns) -> Result<PortSet, Error> {
     let text = ns
-        .run(|| fs::read_to_string(RESERVED_PORTS))?
+        .run(read_at_once)?
         .map_err(|error| Error::io(format!("read {RESERVED_PORTS}"), error))?;
     text.parse().map_err(|problem: String| {
         let error = io::Error::new(io::ErrorKind::InvalidData, problem);
         Error::io(format!("read {RESERVED_PORTS}"), error)
     })
+}
+
+/// The kernel answers the first read only (`proc_do_large_bitmap` of kernel/sysctl.c), and cuts
+/// the text to the buffer; `read_to_string` begins with a buffer of 32 bytes.
+fn read_at_once() -> io::Result<String> {
+    let mut text = vec![0; RESERVED_TEXT_SIZE_MAX];
+    let size = fs::File::open(RESERVED_PORTS)?.read(&mut text)?;
+    text.truncate(size);
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Reserves these ports and no others.
@@ -125,7 +148,7 @@ pub fn set_reserved_ports(ns: &Netns, ports: &PortSet) -> Result<(), Error> {
     // An empty write changes nothing; a line break is how the kernel is told of an empty set.
     let text = format!("{ports}\n");
     ns.run(|| fs::write(RESERVED_PORTS, &text))?
-        .map_err(|error| Error::io(format!("write {RESERVED_PORTS}"), error))
+        .map_err(|error| Error::io(format!("write '{ports}' to {RESERVED_PORTS}"), error))
 }
 
 #[cfg(test)]
@@ -148,6 +171,7 @@ mod tests {
             assert_eq!(set(text).to_string(), canonical);
         }
         assert!("x".parse::<PortSet>().is_err());
+        assert!("65024-6".parse::<PortSet>().is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -31,6 +31,8 @@ use dataplane_core::addr::{MacAddr, Prefix};
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two looks at a condition: short against everything that tests wait for.
 const POLL_PAUSE: Duration = Duration::from_millis(2);
+/// Longest sysctl that a test reads.
+const SYSCTL_SIZE_MAX: usize = 65_536;
 /// MTU of a cable when a test does not say otherwise.
 pub const MTU_DEFAULT: u32 = 1_500;
 
@@ -301,7 +303,13 @@ impl Namespace {
     /// Reads a sysctl of the namespace, such as `net/ipv4/ip_forward`.
     pub fn sysctl(&self, name: &str) -> String {
         let path = Path::new("/proc/sys").join(name);
-        let read = self.run(|| fs::read_to_string(&path));
+        // Some answer the first read only, and cut the text to its buffer.
+        let read = self.run(|| {
+            let mut text = vec![0; SYSCTL_SIZE_MAX];
+            let size = fs::File::open(&path)?.read(&mut text)?;
+            text.truncate(size);
+            String::from_utf8(text).map_err(io::Error::other)
+        });
         let text = read.unwrap_or_else(|e| panic!("{}: {}: {e}", self.label, path.display()));
         text.trim().to_owned()
     }

@@ -119,14 +119,7 @@ pub async fn attach(
     State(engine): Shared,
     JsonBody(body): JsonBody<EndpointCreate>,
 ) -> Result<(StatusCode, Json<EndpointView>), Error> {
-    let sandbox = match (body.netns, body.pid) {
-        (Some(netns), None) => SandboxRef::Netns(netns),
-        (None, Some(pid)) => SandboxRef::Pid(pid),
-        (Some(_), Some(_)) | (None, None) => {
-            let problem = "give either netns or pid, to say which sandbox is meant";
-            return Err(Error::Invalid(problem.to_owned()));
-        }
-    };
+    let sandbox = sandbox(body.netns, body.pid)?;
     let backend = body
         .backend
         .as_deref()
@@ -153,6 +146,17 @@ pub async fn attach(
     Ok((StatusCode::CREATED, Json(view)))
 }
 
+fn sandbox(netns: Option<String>, pid: Option<u32>) -> Result<SandboxRef, Error> {
+    match (netns, pid) {
+        (Some(netns), None) => Ok(SandboxRef::Netns(netns)),
+        (None, Some(pid)) => Ok(SandboxRef::Pid(pid)),
+        (Some(_), Some(_)) | (None, None) => {
+            let problem = "give either netns or pid, to say which sandbox is meant";
+            Err(Error::Invalid(problem.to_owned()))
+        }
+    }
+}
+
 /// Addresses as `10.0.0.5` or `10.0.0.5/24`; the length is the network's to say, so it is only
 /// checked for being one.
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
@@ -168,6 +172,24 @@ fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
 
 pub async fn detach(State(engine): Shared, Path(name): Path<String>) -> Result<StatusCode, Error> {
     engine.detach(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `?netns=NAME|PATH` or `?pid=N`, and `&ifname=NAME`
+#[derive(Deserialize)]
+pub struct OfSandbox {
+    netns: Option<String>,
+    pid: Option<u32>,
+    ifname: Option<String>,
+}
+
+pub async fn detach_sandbox(
+    State(engine): Shared,
+    Query(query): Query<OfSandbox>,
+) -> Result<StatusCode, Error> {
+    let sandbox = sandbox(query.netns, query.pid)?;
+    let ifname = query.ifname.as_deref().unwrap_or(IFNAME_DEFAULT);
+    engine.detach_sandbox(&sandbox, ifname).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -77,7 +77,10 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
             get(h::network).delete(h::remove_network),
         )
         .route("/v1/networks/{name}/fdb", get(h::fdb))
-        .route("/v1/endpoints", get(h::endpoints).post(h::attach))
+        .route(
+            "/v1/endpoints",
+            get(h::endpoints).post(h::attach).delete(h::detach_sandbox),
+        )
         .route("/v1/endpoints/{name}", get(h::endpoint).delete(h::detach))
         .route("/v1/publications", get(h::publications).post(h::publish))
         .route("/v1/publications/{id}", delete(h::unpublish))

@@ -217,10 +217,25 @@ pub struct AttachArgs {
 
 /// `detach`
 #[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("which").required(true).args(["names", "netns", "pid"])),
+    after_help = "Examples:
+  causeway detach web1 web2
+  causeway detach --netns blue
+  causeway detach --pid 4711 --ifname eth1"
+)]
 pub struct DetachArgs {
     /// The endpoints' names
-    #[arg(required = true)]
     pub names: Vec<String>,
+    /// The namespace's name (as in 'ip netns') or path
+    #[arg(long, value_name = "NAME|PATH")]
+    pub netns: Option<String>,
+    /// A process in the namespace
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// The interface's name inside
+    #[arg(long, default_value = "eth0", conflicts_with = "names")]
+    pub ifname: String,
 }
 
 /// `run`

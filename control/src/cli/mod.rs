@@ -23,9 +23,11 @@ use crate::api::types::{
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
 use crate::error::split_hint;
+use crate::publish::range_text;
+use crate::relay::PORTS_MAX;
 use args::{
-    AttachArgs, Cli, Command, FdbCommand, NatCommand, NetworkCommand, NetworkCreateArgs, PortArgs,
-    PublishCommand, TraceArgs,
+    AttachArgs, Cli, Command, DetachArgs, FdbCommand, NatCommand, NetworkCommand,
+    NetworkCreateArgs, PortArgs, PublishCommand, TraceArgs,
 };
 use client::{Client, escape};
 
@@ -95,13 +97,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return demo::play(args).await,
         Command::Network(command) => network(&client, command).await?,
         Command::Attach(args) => attach(&client, args).await?,
-        Command::Detach(args) => {
-            for name in &args.names {
-                client
-                    .delete(&format!("/v1/endpoints/{}", escape(name)))
-                    .await?;
-            }
-        }
+        Command::Detach(args) => detach(&client, args).await?,
         Command::Publish(command) => publish(&client, command).await?,
         Command::Port(args) => port(&client, args).await?,
         Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
@@ -210,6 +206,21 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn detach(client: &Client, args: DetachArgs) -> anyhow::Result<()> {
+    for name in &args.names {
+        client
+            .delete(&format!("/v1/endpoints/{}", escape(name)))
+            .await?;
+    }
+    let sandbox = match (args.netns, args.pid) {
+        (Some(netns), _) => format!("netns={}", escape(&absolute(netns)?)),
+        (None, Some(pid)) => format!("pid={pid}"),
+        (None, None) => return Ok(()),
+    };
+    let path = format!("/v1/endpoints?{sandbox}&ifname={}", escape(&args.ifname));
+    Ok(client.delete(&path).await?)
+}
+
 /// The daemon has another working directory than we have.
 fn absolute(netns: String) -> anyhow::Result<String> {
     if !netns.contains('/') {
@@ -307,6 +318,19 @@ async fn port(client: &Client, args: PortArgs) -> anyhow::Result<()> {
             Some(ip) => std::slice::from_ref(ip),
             None => &["0.0.0.0".to_owned(), "[::]".to_owned()],
         };
+        if usize::from(view.host_port_last - view.host_port_first) >= PORTS_MAX {
+            for host in hosts {
+                let (first, last) = (view.host_port_first, view.host_port_last);
+                let inside_last = view.inside_port_first.saturating_add(last - first);
+                let inside = range_text(&(view.inside_port_first..=inside_last));
+                let transport = &view.transport;
+                writeln!(
+                    io::stdout(),
+                    "{inside}/{transport} -> {host}:{first}-{last}"
+                )?;
+            }
+            continue;
+        }
         // As `docker port` prints it: a line per port and address.
         for (host_port, inside) in
             (view.host_port_first..=view.host_port_last).zip(view.inside_port_first..)

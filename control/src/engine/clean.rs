@@ -4,7 +4,8 @@ use std::path::Path;
 
 use dataplane_port::guard;
 
-use super::uplinks::{GUARDED_NOTE, RANGE_NOTE, give_ports_back};
+use super::reservations::{OURS_NOTE, give_ports_back};
+use super::uplinks::GUARDED_NOTE;
 use crate::device::Devices;
 use crate::error::Error;
 use crate::host_link::HostLink;
@@ -77,7 +78,7 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
             removed.map_err(Error::from),
         );
     }
-    if store.host_note(RANGE_NOTE)?.is_some() {
+    if store.host_note(OURS_NOTE)?.is_some() {
         note("reserved ports".to_owned(), give_ports_back(&store, &host));
     }
     for network in desired.networks.values() {

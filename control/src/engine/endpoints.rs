@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::topology::PORTS_MAX;
 
+use super::reservations::reserves;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::ipam;
@@ -149,6 +150,37 @@ impl Engine {
         Ok(())
     }
 
+    /// Detaches the endpoint that a sandbox has by an interface name.
+    ///
+    /// # Errors
+    /// As [`Engine::detach`]; for a sandbox without such an endpoint, those that it has are named.
+    pub async fn detach_sandbox(&self, sandbox: &SandboxRef, ifname: &str) -> Result<(), Error> {
+        check_ifname(ifname)?;
+        let (path, ns) = open_sandbox(sandbox)?;
+        let inode = ns.id().inode();
+        // A handle would keep the sandbox alive.
+        drop(ns);
+        let mut state = self.state().await;
+        let endpoints = state.desired.endpoints.values();
+        let here: Vec<&Endpoint> = endpoints.filter(|e| e.sandbox.inode == inode).collect();
+        let Some(endpoint) = here.iter().find(|endpoint| endpoint.ifname == ifname) else {
+            let path = path.display();
+            let others: Vec<&str> = here.iter().map(|e| e.ifname.as_str()).collect();
+            let hint = if others.is_empty() {
+                "nothing of ours is attached there".to_owned()
+            } else {
+                format!("choose with --ifname: {}", others.join(", "))
+            };
+            return Err(Error::NotAttached(format!(
+                "no endpoint has the interface '{ifname}' in {path}; {hint}"
+            )));
+        };
+        let (port, name) = (endpoint.port, endpoint.name.clone());
+        self.remove_endpoint(&mut state, port).await?;
+        tracing::info!(endpoint = %name, "detached");
+        Ok(())
+    }
+
     /// Removes an endpoint wherever in its life it is.
     pub(super) async fn remove_endpoint(
         &self,
@@ -159,6 +191,9 @@ impl Engine {
         endpoint.phase = Phase::Detaching;
         self.store.put_endpoint(&endpoint)?;
         let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
+        let reserving = published
+            .iter()
+            .any(|id| reserves(&state.desired.publications[id]));
         for id in &published {
             state.listeners.remove(id);
             state.desired.publications.remove(id);
@@ -178,6 +213,9 @@ impl Engine {
             .remove_sessions(|session| gone(session.domain, session.inside.ip));
         self.refresh_uplinks(state)?;
         self.install(state)?;
+        if reserving {
+            self.reserve_ports(state)?;
+        }
         for id in published {
             self.forget_translations(id);
         }

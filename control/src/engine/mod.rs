@@ -15,6 +15,7 @@ mod endpoints;
 mod listings;
 mod networks;
 mod publications;
+mod reservations;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};

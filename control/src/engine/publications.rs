@@ -5,11 +5,13 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use super::reservations::reserves;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::model::{Endpoint, Publication, transport_label};
+use crate::owner;
 use crate::publish::{PublishSpec, range_text};
-use crate::relay::{Claim, Held, PORTS_MAX};
+use crate::relay::{Claim, Held};
 use crate::topology;
 
 /// Host ports that are handed out when a specification names none: what lies between the ports
@@ -47,7 +49,7 @@ impl Engine {
             Some(ports) => {
                 let publication = publication(&state, &request, &endpoint, ports.clone());
                 self.check_clash(&state, &publication)?;
-                let held = Held::take(claims(&publication, &endpoint)).await?;
+                let held = self.hold(&publication, &endpoint).await?;
                 (publication, held)
             }
             None => self.choose_ports(&state, &request, &endpoint).await?,
@@ -56,14 +58,23 @@ impl Engine {
         self.store
             .put_publications(std::slice::from_ref(&publication))?;
         state.desired.publications.insert(id, publication.clone());
-        let installed = self
-            .refresh_uplinks(&state)
+        let reserving = reserves(&publication);
+        let reserved = if reserving {
+            self.reserve_ports(&state)
+        } else {
+            Ok(())
+        };
+        let installed = reserved
+            .and_then(|()| self.refresh_uplinks(&state))
             .and_then(|()| self.install(&state));
         if let Err(error) = installed {
             state.desired.publications.remove(&id);
             self.store.remove_publication(id)?;
             self.refresh_uplinks(&state)?;
             self.install(&state)?;
+            if reserving {
+                self.reserve_ports(&state)?;
+            }
             return Err(error);
         }
         state.listeners.insert(id, held.serve(&self.budget));
@@ -77,12 +88,6 @@ impl Engine {
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
         let spec = &request.spec;
-        if spec.count() > PORTS_MAX {
-            return Err(Error::Invalid(format!(
-                "'{spec}' names {} ports; publish at most {PORTS_MAX} at a time",
-                spec.count()
-            )));
-        }
         if state.desired.publications.len() >= PUBLICATIONS_MAX {
             let what = "publications";
             let max = PUBLICATIONS_MAX;
@@ -161,6 +166,26 @@ impl Engine {
         })
     }
 
+    /// Makes sure that nobody else has the ports: by listening on each, or, where they are too
+    /// many for that, by a look at every socket of the host.
+    async fn hold(&self, publication: &Publication, endpoint: &Endpoint) -> Result<Held, Error> {
+        if !reserves(publication) {
+            return Held::take(claims(publication, endpoint)).await;
+        }
+        let transport = publication.transport;
+        let (ip, ports) = (publication.host_ip, &publication.host_ports);
+        let taken = self.host.run(|| owner::of_range(transport, ip, ports))?;
+        match taken {
+            Some((port, owner)) => Err(Error::PortTaken {
+                transport: transport_label(transport),
+                port,
+                address: ip.map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string()),
+                owner,
+            }),
+            None => Ok(Held::default()),
+        }
+    }
+
     /// Takes the lowest free ports of [`FREE_PORTS`], side by side.
     async fn choose_ports(
         &self,
@@ -168,7 +193,7 @@ impl Engine {
         request: &PublishRequest,
         endpoint: &Endpoint,
     ) -> Result<(Publication, Held), Error> {
-        // At most 256, which was checked.
+        // A specification cannot name more ports than there are.
         let count = u16::try_from(request.spec.count()).unwrap_or(u16::MAX);
         let mut first = *FREE_PORTS.start();
         while let Some(last) = first
@@ -177,7 +202,7 @@ impl Engine {
         {
             let publication = publication(state, request, endpoint, first..=last);
             if self.check_clash(state, &publication).is_ok() {
-                match Held::take(claims(&publication, endpoint)).await {
+                match self.hold(&publication, endpoint).await {
                     Ok(held) => return Ok((publication, held)),
                     Err(Error::PortTaken { .. }) => {}
                     Err(error) => return Err(error),
@@ -205,11 +230,15 @@ impl Engine {
             });
         }
         self.store.remove_publication(id)?;
-        state.desired.publications.remove(&id);
+        let removed = state.desired.publications.remove(&id);
         state.listeners.remove(&id);
         self.install(&state)?;
         self.forget_translations(id);
-        self.refresh_uplinks(&state)
+        self.refresh_uplinks(&state)?;
+        if removed.is_some_and(|publication| reserves(&publication)) {
+            self.reserve_ports(&state)?;
+        }
+        Ok(())
     }
 
     /// Ends the sessions that came by a publication, and forgets how often it was used.
@@ -227,7 +256,7 @@ impl Engine {
             let Some(endpoint) = state.desired.endpoints.get(&publication.endpoint) else {
                 continue;
             };
-            match Held::take(claims(&publication, endpoint)).await {
+            match self.hold(&publication, endpoint).await {
                 Ok(held) => {
                     let listeners = held.serve(&self.budget);
                     state.listeners.insert(publication.id, listeners);

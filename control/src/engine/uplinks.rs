@@ -22,17 +22,8 @@ use crate::config::Uplinks;
 use crate::device;
 use crate::error::Error;
 use crate::model::{DesiredState, UPLINK_PORT_FIRST};
-use crate::netns::Netns;
-use crate::owner;
-use crate::publish::range_text;
-use crate::store::Store;
-use crate::sysctl::{self, PortSet};
 use crate::topology::UplinkPort;
 
-/// The note about the ports that were reserved before us, within our range.
-const RESERVED_NOTE: &str = "reserved_ports_before";
-/// The note about the range that we reserved.
-pub(super) const RANGE_NOTE: &str = "reserved_ports_ours";
 /// The note about the interfaces that we guard.
 pub(super) const GUARDED_NOTE: &str = "guarded_interfaces";
 
@@ -58,10 +49,7 @@ impl Engine {
             return Ok(());
         }
         self.drop_stale_guards(&names)?;
-        if names.is_empty() {
-            return give_ports_back(&self.store, &self.host);
-        }
-        self.reserve_ports()?;
+        self.reserve_ports_with_nat(state, !names.is_empty())?;
         for (index, name) in names.iter().enumerate() {
             let link = state.host.link(name).ok_or_else(|| {
                 let names: Vec<&str> = state.host.links.iter().map(|l| l.name.as_str()).collect();
@@ -216,39 +204,6 @@ impl Engine {
         }
     }
 
-    /// Refuses a range in which the host has a socket: the guard would cut it off.
-    fn check_range(&self) -> Result<(), Error> {
-        let range = &self.config.nat.port_range;
-        let used = self.host.run(|| owner::of_any_port(range))?;
-        let Some((port, owner)) = used else {
-            return Ok(());
-        };
-        let range = range_text(range);
-        Err(Error::InUse(format!(
-            "port {port} of this host is in use by {owner}, within the NAT's range {range}; \
-             end that program, or set nat.port_first and nat.port_last to a range without it"
-        )))
-    }
-
-    fn reserve_ports(&self) -> Result<(), Error> {
-        let range = &self.config.nat.port_range;
-        let mut ours = PortSet::default();
-        ours.insert(range);
-        let noted = self.store.host_note(RANGE_NOTE)?;
-        if noted != Some(ours.to_string()) {
-            // Another range than the configuration had before, or the first one.
-            give_ports_back(&self.store, &self.host)?;
-            self.check_range()?;
-            let before = sysctl::reserved_ports(&self.host)?.intersection(range);
-            self.store
-                .set_host_note(RESERVED_NOTE, &before.to_string())?;
-            self.store.set_host_note(RANGE_NOTE, &ours.to_string())?;
-        }
-        let mut ports = sysctl::reserved_ports(&self.host)?;
-        ports.insert(range);
-        sysctl::set_reserved_ports(&self.host, &ports)
-    }
-
     /// Notes which interfaces are going to be guarded, and unguards those that no longer are.
     fn drop_stale_guards(&self, names: &[String]) -> Result<(), Error> {
         let noted = self.store.host_note(GUARDED_NOTE)?.unwrap_or_default();
@@ -260,25 +215,4 @@ impl Engine {
         self.store.set_host_note(GUARDED_NOTE, &names.join(" "))?;
         Ok(())
     }
-}
-
-/// Gives the ports back that we reserved, and leaves reserved what was so before.
-///
-/// # Errors
-/// When the sysctl or the store cannot be written.
-pub(super) fn give_ports_back(store: &Store, host: &Netns) -> Result<(), Error> {
-    if store.host_note(RANGE_NOTE)?.is_none() {
-        return Ok(());
-    }
-    let noted = |key| -> Result<PortSet, Error> {
-        let text = store.host_note(key)?.unwrap_or_default();
-        text.parse().map_err(Error::Invalid)
-    };
-    let (before, ours) = (noted(RESERVED_NOTE)?, noted(RANGE_NOTE)?);
-    let mut ports = sysctl::reserved_ports(host)?;
-    ours.ranges().for_each(|range| ports.remove(&range));
-    before.ranges().for_each(|range| ports.insert(&range));
-    sysctl::set_reserved_ports(host, &ports)?;
-    store.remove_host_note(RANGE_NOTE)?;
-    Ok(store.remove_host_note(RESERVED_NOTE)?)
 }

@@ -1,0 +1,176 @@
+//! Requests with more than one form: detaching by sandbox, publishing ranges of any size.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use tests::daemon::{Daemon, path_text};
+use tests::lab::{DEADLINE, Lab, Namespace, connect, require_root};
+
+/// How long publishing may take, however many ports it is, from the command to its answer, which
+/// is given when every worker has the rule.
+const PUBLISH_TIME_MAX: Duration = Duration::from_secs(1);
+const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
+
+fn host_and_outside(lab: &Lab) -> (Namespace, Namespace) {
+    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
+    lab.cable(&host, "up0", &outside, "eth0");
+    host.add_address("up0", "192.0.2.1/24");
+    outside.add_address("eth0", "192.0.2.2/24");
+    host.add_default_route("up0", "192.0.2.2");
+    (host, outside)
+}
+
+#[test]
+fn an_endpoint_is_detached_by_its_sandbox_and_interface() {
+    if !require_root("an_endpoint_is_detached_by_its_sandbox_and_interface") {
+        return;
+    }
+    let lab = Lab::new("detach");
+    let (host, a, empty) = (
+        lab.namespace("host"),
+        lab.namespace("a"),
+        lab.namespace("empty"),
+    );
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&a, "web", "first", &[]);
+    daemon.attach(&a, "web", "second", &["--ifname", "eth1"]);
+    let (a_path, empty_path) = (a.path(), empty.path());
+    let (a_path, empty_path) = (path_text(&a_path), path_text(&empty_path));
+
+    let other = daemon.refused(&["detach", "--netns", a_path, "--ifname", "eth7"]);
+    assert!(
+        other.contains("'eth7'") && other.contains(a_path),
+        "{other}"
+    );
+    assert!(
+        other.contains("choose with --ifname: eth0, eth1"),
+        "{other}"
+    );
+    let nothing = daemon.refused(&["detach", "--netns", empty_path]);
+    assert!(nothing.contains(empty_path), "{nothing}");
+    assert!(
+        nothing.contains("nothing of ours is attached there"),
+        "{nothing}"
+    );
+    let missing = daemon.refused(&["detach", "--netns", "cw-demo-no-such"]);
+    assert!(
+        missing.contains("'cw-demo-no-such' does not exist"),
+        "{missing}"
+    );
+    let dead = daemon.refused(&["detach", "--pid", "4294967295"]);
+    assert!(dead.contains("no process 4294967295"), "{dead}");
+    for wrong in [
+        &["detach"][..],
+        &["detach", "first", "--netns", a_path],
+        &["detach", "--netns", a_path, "--pid", "1"],
+        &["detach", "first", "--ifname", "eth0"],
+    ] {
+        assert_eq!(daemon.output(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+
+    daemon.run(&["detach", "--netns", a_path]);
+    let left =
+        serde_json::from_str::<serde_json::Value>(&daemon.run(&["network", "inspect", "web"]))
+            .unwrap();
+    let names = |left: &serde_json::Value| left[0]["endpoints"][0]["name"].clone();
+    assert_eq!(names(&left), "second");
+    // By a process in the sandbox.
+    let mut command = std::process::Command::new("cat");
+    let mut process = a.start(command.stdin(std::process::Stdio::piped()));
+    let pid = process.id().to_string();
+    daemon.run(&["detach", "--pid", &pid, "--ifname", "eth1"]);
+    drop(process.stdin.take());
+    process.wait().unwrap();
+    let left = daemon.json(&["status"]);
+    assert_eq!(left["endpoints"], 0);
+}
+
+#[test]
+fn sixty_five_thousand_ports_are_one_rule() {
+    if !require_root("sixty_five_thousand_ports_are_one_rule") {
+        return;
+    }
+    let lab = Lab::new("range");
+    let (host, outside) = host_and_outside(&lab);
+    let web = lab.namespace("web");
+    host.set_sysctl(RESERVED, "70,1000-1010,65530");
+    let config = lab.dir().join("config");
+    std::fs::write(&config, "[nat]\nport_first = 65024\n").unwrap();
+    let options = ["--uplink", "up0", "--config", path_text(&config)];
+    let mut daemon = Daemon::start(&lab, &host, &options);
+    let nat_only = "70,1000-1010,65024-65535";
+    assert_eq!(host.sysctl(RESERVED), nat_only);
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    let inside = daemon.attach(&web, "web", "web", &[]);
+
+    // A program of the host has one of them: named, and nothing changes.
+    let taken = host.run(|| TcpListener::bind("0.0.0.0:4711")).unwrap();
+    let refused = daemon.refused(&["publish", "add", "1-65000:1-65000", "web"]);
+    let owner = format!("(process {})", std::process::id());
+    assert!(
+        refused.contains("tcp port 4711 of all addresses"),
+        "{refused}"
+    );
+    assert!(refused.contains(&owner), "{refused}");
+    assert_eq!(host.sysctl(RESERVED), nat_only);
+    drop(taken);
+
+    let start = Instant::now();
+    let made = daemon.json(&["publish", "add", "1-65000:1-65000", "web"]);
+    let elapsed = start.elapsed();
+    let _ = writeln!(
+        io::stderr(),
+        "publishing 65,000 ports took {} ms from the command to its answer",
+        elapsed.as_millis()
+    );
+    assert!(elapsed < PUBLISH_TIME_MAX, "{elapsed:?}");
+    assert_eq!(made["spec"], "1-65000:1-65000/tcp");
+    assert_eq!(host.sysctl(RESERVED), "1-65000,65024-65535");
+    assert_eq!(daemon.json(&["status"])["publications"], 1);
+    let listed = daemon.run(&["port", "web"]);
+    assert!(
+        listed.starts_with("1-65000/tcp -> 0.0.0.0:1-65000\n"),
+        "{listed}"
+    );
+
+    for port in [1, 4_711, 30_000, 65_000] {
+        let address = SocketAddr::new(inside.parse().unwrap(), port);
+        let listener = web.run(|| TcpListener::bind(address)).unwrap();
+        let to: SocketAddr = format!("192.0.2.1:{port}").parse().unwrap();
+        let client = outside.run(|| connect(DEADLINE, to));
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(
+            peer,
+            client.local_addr().unwrap(),
+            "the client's address is kept"
+        );
+    }
+    // No descriptor per port.
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    assert!(descriptors.count() < 300);
+
+    // A crash and a start later it is the same, and withdrawing gives back what was before.
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(host.sysctl(RESERVED), "1-65000,65024-65535");
+    daemon.run(&["publish", "rm", "1-65000:1-65000"]);
+    assert_eq!(host.sysctl(RESERVED), nat_only);
+    // With the endpoint goes its reservation.
+    daemon.run(&["publish", "add", "2000-2999/udp", "web"]);
+    daemon.run(&["publish", "add", "2000-2999:2000-2999/udp", "web"]);
+    assert!(host.sysctl(RESERVED).contains("2000-2999"));
+    daemon.run(&["detach", "web"]);
+    assert_eq!(host.sysctl(RESERVED), nat_only);
+    daemon.clean();
+    assert_eq!(host.sysctl(RESERVED), "70,1000-1010,65530");
+    let gone: SocketAddr = "192.0.2.1:30000".parse().unwrap();
+    assert!(
+        outside
+            .run(|| TcpStream::connect_timeout(&gone, DEADLINE))
+            .is_err()
+    );
+}
