@@ -8,6 +8,8 @@
 //!
 //! No namespace is held open: a handle would keep a sandbox alive that its owner has ended.
 
+use std::net::IpAddr;
+
 use dataplane_core::addr::Prefix;
 use dataplane_port::PortIo;
 use dataplane_port::guard::{self, Guarded};
@@ -16,7 +18,7 @@ use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError};
 use dataplane_port::tap_plain::PlainTap;
 
 use crate::error::Error;
-use crate::link::inet::{DuplicateDetection, Route};
+use crate::link::inet::{Address, DuplicateDetection, Route};
 use crate::link::{self, Link, Netlink, VethEnd};
 use crate::model::{Backend, Endpoint, Network};
 use crate::netns::Netns;
@@ -152,32 +154,13 @@ impl Devices {
         netlink.set_noqueue(index).await?;
         netlink.rename(index, &endpoint.ifname).await?;
         sandbox.keep_neighbours(&endpoint.ifname)?;
-        for address in &endpoint.addresses {
-            let Some(subnet) = network.subnet_of(*address) else {
-                continue;
-            };
-            let prefix = Prefix::new(*address, subnet.prefix.prefix_len());
+        for prefix in addresses_inside(endpoint, network) {
             netlink
                 .add_address(index, prefix, DuplicateDetection::Off)
                 .await?;
         }
         netlink.set_up(index).await?;
-        if network.internal {
-            return Ok(());
-        }
-        let present = netlink.routes().await?;
-        for address in &endpoint.addresses {
-            let family_has_default = present.iter().any(|route| {
-                route.prefix.len == 0 && route.prefix.address.is_ipv4() == address.is_ipv4()
-            });
-            // A sandbox on a second network keeps the way out that it has.
-            if let Some(subnet) = network.subnet_of(*address)
-                && !family_has_default
-            {
-                let route = Route::default_by(subnet.gateway, index);
-                netlink.add_route(route).await?;
-            }
-        }
+        add_default_routes(netlink, index, endpoint, network).await?;
         Ok(())
     }
 
@@ -216,6 +199,50 @@ impl Devices {
             }
             Backend::Packet => self.open_veth(endpoint),
         }
+    }
+
+    /// Brings an adopted device to what the model says: its MAC, MTU, addresses, state and
+    /// default route may have been changed while nobody watched. What somebody has added stays.
+    /// Returns what differed, in words.
+    ///
+    /// # Errors
+    /// When the sandbox or the device is gone, or the kernel refuses.
+    pub async fn repair(
+        &self,
+        endpoint: &Endpoint,
+        network: &Network,
+    ) -> Result<Vec<String>, Error> {
+        let sandbox = Sandbox::open(endpoint)?;
+        let netlink = &sandbox.netlink;
+        let Some(link) = self.find(netlink, endpoint).await? else {
+            return Ok(Vec::new());
+        };
+        let mut repaired = Vec::new();
+        if link.mac != Some(endpoint.mac) {
+            netlink.set_mac(link.index, endpoint.mac).await?;
+            repaired.push(format!("MAC {}", endpoint.mac));
+        }
+        if link.mtu != u32::from(network.mtu) {
+            netlink.set_mtu(link.index, network.mtu.into()).await?;
+            repaired.push(format!("MTU {}", network.mtu));
+        }
+        let present = netlink.addresses().await?;
+        for prefix in addresses_inside(endpoint, network) {
+            let there = |a: &Address| a.link == link.index && a.prefix == prefix;
+            if !present.iter().any(there) {
+                let off = DuplicateDetection::Off;
+                netlink.add_address(link.index, prefix, off).await?;
+                repaired.push(format!("address {prefix}"));
+            }
+        }
+        if !link.up {
+            netlink.set_up(link.index).await?;
+            repaired.push("state up".to_owned());
+        }
+        for gateway in add_default_routes(netlink, link.index, endpoint, network).await? {
+            repaired.push(format!("default route by {gateway}"));
+        }
+        Ok(repaired)
     }
 
     /// The sandbox, and the name that the device has in it by now.
@@ -268,6 +295,43 @@ impl Devices {
         let ours = |link: &Link| link.alias.as_deref() == Some(&alias) || link.name == name;
         Ok(netlink.links().await?.into_iter().find(ours))
     }
+}
+
+/// The addresses of the model, with their subnets' lengths.
+fn addresses_inside(endpoint: &Endpoint, network: &Network) -> Vec<Prefix> {
+    let with_len = |address: &IpAddr| {
+        let subnet = network.subnet_of(*address)?;
+        Some(Prefix::new(*address, subnet.prefix.prefix_len()))
+    };
+    endpoint.addresses.iter().filter_map(with_len).collect()
+}
+
+/// Gives a sandbox the default routes that it lacks; returns their gateways.
+async fn add_default_routes(
+    netlink: &Netlink,
+    index: u32,
+    endpoint: &Endpoint,
+    network: &Network,
+) -> Result<Vec<IpAddr>, Error> {
+    let mut added = Vec::new();
+    if network.internal {
+        return Ok(added);
+    }
+    let present = netlink.routes().await?;
+    for address in &endpoint.addresses {
+        let family_has_default = present.iter().any(|route| {
+            route.prefix.len == 0 && route.prefix.address.is_ipv4() == address.is_ipv4()
+        });
+        // A sandbox on a second network keeps the way out that it has.
+        if let Some(subnet) = network.subnet_of(*address)
+            && !family_has_default
+        {
+            let route = Route::default_by(subnet.gateway, index);
+            netlink.add_route(route).await?;
+            added.push(subnet.gateway);
+        }
+    }
+    Ok(added)
 }
 
 /// An endpoint's sandbox while something is done in it.

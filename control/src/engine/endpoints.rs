@@ -228,6 +228,20 @@ impl Engine {
         let queues = self.devices.adopt(&endpoint).await?;
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
+        let Some(network) = state.desired.network_of(&endpoint) else {
+            return Ok(());
+        };
+        // Frames flow by now; what cannot be repaired must not take that away.
+        match self.devices.repair(&endpoint, network).await {
+            Ok(repaired) if repaired.is_empty() => {}
+            Ok(repaired) => {
+                let repaired = repaired.join(", ");
+                tracing::warn!(endpoint = %endpoint.name, %repaired, "repaired in its sandbox");
+            }
+            Err(error) => {
+                tracing::error!(endpoint = %endpoint.name, %error, "cannot repair in its sandbox");
+            }
+        }
         Ok(())
     }
 
