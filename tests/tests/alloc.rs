@@ -5,12 +5,12 @@
 //! receiving makes none. So this file is one test with nothing beside it.
 
 #![allow(clippy::unwrap_used)]
-// A global allocator is unsafe to write; this one is no part of what is shipped.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../../dataplane/port/tests/common/counting.rs"]
+#[allow(unsafe_code)]
+mod counting;
+
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataplane::Config;
 use dataplane::stats::Stats;
@@ -22,28 +22,6 @@ use tests::rig::{Backend, Rig};
 const WARM_UP: u64 = 500;
 /// Frames of each kind that are counted.
 const FRAMES: u64 = 2_000;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-// JUSTIFICATION: the trait is unsafe to implement, and no safe hook counts allocations.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A datagram's way from one socket to another.
 struct Way {
@@ -142,9 +120,9 @@ fn nothing_is_allocated_for_a_frame() {
         ];
         round(&ways, &dead_ends, WARM_UP);
         let before = rig.dataplane.stats();
-        let start = ALLOCATIONS.load(Ordering::Relaxed);
+        let start = counting::of_the_process();
         round(&ways, &dead_ends, FRAMES);
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - start;
+        let allocations = counting::of_the_process() - start;
         rig.check_laws();
         let after = rig.dataplane.stats();
         let grown = |kind| after.verdict(kind) - before.verdict(kind);

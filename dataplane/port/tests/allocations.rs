@@ -5,9 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
 
 use common::{in_namespace, ip};
 use dataplane_core::frame::{FrameBuf, Offload};
@@ -22,35 +21,11 @@ use dataplane_port::{BATCH_MAX, Batch, Capabilities, PortIo};
 const WARM_UP: u32 = 200;
 const ROUNDS: u32 = 500;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-// JUSTIFICATION: the trait is unsafe to implement, and no safe hook counts allocations.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Counts what `work` allocates.
 fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::of_this_thread();
     work();
-    ALLOCATIONS.with(Cell::get) - before
+    counting::of_this_thread() - before
 }
 
 /// Sends a batch by one port and receives it by another, again and again.
