@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tests::daemon::{Daemon, path_text};
 use tests::lab::{DEADLINE, Lab, Namespace, connect, require_root};
 
@@ -173,4 +176,58 @@ fn sixty_five_thousand_ports_are_one_rule() {
             .run(|| TcpStream::connect_timeout(&gone, DEADLINE))
             .is_err()
     );
+}
+
+#[test]
+fn what_the_kernel_refuses_is_listed_and_warned_of() {
+    if !require_root("what_the_kernel_refuses_is_listed_and_warned_of") {
+        return;
+    }
+    let lab = Lab::new("features");
+    let (host, _outside) = host_and_outside(&lab);
+    let a = lab.namespace("a");
+    let network = ["network", "create", "web", "--subnet", "10.88.0.0/24"];
+    let options = ["--uplink", "up0"];
+    let mut daemon = Daemon::start(&lab, &host, &options);
+    daemon.run(&network);
+    daemon.attach(&a, "web", "a", &[]);
+    let status = daemon.json(&["status"]);
+    let features = status["features"].as_array().unwrap();
+    let of = |object: &str, feature: &str| {
+        let found = features
+            .iter()
+            .find(|f| f["object"] == object && f["feature"] == feature);
+        found.unwrap_or_else(|| panic!("{object}, {feature}: {status}"))
+    };
+    assert_eq!(of("host link causeway0", "device")["used"], "TAP");
+    assert_eq!(of("endpoint 'a'", "offload")["replaced"], false);
+    assert_eq!(of("uplink up0", "guard")["wanted"], "BPF program");
+    daemon.clean();
+    drop(daemon);
+
+    // Without TAPs: a device file of that name which no driver serves, in mounts of its own.
+    let bare = Lab::new("features-bare");
+    let dir = bare.dir().join("devices");
+    std::fs::create_dir(&dir).unwrap();
+    std::thread::scope(|scope| {
+        let start = || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+            mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            let device = dir.join("tun");
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            mknod(&device, SFlag::S_IFCHR, mode, makedev(10, 254)).unwrap();
+            mount(Some(&device), "/dev/net/tun", none, MsFlags::MS_BIND, none).unwrap();
+            Daemon::start(&bare, &host, &options)
+        };
+        let mut daemon = scope.spawn(start).join().unwrap();
+        daemon.run(&network);
+        let status = daemon.json(&["status"]);
+        let warning = "host link causeway0: device is veth instead of TAP, which this host refuses";
+        assert_eq!(status["warnings"], serde_json::json!([warning]));
+        let text = daemon.run(&["status"]);
+        assert!(text.contains(&format!("warning: {warning}\n")), "{text}");
+        daemon.clean();
+    });
 }

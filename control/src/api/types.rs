@@ -308,6 +308,24 @@ pub struct StatusView {
     pub api_panics: u64,
     /// What disturbs forwarding, in words.
     pub warnings: Vec<String>,
+    /// What was negotiated with the kernel.
+    #[serde(default)]
+    pub features: Vec<FeatureView>,
+}
+
+/// A feature that the kernel may refuse, and what is used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FeatureView {
+    /// Whose it is.
+    pub object: String,
+    /// `offload`, `device` or `guard`.
+    pub feature: String,
+    /// What was asked for.
+    pub wanted: String,
+    /// What there is.
+    pub used: String,
+    /// They differ.
+    pub replaced: bool,
 }
 
 /// An uplink.

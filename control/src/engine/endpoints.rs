@@ -63,6 +63,7 @@ impl Engine {
             }
         };
         let port = endpoint.port;
+        state.note_capabilities(port, &queues);
         endpoint.phase = Phase::Attached;
         state.desired.endpoints.insert(port, endpoint.clone());
         let opened = self
@@ -206,6 +207,7 @@ impl Engine {
         self.devices.remove(&endpoint).await?;
         self.store.remove_endpoint(port)?;
         state.desired.endpoints.remove(&port);
+        state.capabilities.remove(&port);
         let gone = |domain, inside: IpAddr| {
             domain == endpoint.domain && endpoint.addresses.contains(&inside)
         };
@@ -226,6 +228,7 @@ impl Engine {
     pub(super) async fn adopt(&self, state: &mut State, port: PortId) -> Result<(), Error> {
         let endpoint = self.endpoint(state, port)?.clone();
         let queues = self.devices.adopt(&endpoint).await?;
+        state.note_capabilities(port, &queues);
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
         let Some(network) = state.desired.network_of(&endpoint) else {
@@ -254,6 +257,7 @@ impl Engine {
             .ok_or_else(|| Error::unknown_network(&endpoint.domain.to_string()))?
             .clone();
         let queues = self.devices.create(&endpoint, &network).await?;
+        state.note_capabilities(port, &queues);
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
         Ok(())

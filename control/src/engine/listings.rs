@@ -7,7 +7,7 @@ use dataplane_core::verdict::Stage;
 
 use std::sync::atomic::Ordering;
 
-use super::{Engine, State};
+use super::{Engine, State, features};
 use crate::api::types::{
     CountView, DropView, EndpointView, FdbView, NetworkView, PortView, PublicationView,
     SessionView, StatusView, StepView, SubnetView, TraceView, UplinkView,
@@ -235,6 +235,9 @@ impl Engine {
             label: kind.label().to_owned(),
             count: *count,
         });
+        let features = self.features(&state);
+        let mut warnings = warnings(&state);
+        warnings.extend(features::warnings(&features));
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -253,7 +256,8 @@ impl Engine {
             verdicts: verdicts.collect(),
             dropped: stats.drops.iter().map(|(_, count)| count).sum(),
             api_panics: self.panics.load(Ordering::Relaxed),
-            warnings: warnings(&state),
+            warnings,
+            features,
         }
     }
 }

@@ -12,6 +12,7 @@
 mod background;
 mod clean;
 mod endpoints;
+mod features;
 mod listings;
 mod networks;
 mod publications;
@@ -26,6 +27,7 @@ use std::time::Instant;
 
 use dataplane::Dataplane;
 use dataplane_core::addr::PortId;
+use dataplane_port::Capabilities;
 use dataplane_port::packet::FilterHandle;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -35,7 +37,7 @@ pub use networks::NetworkRequest;
 pub use publications::PublishRequest;
 
 use crate::config::Config;
-use crate::device::Devices;
+use crate::device::{Devices, Queues};
 use crate::error::Error;
 use crate::host_link::{self, HostLink};
 use crate::hostnet::HostState;
@@ -71,6 +73,8 @@ struct State {
     desired: DesiredState,
     /// Endpoint ports that the dataplane has open.
     open: BTreeSet<PortId>,
+    /// What the open ports take, as their kernel devices said.
+    capabilities: BTreeMap<PortId, Capabilities>,
     host: HostState,
     host_link: Option<HostLinkPort>,
     uplinks: Vec<UplinkPort>,
@@ -79,6 +83,15 @@ struct State {
     listeners: BTreeMap<u32, Listeners>,
     /// Next hops that we made the kernel keep resolved, by link.
     managed: BTreeSet<(u32, IpAddr)>,
+}
+
+impl State {
+    fn note_capabilities(&mut self, port: PortId, queues: &Queues) {
+        // Every queue of a device was opened the same way.
+        if let Some(queue) = queues.first() {
+            self.capabilities.insert(port, queue.capabilities());
+        }
+    }
 }
 
 impl Engine {
@@ -267,6 +280,7 @@ impl Engine {
 
     async fn create_host_link(&self, state: &mut State) -> Result<(), Error> {
         let (queues, link) = self.host_link.open().await?;
+        state.note_capabilities(host_link::PORT, &queues);
         let added = self.blocking(|dataplane| dataplane.add_port(host_link::PORT, queues));
         if let Err(error) = added {
             self.host_link.remove(link.index).await?;
