@@ -34,7 +34,11 @@ impl Theatre {
         let lab = Lab::new(name);
         set_mode(lab.dir(), 0o755);
         let theatre = Self { lab };
-        fs::copy(binary(), theatre.program()).unwrap();
+        // By a process of its own: a descriptor that writes the file here would be inherited by what
+        // other tests start at the same time, and a file that is written cannot be run (ETXTBSY).
+        let mut copy = Command::new("cp");
+        let copied = copy.arg(binary()).arg(theatre.program()).status().unwrap();
+        assert!(copied.success());
         set_mode(&theatre.program(), 0o755);
         fs::create_dir(theatre.temporary()).unwrap();
         set_mode(&theatre.temporary(), 0o1777);

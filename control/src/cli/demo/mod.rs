@@ -54,10 +54,16 @@ pub async fn play(args: DemoArgs) -> anyhow::Result<ExitCode> {
         tokio::spawn(end_early(kind, signals, props.clone()));
     }
     let played = tell(args, &props).await;
-    // What the demo stumbled over then is a consequence.
-    let played = match (played, props.daemon_end()) {
-        (Err(error), Some(end)) => Err(error.context(end)),
-        (played, _) => played,
+    if props.is_struck_early() {
+        // The signal's task ends the program; what the demo stumbled over is a consequence.
+        return std::future::pending().await;
+    }
+    let played = match played {
+        Err(error) => Err(match props.daemon_end().await {
+            Some(end) => error.context(end),
+            None => error,
+        }),
+        Ok(code) => Ok(code),
     };
     props.strike().and(played)
 }
@@ -68,7 +74,7 @@ async fn end_early(kind: SignalKind, mut signals: Signal, props: Props) {
     if signals.recv().await.is_none() {
         return;
     }
-    if let Err(error) = props.strike() {
+    if let Err(error) = props.strike_early() {
         eprintln!("causeway: {error:#}");
     }
     // As a shell reports a program that a signal has ended.

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +33,8 @@ const UPLINK: &str = "up0";
 const MTU: u32 = 1_500;
 /// Pause between two looks whether the daemon answers yet.
 const POLL: Duration = Duration::from_millis(10);
+/// How long after the first failure the daemon is watched for its end.
+const DAEMON_END_MAX: Duration = Duration::from_millis(500);
 /// The daemon's socket, in the demo's directory.
 const SOCKET: &str = "socket";
 /// Directories tried: only a demo that was killed leaves one, and process ids seldom come back.
@@ -70,6 +72,8 @@ struct Held {
     dir: Option<PathBuf>,
     /// Nothing may be added any more.
     struck: bool,
+    /// A signal asked for it.
+    early: bool,
 }
 
 impl Props {
@@ -78,30 +82,44 @@ impl Props {
     /// # Errors
     /// When something stays behind.
     pub fn strike(&self) -> anyhow::Result<()> {
-        let mut held = self.lock();
-        held.struck = true;
-        let ended = match held.child.take() {
-            // That it has ended by itself is no error, for either call.
-            Some(mut child) => child.kill().and_then(|()| child.wait().map(drop)),
-            None => Ok(()),
-        };
-        if let Some(dir) = held.dir.take() {
-            std::fs::remove_dir_all(&dir)
-                .with_context(|| format!("cannot remove {}", dir.display()))?;
-        }
-        ended.context("cannot end the demo's daemon")
+        strike(&mut self.lock())
     }
 
-    /// How the daemon has ended, when it has by itself.
-    pub fn daemon_end(&self) -> Option<String> {
-        let status = self.lock().child.as_mut()?.try_wait().ok()??;
-        Some(match status.signal().map(NixSignal::try_from) {
-            Some(Ok(signal)) => format!(
-                "the demo's daemon was ended by signal {} ({signal})",
-                signal as i32
-            ),
-            Some(Err(_)) | None => format!("the demo's daemon has ended ({status})"),
-        })
+    /// The same before the end; [`Props::is_struck_early`] says so before anybody can notice.
+    ///
+    /// # Errors
+    /// When something stays behind.
+    pub fn strike_early(&self) -> anyhow::Result<()> {
+        let mut held = self.lock();
+        held.early = true;
+        strike(&mut held)
+    }
+
+    /// Whether [`Props::strike_early`] was called.
+    pub fn is_struck_early(&self) -> bool {
+        self.lock().early
+    }
+
+    /// How the daemon has ended, when it has by itself. Its connections break a moment before
+    /// its end can be seen, hence a little patience.
+    pub async fn daemon_end(&self) -> Option<String> {
+        let deadline = Instant::now() + DAEMON_END_MAX;
+        loop {
+            let ended = self.lock().child.as_mut()?.try_wait().ok()?;
+            if let Some(status) = ended {
+                return Some(match status.signal().map(NixSignal::try_from) {
+                    Some(Ok(signal)) => format!(
+                        "the demo's daemon was ended by signal {} ({signal})",
+                        signal as i32
+                    ),
+                    Some(Err(_)) | None => format!("the demo's daemon has ended ({status})"),
+                });
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Makes the directory and starts the daemon in it, unless somebody has ended the demo.
@@ -117,6 +135,20 @@ impl Props {
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn strike(held: &mut Held) -> anyhow::Result<()> {
+    held.struck = true;
+    let ended = match held.child.take() {
+        // That it has ended by itself is no error, for either call.
+        Some(mut child) => child.kill().and_then(|()| child.wait().map(drop)),
+        None => Ok(()),
+    };
+    if let Some(dir) = held.dir.take() {
+        std::fs::remove_dir_all(&dir)
+            .with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    ended.context("cannot end the demo's daemon")
 }
 
 /// A directory that nobody else had or can enter. A killed demo leaves its own behind, so the
@@ -209,6 +241,8 @@ fn start_daemon(host: &Netns, dir: &Path) -> anyhow::Result<Child> {
         .arg("--state-dir")
         .arg(dir.join("state"))
         .stdin(Stdio::piped())
+        // Ctrl-C is for the demo alone, which then ends the daemon.
+        .process_group(0)
         .stdout(Stdio::null())
         .stderr(log);
     host.run(|| command.spawn())?
