@@ -333,9 +333,7 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::NotIp
         | DropReason::ArpNotForGateway
         | DropReason::MartianDestination
-        | DropReason::NatHairpinLoop
         | DropReason::SamePort => return None,
-        DropReason::PolicyDenied => "change the rule that denies it",
         DropReason::NoOtherPort => "attach another endpoint: there is nobody else to flood to",
         DropReason::EgressDown => "bring the destination's interface up, or attach it again",
         DropReason::TaggedForGateway => "send it untagged: gateways are in no VLAN",
@@ -351,7 +349,10 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "make the interface of the host's route an uplink: 'causeway daemon --uplink IF'"
         }
         DropReason::NetworkInternal => "create the network without --internal",
-        DropReason::NetworkIsolated => "allow the passage: 'causeway allow FROM TO'",
+        DropReason::NetworkIsolated => {
+            "attach one of the two to the other's network as well: networks do not route to each \
+             other"
+        }
         DropReason::NeighbourUnknown => "attach an endpoint with that address",
         DropReason::NextHopUnresolved => "check that the next hop answers ARP or ND on the uplink",
         DropReason::NoHostLink => "create the network without --no-host-link",

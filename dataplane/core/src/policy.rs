@@ -12,10 +12,10 @@ use crate::verdict::DropReason;
 pub struct Policy {}
 
 impl Policy {
-    /// Asks the rules; the index of the one that decided, or `None` for the default.
+    /// Asks the rules; the index of the one that let the frame pass, or `None` for the default.
     ///
     /// # Errors
-    /// [`DropReason::PolicyDenied`] when a rule denies the frame.
+    /// The drop reason of a rule that denies the frame; none can be written yet.
     #[inline]
     pub fn check(
         &self,

@@ -159,7 +159,6 @@ drop_reasons! {
     SourceGroup, Admit, "source_group", "the source MAC is a group address";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";
     SamePort, Lookup, "same_port", "the destination was learned on the ingress port itself";
-    PolicyDenied, Policy, "policy_denied", "a rule denies this frame";
     NoOtherPort, Egress, "no_other_port", "no other port of the domain takes flooded frames";
     EgressDown, Egress, "egress_down", "the destination's port is down or no longer configured";
     NotIp, Route, "not_ip", "the gateway was sent something that is neither ARP nor IP";
@@ -191,7 +190,6 @@ drop_reasons! {
     NatNoAddress, Nat, "nat_no_address", "the uplink has no address of this family to translate to";
     NatIcmpUnmatched, Nat, "nat_icmp_unmatched", "an ICMP error speaks of a packet that belongs to no session";
     NatIcmpMalformed, Nat, "nat_icmp_malformed", "the packet quoted by an ICMP error cannot be read";
-    NatHairpinLoop, Nat, "nat_hairpin_loop", "the packet would have to be translated a third time";
 }
 
 impl DropReason {

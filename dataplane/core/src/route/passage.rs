@@ -478,7 +478,6 @@ fn is_nats_own(reason: DropReason) -> bool {
             | DropReason::NatTableFull
             | DropReason::NatQuota
             | DropReason::NatNoPort
-            | DropReason::NatHairpinLoop
     )
 }
 
