@@ -46,6 +46,10 @@ pub struct Line {
 
 /// Idle ports of the idle line.
 const IDLE_PORTS: u8 = 100;
+/// No frame for this long is quiet.
+const SETTLE_QUIET: Duration = Duration::from_secs(2);
+/// Longest wait for quiet; the line is measured all the same, and shows it.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// How long idleness is watched.
 const IDLE_TIME: Duration = Duration::from_secs(3);
 
@@ -237,8 +241,23 @@ fn latency_lines(options: &Options, tuning: Tuning) -> io::Result<Vec<Line>> {
     Ok(lines)
 }
 
+/// Waits until the sandboxes have stopped announcing themselves (duplicate address detection,
+/// multicast reports), which is traffic and not idleness.
+fn settle(rig: &tests::rig::Rig) {
+    let deadline = Instant::now() + SETTLE_MAX;
+    let mut quiet_since = (rig.dataplane.stats().rx, Instant::now());
+    while quiet_since.1.elapsed() < SETTLE_QUIET && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+        let rx = rig.dataplane.stats().rx;
+        if rx != quiet_since.0 {
+            quiet_since = (rx, Instant::now());
+        }
+    }
+}
+
 fn idle_line(tuning: Tuning) -> io::Result<Line> {
     let rig = systems::idle(tuning, IDLE_PORTS);
+    settle(&rig);
     let (start, before) = (Instant::now(), load::process_cpu_seconds()?);
     // Nothing is waited for but time itself: this line measures doing nothing.
     std::thread::sleep(IDLE_TIME);
