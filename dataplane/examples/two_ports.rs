@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     dataplane.install(topology)?;
     println!("sw0 and sw1 are switched; bring them up with `ip link set sw0 up`, Ctrl-C ends");
     loop {
-        std::thread::sleep(Duration::from_secs(5));
+        let _ = dataplane.notices().recv_timeout(Duration::from_secs(5));
         let stats = dataplane.stats();
         println!("{} frames, {} stations", stats.rx, dataplane.fdb().len());
     }

@@ -154,6 +154,20 @@ impl Lab {
         Namespace::new(&label, netns)
     }
 
+    /// A host with an uplink to an outside: 192.0.2.1 on `up0`, 192.0.2.2 on `eth0`, which is also
+    /// the host's default route.
+    ///
+    /// # Panics
+    /// When they cannot be made.
+    pub fn host_and_outside(&self) -> (Namespace, Namespace) {
+        let (host, outside) = (self.namespace("host"), self.namespace("outside"));
+        self.cable(&host, "up0", &outside, "eth0");
+        host.add_address("up0", "192.0.2.1/24");
+        outside.add_address("eth0", "192.0.2.2/24");
+        host.add_default_route("up0", "192.0.2.2");
+        (host, outside)
+    }
+
     /// A veth cable between two namespaces, both ends up.
     ///
     /// # Panics

@@ -2,94 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
-use std::thread::JoinHandle;
+mod program;
 
-use control::link::inet::Route;
-use dataplane_core::addr::Prefix;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::daemon::{Daemon, binary, path_text};
-use tests::lab::{DEADLINE, Lab, Namespace, block_on, connect, ip, require_root, wait_until};
+use tests::lab::{DEADLINE, Lab, block_on, ip, require_root, wait_until};
 
-/// Everything of a namespace that `clean` must leave as it was.
-#[derive(Debug, PartialEq)]
-struct Footprint {
-    links: Vec<(String, String)>,
-    addresses: Vec<(u32, Prefix)>,
-    routes: Vec<Route>,
-    reserved_ports: String,
-}
-
-fn footprint(ns: &Namespace) -> Footprint {
-    let netlink = ns.netlink();
-    let links = block_on(netlink.links()).unwrap();
-    let addresses = block_on(netlink.addresses()).unwrap();
-    Footprint {
-        links: links
-            .into_iter()
-            .map(|link| (link.name, link.qdisc))
-            .collect(),
-        // Without the tentative state, which ends by itself.
-        addresses: addresses.into_iter().map(|x| (x.link, x.prefix)).collect(),
-        routes: block_on(netlink.routes()).unwrap(),
-        reserved_ports: ns.sysctl("net/ipv4/ip_local_reserved_ports"),
-    }
-}
-
-/// Sends back what comes, with the client's address in front, until the listener is dropped.
-fn echo(ns: &Namespace, address: &str) -> JoinHandle<()> {
-    let listener = ns.run(|| TcpListener::bind(address)).unwrap();
-    ns.spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let peer = stream.peer_addr().unwrap().ip();
-                let _ = writeln!(stream, "{peer}");
-                let mut copy = stream.try_clone().unwrap();
-                let _ = std::io::copy(&mut stream, &mut copy);
-            });
-        }
-    })
-}
-
-/// Connects from `ns` and returns the address that the other side sees.
-fn seen_address(ns: &Namespace, address: &str) -> IpAddr {
-    let address: SocketAddr = address.parse().unwrap();
-    let stream = ns.run(|| connect(DEADLINE, address));
-    seen_on(&stream)
-}
-
-fn seen_on(stream: &TcpStream) -> IpAddr {
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let mut line = String::new();
-    BufReader::new(stream.try_clone().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let canonical: IpAddr = line.trim().parse().unwrap();
-    canonical.to_canonical()
-}
-
-/// Whether a connection is refused or unanswered; quick, because answers take microseconds here.
-fn unreachable(ns: &Namespace, address: &str) -> bool {
-    let address: SocketAddr = address.parse().unwrap();
-    let patience = std::time::Duration::from_millis(300);
-    ns.run(|| TcpStream::connect_timeout(&address, patience))
-        .is_err()
-}
-
-/// A host with an uplink to an outside: 192.0.2.1 and 192.0.2.2.
-fn host_and_outside(lab: &Lab) -> (Namespace, Namespace) {
-    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
-    lab.cable(&host, "up0", &outside, "eth0");
-    host.add_address("up0", "192.0.2.1/24");
-    outside.add_address("eth0", "192.0.2.2/24");
-    host.add_default_route("up0", "192.0.2.2");
-    (host, outside)
-}
+use program::*;
 
 #[test]
 fn two_namespaces_on_a_network_talk_and_clean_leaves_nothing() {
@@ -152,7 +76,7 @@ fn the_way_out_is_translated_and_the_way_in_keeps_the_client() {
         return;
     }
     let lab = Lab::new("nat");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     host.set_sysctl("net/ipv4/ip_local_reserved_ports", "5000,60000-60010");
     let before = footprint(&host);
     let (web, db, quiet) = (
@@ -237,7 +161,7 @@ fn udp_is_published_and_relayed() {
         return;
     }
     let lab = Lab::new("udp");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let a = lab.namespace("a");
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
@@ -338,7 +262,7 @@ fn bad_input_names_the_object_says_what_to_do_and_leaves_nothing() {
         return;
     }
     let lab = Lab::new("bad");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let (a, b) = (lab.namespace("a"), lab.namespace("b"));
     lab.cable(&a, "eth7", &outside, "eth7");
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
@@ -456,142 +380,6 @@ fn bad_input_names_the_object_says_what_to_do_and_leaves_nothing() {
 }
 
 #[test]
-fn a_second_daemon_is_refused_and_another_namespace_is_served_beside() {
-    if !require_root("a_second_daemon_is_refused_and_another_namespace_is_served_beside") {
-        return;
-    }
-    let (lab, other) = (Lab::new("one"), Lab::new("two"));
-    let (host, second) = (lab.namespace("host"), other.namespace("host"));
-    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
-    let beside = Daemon::start(&other, &second, &["--uplink", "none"]);
-    for daemon in [&daemon, &beside] {
-        daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    }
-    let state = daemon.state_dir();
-    let again = daemon.refused(&["daemon", "--state-dir", path_text(&state)]);
-    assert!(again.contains("a daemon is running"), "{again}");
-    let socket = other.dir().join("another");
-    let start = |state: &std::path::Path| {
-        let mut command = Command::new(binary());
-        command.arg("--socket").arg(&socket);
-        command
-            .args(["daemon", "--uplink", "none", "--state-dir"])
-            .arg(state);
-        let output = second.run(|| command.output()).unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stderr).unwrap()
-    };
-    let locked = start(&state);
-    assert!(locked.contains("in use by a running daemon"), "{locked}");
-    let interface = start(&other.dir().join("third"));
-    assert!(interface.contains("another Causeway daemon"), "{interface}");
-    assert!(
-        !socket.exists(),
-        "the socket of a daemon that did not start is gone"
-    );
-}
-
-#[test]
-fn a_killed_daemon_comes_back_to_the_same_state_and_streams_go_on() {
-    if !require_root("a_killed_daemon_comes_back_to_the_same_state_and_streams_go_on") {
-        return;
-    }
-    let lab = Lab::new("kill");
-    let (host, outside) = host_and_outside(&lab);
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
-    let mut daemon = Daemon::start(&lab, &host, &[]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &[]);
-    daemon.attach(&b, "n", "b", &["--ifname", "net0", "--ip", "10.88.0.77"]);
-    daemon.run(&["publish", "add", "8080:80", "b"]);
-    let _server = echo(&b, "0.0.0.0:80");
-    let stream = a.run(|| connect(DEADLINE, "10.88.0.77:80".parse().unwrap()));
-    assert_eq!(seen_on(&stream), ip("10.88.0.2"));
-    let lists = [&["network", "ls"][..], &["publish", "ls"], &["port", "b"]];
-    let before: Vec<_> = lists.iter().map(|words| daemon.json(words)).collect();
-    let links = footprint(&host);
-    for round in 0..5u8 {
-        daemon.kill();
-        daemon.restart();
-        let after: Vec<_> = lists.iter().map(|words| daemon.json(words)).collect();
-        assert_eq!(after, before, "round {round}");
-        assert_eq!(footprint(&host), links, "round {round}");
-        let mut stream = &stream;
-        stream.write_all(&[round]).unwrap();
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        assert_eq!(byte, [round]);
-        assert_eq!(seen_address(&outside, "192.0.2.1:8080"), ip("192.0.2.2"));
-    }
-}
-
-#[test]
-fn a_daemon_killed_within_a_request_leaves_it_done_or_undone() {
-    if !require_root("a_daemon_killed_within_a_request_leaves_it_done_or_undone") {
-        return;
-    }
-    let lab = Lab::new("within");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
-    let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    let path = a.path();
-    let empty = footprint(&a);
-    for round in 0..12u64 {
-        let words = [
-            "attach",
-            "--netns",
-            path_text(&path),
-            "--network",
-            "n",
-            "--name",
-            "a",
-        ];
-        let mut command = daemon.command(&words);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut attach = host.start(&mut command);
-        // Another instant each round; this is the randomness of the test, not a wait for it.
-        std::thread::park_timeout(std::time::Duration::from_micros(2_000 * round));
-        daemon.kill();
-        let answered = attach.wait().unwrap().success();
-        daemon.restart();
-        let ports = daemon.json(&["port", "ls"]);
-        let there = ports
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|port| port["name"] == "a");
-        assert!(there || !answered, "round {round}: answered, but lost");
-        let has_device = footprint(&a) != empty;
-        assert_eq!(there, has_device, "round {round}: {:?}", footprint(&a));
-        if there {
-            daemon.run(&["detach", "a"]);
-        }
-        assert_eq!(footprint(&a), empty, "round {round}");
-    }
-}
-
-#[test]
-fn a_panic_in_a_handler_answers_500_and_nothing_else_happens() {
-    if !require_root("a_panic_in_a_handler_answers_500_and_nothing_else_happens") {
-        return;
-    }
-    let lab = Lab::new("panic");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
-    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &[]);
-    let _server = echo(&a, "0.0.0.0:80");
-    let mut socket = UnixStream::connect(daemon.socket()).unwrap();
-    let request = "POST /v1/debug/panic HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    socket.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
-    assert_eq!(daemon.json(&["status"])["api_panics"], 1);
-    assert_eq!(seen_address(&host, "10.88.0.2:80"), ip("10.88.0.1"));
-}
-
-#[test]
 fn run_gives_a_program_a_sandbox_and_passes_its_end_and_signals_on() {
     if !require_root("run_gives_a_program_a_sandbox_and_passes_its_end_and_signals_on") {
         return;
@@ -647,44 +435,6 @@ fn run_gives_a_program_a_sandbox_and_passes_its_end_and_signals_on() {
 }
 
 #[test]
-fn an_endpoint_is_dropped_when_its_sandbox_ends() {
-    if !require_root("an_endpoint_is_dropped_when_its_sandbox_ends") {
-        return;
-    }
-    let lab = Lab::new("ends");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
-    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &[]);
-    drop(a);
-    wait_until(DEADLINE, "the endpoint is dropped", || {
-        daemon.json(&["status"])["endpoints"] == 0
-    });
-    daemon.run(&["network", "rm", "n"]);
-}
-
-#[test]
-fn a_gateway_address_that_somebody_removed_comes_back() {
-    if !require_root("a_gateway_address_that_somebody_removed_comes_back") {
-        return;
-    }
-    let lab = Lab::new("repair");
-    let host = lab.namespace("host");
-    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    let before = footprint(&host);
-    let index = host.link("causeway0").index;
-    block_on(
-        host.netlink()
-            .remove_address(index, tests::lab::prefix("10.88.0.1/32")),
-    )
-    .unwrap();
-    wait_until(DEADLINE, "the address and its route come back", || {
-        footprint(&host) == before
-    });
-}
-
-#[test]
 fn a_trace_tells_what_happened_to_a_frame() {
     if !require_root("a_trace_tells_what_happened_to_a_frame") {
         return;
@@ -728,7 +478,7 @@ fn a_host_socket_in_the_nat_range_is_named_and_nothing_is_touched() {
         return;
     }
     let lab = Lab::new("range");
-    let (host, _outside) = host_and_outside(&lab);
+    let (host, _outside) = lab.host_and_outside();
     let before = footprint(&host);
     let _socket = host.run(|| UdpSocket::bind("0.0.0.0:50123")).unwrap();
     let mut command = Command::new(binary());
@@ -743,89 +493,5 @@ fn a_host_socket_in_the_nat_range_is_named_and_nothing_is_touched() {
         message.contains("50123") && message.contains("process"),
         "{message}"
     );
-    assert_eq!(footprint(&host), before);
-}
-
-#[test]
-fn a_deleted_host_link_comes_back() {
-    if !require_root("a_deleted_host_link_comes_back") {
-        return;
-    }
-    let lab = Lab::new("relink");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
-    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &[]);
-    let _server = echo(&a, "0.0.0.0:80");
-    block_on(host.netlink().delete(host.link("causeway0").index)).unwrap();
-    wait_until(DEADLINE, "the host reaches the container again", || {
-        !unreachable(&host, "10.88.0.2:80")
-    });
-}
-
-#[test]
-fn an_uplink_opens_when_the_default_route_comes_and_again_when_its_card_does() {
-    if !require_root("an_uplink_opens_when_the_default_route_comes_and_again_when_its_card_does") {
-        return;
-    }
-    let lab = Lab::new("late");
-    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
-    let a = lab.namespace("a");
-    let daemon = Daemon::start(&lab, &host, &[]);
-    assert_eq!(daemon.json(&["status"])["uplinks"], serde_json::json!([]));
-    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
-    daemon.attach(&a, "n", "a", &[]);
-    let plug = || {
-        lab.cable(&host, "up0", &outside, "eth0");
-        host.add_address("up0", "192.0.2.1/24");
-        outside.add_address("eth0", "192.0.2.2/24");
-        host.add_default_route("up0", "192.0.2.2");
-    };
-    let uplink_up = || daemon.json(&["status"])["uplinks"][0]["up"] == true;
-    plug();
-    wait_until(DEADLINE, "the uplink opens", uplink_up);
-    let _outside = echo(&outside, "0.0.0.0:80");
-    assert_eq!(seen_address(&a, "192.0.2.2:80"), ip("192.0.2.1"));
-    block_on(host.netlink().delete(host.link("up0").index)).unwrap();
-    wait_until(DEADLINE, "the uplink is down", || !uplink_up());
-    plug();
-    wait_until(DEADLINE, "the uplink opens again", uplink_up);
-    assert_eq!(seen_address(&a, "192.0.2.2:80"), ip("192.0.2.1"));
-}
-
-#[test]
-fn the_configuration_file_counts_and_a_changed_nat_range_gives_the_old_one_back() {
-    if !require_root("the_configuration_file_counts_and_a_changed_nat_range_gives_the_old_one_back")
-    {
-        return;
-    }
-    let lab = Lab::new("config");
-    let (host, _outside) = host_and_outside(&lab);
-    let before = footprint(&host);
-    let config = lab.dir().join("causeway.toml");
-    let write = |text: &str| std::fs::write(&config, text).unwrap();
-    let reserved = || host.sysctl("net/ipv4/ip_local_reserved_ports");
-
-    write("nat_range = 3\n");
-    let mut command = Command::new(binary());
-    command.args(["daemon", "--config", path_text(&config)]);
-    let output = host.run(|| command.output()).unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        message.contains("nat_range") && message.contains("causeway.toml"),
-        "{message}"
-    );
-
-    let socket = lab.dir().join("socket");
-    let text = |nat: &str| format!("socket = {socket:?}\nworkers = 1\n[nat]\n{nat}\n");
-    write(&text("port_first = 40000\nport_last = 45000"));
-    let mut daemon = Daemon::start_without_socket(&lab, &host, &["--config", path_text(&config)]);
-    assert_eq!(reserved(), "40000-45000");
-    assert_eq!(daemon.json(&["status"])["workers"], 1);
-    daemon.stop();
-    write(&text("port_first = 50000\nport_last = 55000"));
-    daemon.restart();
-    assert_eq!(reserved(), "50000-55000");
-    daemon.clean();
     assert_eq!(footprint(&host), before);
 }

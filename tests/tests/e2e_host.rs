@@ -31,16 +31,6 @@ const FLOWS_AT_ONCE: usize = 100;
 /// Questions to a gateway.
 const QUESTIONS: usize = 1_000;
 
-/// A host 192.0.2.1 with a card towards an outside 192.0.2.2, which is its router.
-fn host_and_outside(lab: &Lab) -> (Namespace, Namespace) {
-    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
-    lab.cable(&host, "up0", &outside, "eth0");
-    host.add_address("up0", "192.0.2.1/24");
-    outside.add_address("eth0", "192.0.2.2/24");
-    host.add_default_route("up0", "192.0.2.2");
-    (host, outside)
-}
-
 /// What a frame is to somebody who looks for a host that answers what is not its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Answer {
@@ -132,7 +122,7 @@ fn nobody_but_the_nat_answers_for_its_flows_and_no_rule_is_written() {
         return;
     }
     let lab = Lab::new("quiet");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let a = lab.namespace("a");
     add_rule(&host);
     let (rules, tables) = (ruleset(&host), nft_tables(&host));
@@ -172,7 +162,7 @@ fn what_the_host_does_for_itself_goes_on_beside_the_nat() {
         return;
     }
     let lab = Lab::new("beside");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let a = lab.namespace("a");
     outside.set_sysctl("net/ipv4/ip_forward", "1");
     outside.add_default_route("eth0", "192.0.2.9");
@@ -256,7 +246,7 @@ fn a_forwarding_host_lets_no_outsider_in_but_by_published_ports() {
         return;
     }
     let lab = Lab::new("outsider");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     host.set_sysctl("net/ipv4/ip_forward", "1");
     outside.add_route("10.88.0.0/24", "192.0.2.1", "eth0");
     let a = lab.namespace("a");
@@ -332,7 +322,7 @@ fn a_gateway_answers_each_question_once_and_with_its_own_mac() {
         return;
     }
     let lab = Lab::new("gateway");
-    let (host, _outside) = host_and_outside(&lab);
+    let (host, _outside) = lab.host_and_outside();
     let a = lab.namespace("a");
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
     daemon.run(&[
@@ -403,7 +393,7 @@ fn networks_keep_to_themselves_and_hairpins_turn_round() {
         return;
     }
     let lab = Lab::new("apart");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let names = ["a", "sibling", "b", "quiet"];
     let [a, sibling, b, quiet] = names.map(|name| lab.namespace(name));
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
@@ -469,7 +459,7 @@ fn a_withdrawn_port_ends_its_sessions_and_the_next_one_starts_afresh() {
         return;
     }
     let lab = Lab::new("withdraw");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let a = lab.namespace("a");
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
@@ -509,7 +499,7 @@ fn ipv6_reaches_siblings_the_gateway_and_the_host() {
         return;
     }
     let lab = Lab::new("six");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let (a, b) = (lab.namespace("a"), lab.namespace("b"));
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
     daemon.run(&[

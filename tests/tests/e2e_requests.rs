@@ -10,21 +10,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tests::daemon::{Daemon, path_text};
-use tests::lab::{DEADLINE, Lab, Namespace, connect, require_root};
+use tests::lab::{DEADLINE, Lab, connect, require_root};
 
 /// How long publishing may take, however many ports it is, from the command to its answer, which
 /// is given when every worker has the rule.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(1);
 const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
-
-fn host_and_outside(lab: &Lab) -> (Namespace, Namespace) {
-    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
-    lab.cable(&host, "up0", &outside, "eth0");
-    host.add_address("up0", "192.0.2.1/24");
-    outside.add_address("eth0", "192.0.2.2/24");
-    host.add_default_route("up0", "192.0.2.2");
-    (host, outside)
-}
 
 #[test]
 fn an_endpoint_is_detached_by_its_sandbox_and_interface() {
@@ -98,7 +89,7 @@ fn sixty_five_thousand_ports_are_one_rule() {
         return;
     }
     let lab = Lab::new("range");
-    let (host, outside) = host_and_outside(&lab);
+    let (host, outside) = lab.host_and_outside();
     let web = lab.namespace("web");
     host.set_sysctl(RESERVED, "70,1000-1010,65530");
     let config = lab.dir().join("config");
@@ -184,7 +175,7 @@ fn what_the_kernel_refuses_is_listed_and_warned_of() {
         return;
     }
     let lab = Lab::new("features");
-    let (host, _outside) = host_and_outside(&lab);
+    let (host, _outside) = lab.host_and_outside();
     let a = lab.namespace("a");
     let network = ["network", "create", "web", "--subnet", "10.88.0.0/24"];
     let options = ["--uplink", "up0"];

@@ -25,12 +25,6 @@ const PATH_LINES_MAX: usize = 170;
 /// Lines of a function of the core: about one screen.
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Files that need a longer leash than [`FILE_LINES_MAX`], each with its own bound.
-const LONG_FILES: [(&str, usize); 1] = [
-    // One story told against one daemon; cutting it would cost a second daemon's start.
-    ("tests/tests/e2e_control.rs", 1_000),
-];
-
 /// Who may depend on whom: each crate with the crates of ours that it may use.
 const DIRECTION: [(&str, &[&str]); 5] = [
     ("dataplane-core", &[]),
@@ -247,10 +241,8 @@ fn files_and_functions_can_be_read_in_one_go() {
     let files = rust_sources("");
     for (path, content) in &files {
         let lines = content.lines().count();
-        let exception = LONG_FILES.iter().find(|(long, _)| long == path);
-        let max = exception.map_or(FILE_LINES_MAX, |(_, max)| *max);
-        if lines > max {
-            found.push(format!("{path}: {lines} lines, at most {max}"));
+        if lines > FILE_LINES_MAX {
+            found.push(format!("{path}: {lines} lines, at most {FILE_LINES_MAX}"));
         }
         if path == "dataplane/core/src/path.rs" && lines >= PATH_LINES_MAX {
             found.push(format!("{path}: {lines} lines, below {PATH_LINES_MAX}"));
