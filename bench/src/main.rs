@@ -3,12 +3,7 @@
 //! `cargo run --release -p bench -- bar` prints the lines of the performance bar. Everything runs
 //! in network namespaces that the run makes and that vanish with it.
 
-mod bar;
-mod core_alone;
-mod load;
-mod summary;
-mod systems;
-
+use bench::bar;
 use clap::{Parser, Subcommand};
 
 /// Compares Causeway with the kernel bridge on the same work, in turn, in one run.

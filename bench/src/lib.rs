@@ -1,0 +1,18 @@
+//! Side-by-side experiments: Causeway and other switches doing the same work in one run.
+//!
+//! # How a run goes
+//! A [`scenario`] (TOML) names a topology, a measure, systems and axes. It becomes a list of points, one
+//! for each combination of the axes. At each point every system is started in namespaces of its
+//! own ([`system`]), measured in turn, A B A B ([`measure`]), and stopped. What was measured is a
+//! [`result::Results`]: one JSON document with its manifest, from which every table and plot is
+//! made.
+
+pub mod bar;
+mod core_alone;
+mod load;
+pub mod measure;
+pub mod result;
+pub mod scenario;
+mod summary;
+pub mod system;
+mod systems;

@@ -1,0 +1,132 @@
+//! A scenario: what is compared on which work, as a user writes it in TOML.
+
+use serde::{Deserialize, Serialize};
+
+use crate::system::{BackendName, Shape, SystemName, WaitingMode};
+
+/// What is compared on which work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// Its name, which result files are called after.
+    pub name: String,
+    /// What it shows, for the report.
+    #[serde(default)]
+    pub about: String,
+    /// How the ends are connected.
+    pub topology: Shape,
+    /// What is measured.
+    pub measure: MeasureName,
+    /// What is compared.
+    pub systems: Vec<SystemName>,
+    /// What the others are compared with; the first system when absent.
+    #[serde(default)]
+    pub baseline: Option<SystemName>,
+    /// Measurements of each system at each point.
+    #[serde(default = "repeats_default")]
+    pub repeats: u32,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// Details of the load.
+    #[serde(default)]
+    pub load: Load,
+    /// What is varied; every combination is a point.
+    #[serde(default)]
+    pub axes: Axes,
+}
+
+const fn repeats_default() -> u32 {
+    5
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MeasureName {
+    /// Bytes by TCP streams.
+    TcpBulk,
+    /// Datagrams at a fixed rate, by an open loop: loss, order, duplicates, one-way latency.
+    Frames,
+    /// The highest rate of datagrams with no more than `loss-max` lost, by search.
+    FramesAtLoss,
+    /// Round trips of one byte, one after the other.
+    RoundTrip,
+    /// New TCP connections, one after the other per flow.
+    Connections,
+    /// CPU time with no traffic.
+    Idle,
+}
+
+/// Details of the load; every time and count is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Load {
+    /// Milliseconds of one measurement.
+    pub duration_ms: u64,
+    /// Milliseconds before it that are not counted.
+    pub warm_up_ms: u64,
+    /// Frames a second, for `frames`.
+    pub rate: f64,
+    /// Share of frames that may be lost, for `frames-at-loss`.
+    pub loss_max: f64,
+    /// Highest rate that a search tries, in frames a second.
+    pub rate_max: f64,
+    /// Round trips of one measurement.
+    pub round_trips: u32,
+    /// Where the ends run.
+    pub placement: Placement,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            duration_ms: 1_500,
+            warm_up_ms: 300,
+            rate: 100_000.0,
+            loss_max: 0.01,
+            rate_max: 4e6,
+            round_trips: 10_000,
+            placement: Placement::Free,
+        }
+    }
+}
+
+/// Which CPUs the ends of a conversation run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Wherever the kernel puts them.
+    #[default]
+    Free,
+    /// Both on CPU 0, the switch on the others.
+    Together,
+    /// The sender on CPU 0, the receiver on CPU 1.
+    Apart,
+}
+
+/// What is varied. An empty list leaves the default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Axes {
+    /// Bytes of a frame, its check sequence included.
+    pub frame_size: Vec<u16>,
+    /// Sandboxes on the switch.
+    pub ports: Vec<u16>,
+    /// Worker threads of Causeway.
+    pub workers: Vec<u16>,
+    /// How sandboxes are plugged into Causeway.
+    pub backend: Vec<BackendName>,
+    /// Frames of one batch of Causeway.
+    pub batch: Vec<u16>,
+    /// Flows side by side.
+    pub flows: Vec<u16>,
+    /// MTU of every interface.
+    pub mtu: Vec<u16>,
+    /// Segmentation offload of the sandboxes' interfaces.
+    pub gso: Vec<bool>,
+    /// How Causeway's workers wait.
+    pub waiting: Vec<WaitingMode>,
+    /// Congestion control of TCP, such as `bbr` or `cubic`.
+    pub congestion: Vec<String>,
+}
