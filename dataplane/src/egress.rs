@@ -30,7 +30,10 @@ pub(crate) struct Lane {
     /// Frames that leave with the next flush, and those that the device did not take.
     waiting: Vec<FrameBuf>,
     capabilities: Capabilities,
+    /// The device is down or gone, and the control side was told.
     pub down: bool,
+    /// The last `recv` failed by other than `WouldBlock`.
+    pub failed: bool,
 }
 
 impl Lane {
@@ -42,6 +45,7 @@ impl Lane {
             waiting: Vec::with_capacity(QUEUE_MAX),
             capabilities,
             down: false,
+            failed: false,
         }
     }
 

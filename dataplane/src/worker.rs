@@ -4,8 +4,9 @@
 //! A worker owns one queue of every multi-queue port and the only queue of some others. One turn:
 //! commands, then poll, then one batch of each ready queue (forward every frame, flush egress),
 //! then the tick. mio is edge-triggered: a queue enters the ready set on its event and leaves it
-//! only when `recv` says `WouldBlock`. While the set is not empty the worker does not sleep;
-//! queues take turns, one batch each, so that none starves the others.
+//! only when `recv` says that nothing is left, at that moment: a poll in between could take up the
+//! event of a new frame and think the queue ready already. While the set is not empty the worker
+//! does not sleep; queues take turns, one batch each, so that none starves the others.
 //!
 //! The clock is read once per batch. Only the owning worker closes a descriptor.
 
@@ -280,13 +281,20 @@ impl Worker {
         };
         match lane.io.recv(&mut self.batch) {
             Ok(_) => {
-                self.ready.push_back(id);
+                // Before the next poll: an event that it takes up must count again.
+                if self.batch.take_drained() {
+                    *ready = false;
+                } else {
+                    self.ready.push_back(id);
+                }
                 if core::mem::take(&mut lane.down) {
                     self.notify(Notice::PortUp(id));
                 }
             }
             Err(error) => {
                 *ready = false;
+                // Only `WouldBlock` promises an event; after anything else the tick asks again.
+                lane.failed = error.kind() != io::ErrorKind::WouldBlock;
                 let lost = error.kind() == io::ErrorKind::NotConnected && !lane.down;
                 if lost {
                     lane.down = true;
@@ -503,7 +511,7 @@ impl Worker {
             self.notify(Notice::NextHopWanted(uplink, next_hop));
         }
         for index in 0..self.lanes.len() {
-            if matches!(&self.lanes[index], Slot::Own { lane, .. } if lane.down) {
+            if matches!(&self.lanes[index], Slot::Own { lane, .. } if lane.failed) {
                 self.mark_ready(PortId(index as u16));
             }
         }

@@ -101,6 +101,7 @@ pub struct Batch {
     frames: Vec<FrameBuf>,
     pool: Vec<FrameBuf>,
     bytes: usize,
+    drained: bool,
 }
 
 impl Batch {
@@ -111,6 +112,7 @@ impl Batch {
             frames: Vec::with_capacity(BATCH_MAX),
             pool: (0..BUFFERS_MAX).map(|_| FrameBuf::new()).collect(),
             bytes: 0,
+            drained: false,
         }
     }
 
@@ -128,6 +130,19 @@ impl Batch {
     pub fn push(&mut self, frame: FrameBuf) {
         self.bytes += frame.len();
         self.frames.push(frame);
+    }
+
+    /// Notes that the port had nothing more when the last frame was added: for a backend that has
+    /// found out anyway.
+    pub fn mark_drained(&mut self) {
+        self.drained = true;
+    }
+
+    /// Whether the port had nothing more when the last frame was added, which saves asking again.
+    /// What arrived since is a new event. Forgotten once told: who takes up an event in between
+    /// must ask the port.
+    pub fn take_drained(&mut self) -> bool {
+        core::mem::take(&mut self.drained)
     }
 
     /// Returns a buffer to the pool.
@@ -212,7 +227,8 @@ pub trait PortIo: Send {
 
     /// Appends received frames to `rx` until it is full or nothing more is there, and returns how
     /// many were appended. The offload of each frame is set. Zero is not "drained": no buffer was
-    /// free, or everything was skipped, and there may be more.
+    /// free, or everything was skipped, and there may be more. A backend that learned on the way
+    /// that nothing more is there may say so by [`Batch::mark_drained`].
     ///
     /// # Errors
     /// `WouldBlock` when nothing was there (readiness may be awaited again). `NotConnected` when

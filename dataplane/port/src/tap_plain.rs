@@ -19,8 +19,6 @@ use crate::{BATCH_MAX, Batch, Capabilities, PortIo, sys};
 /// A TAP device without offloads.
 pub struct PlainTap {
     device: Iface,
-    /// The last read found the queue empty, and the caller was not told yet.
-    drained: bool,
 }
 
 impl PlainTap {
@@ -60,10 +58,7 @@ impl PlainTap {
         let failed = |error| TapError::from_io(name, "open", error);
         let device = Iface::without_packet_info(name, Mode::Tap).map_err(failed)?;
         device.set_non_blocking().map_err(failed)?;
-        Ok(Self {
-            device,
-            drained: false,
-        })
+        Ok(Self { device })
     }
 
     /// The name that the kernel knows the device by.
@@ -100,10 +95,6 @@ impl PortIo for PlainTap {
     }
 
     fn recv(&mut self, rx: &mut Batch) -> io::Result<usize> {
-        // As in `Tap::recv`: what arrived since is a new event.
-        if std::mem::take(&mut self.drained) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
         let before = rx.len();
         for _ in 0..BATCH_MAX {
             let Some(mut buf) = rx.take_buffer() else {
@@ -119,7 +110,9 @@ impl PortIo for PlainTap {
                     if rx.len() == before {
                         return Err(tap::classified(error));
                     }
-                    self.drained = error.kind() == io::ErrorKind::WouldBlock;
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        rx.mark_drained();
+                    }
                     break;
                 }
             }

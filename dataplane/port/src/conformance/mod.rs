@@ -60,6 +60,7 @@ pub struct Subject<P, R> {
 /// When the backend does not conform; the message says in what.
 pub fn check_all<P: PortIo, R: Peer>(mut make: impl FnMut() -> Subject<P, R>) {
     make().drained_port_would_block();
+    make().frame_after_a_drained_batch_is_received();
     make().every_size_passes_both_ways();
     make().tags_stay_in_the_bytes();
     make().unfinished_checksums_pass_or_are_finished();
@@ -94,6 +95,19 @@ impl<P: PortIo, R: Peer> Subject<P, R> {
             Some(0),
             "an empty send is no error"
         );
+    }
+
+    /// A batch that found the port drained says nothing about later: the caller may have taken up
+    /// the event of a frame that came since, so the next `recv` must look.
+    pub fn frame_after_a_drained_batch_is_received(mut self) {
+        self.inject(&numbered(60, 1), Offload::NONE);
+        assert_eq!(self.receive().0, numbered(60, 1));
+        self.inject(&numbered(60, 2), Offload::NONE);
+        if self.port.readiness().is_some() {
+            assert!(wait(|| self.readable().then_some(())).is_some());
+        }
+        let received = self.port.recv(&mut self.batch);
+        assert_eq!(received.ok(), Some(1), "the frame that waits");
     }
 
     /// From a bare header to the largest frame of the cable, in both directions.

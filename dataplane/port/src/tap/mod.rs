@@ -40,8 +40,6 @@ pub struct Tap {
     file: File,
     name: Box<str>,
     offload: TapOffload,
-    /// The last read found the queue empty, and the caller was not told yet.
-    drained: bool,
     rx_malformed: u64,
 }
 
@@ -190,7 +188,6 @@ impl TapBuilder {
                 file,
                 name: self.name.clone(),
                 offload,
-                drained: false,
                 rx_malformed: 0,
             })
             .collect())
@@ -373,11 +370,6 @@ impl PortIo for Tap {
     }
 
     fn recv(&mut self, rx: &mut Batch) -> io::Result<usize> {
-        // The read that ended the last batch has said so already. What arrived since is a new
-        // event for whoever waits on the descriptor, so that nothing is missed.
-        if std::mem::take(&mut self.drained) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
         let before = rx.len();
         // Skipped frames count too, so that a flood of them cannot hold the worker.
         for _ in 0..BATCH_MAX {
@@ -395,7 +387,9 @@ impl PortIo for Tap {
                     if rx.len() == before {
                         return Err(classified(error));
                     }
-                    self.drained = error.kind() == io::ErrorKind::WouldBlock;
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        rx.mark_drained();
+                    }
                     break;
                 }
             }
