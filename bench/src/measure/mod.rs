@@ -1,1 +1,122 @@
 //! The loads: each is bounded in time and count, and says what it could not do.
+//!
+//! Ends are threads of this process inside the namespaces of a [`System`]'s paths: flow `n` takes
+//! path `n` modulo their count. Whose CPU time is whose is counted by thread; what nobody's
+//! thread used while the machine was busy is the kernel's, in softirq, and that of everybody else
+//! on the machine.
+
+use std::io;
+
+use crate::result::Sample;
+use crate::scenario::{Load, MeasureName};
+use crate::system::System;
+
+mod cpu;
+mod idle;
+mod tcp;
+
+/// Most flows of one measurement: each is a socket at either end.
+pub const FLOWS_MAX: u16 = 1_000;
+/// Bytes of the smallest frame, its check sequence included.
+pub const FRAME_SIZE_MIN: u16 = 64;
+/// Longest measurement, its warm-up included, in milliseconds.
+pub const DURATION_MS_MAX: u64 = 600_000;
+
+/// What is measured, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// What.
+    pub measure: MeasureName,
+    /// Its times, counts and rates.
+    pub load: Load,
+    /// Flows side by side.
+    pub flows: u16,
+    /// Bytes of a frame, its check sequence included; for datagrams.
+    pub frame_size: u16,
+    /// Congestion control of TCP; the system's default when absent.
+    pub congestion: Option<String>,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl Request {
+    /// One flow of small frames, or one stream, with everything else by default.
+    pub fn new(measure: MeasureName) -> Self {
+        Self {
+            measure,
+            load: Load::default(),
+            flows: 1,
+            frame_size: FRAME_SIZE_MIN,
+            congestion: None,
+            seed: 0,
+        }
+    }
+}
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Request(String),
+    /// A socket, a thread or a file of /proc refused.
+    #[error("cannot {action}: {source}")]
+    Refused {
+        /// What was tried, on what.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It never got so far.
+    #[error("{0}")]
+    Stuck(String),
+}
+
+/// Makes an error of a refused action; says which one.
+fn refused<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> MeasureError {
+    let action = action.into();
+    move |source| MeasureError::Refused {
+        action,
+        source: source.into(),
+    }
+}
+
+/// Measures once.
+///
+/// # Errors
+/// [`MeasureError`].
+pub fn measure(request: &Request, system: &System) -> Result<Sample, MeasureError> {
+    check(request)?;
+    match request.measure {
+        MeasureName::TcpBulk => tcp::bulk(request, system),
+        MeasureName::Idle => idle::idle(request, system),
+        other => Err(MeasureError::Request(format!("{other:?} is not built yet"))),
+    }
+}
+
+fn check(request: &Request) -> Result<(), MeasureError> {
+    let load = &request.load;
+    let bad = |text: String| Err(MeasureError::Request(text));
+    if !(1..=FLOWS_MAX).contains(&request.flows) {
+        return bad(format!("{} flows; give 1 to {FLOWS_MAX}", request.flows));
+    }
+    let duration = load.duration_ms.saturating_add(load.warm_up_ms);
+    if load.duration_ms == 0 || duration > DURATION_MS_MAX {
+        return bad(format!(
+            "{duration} ms of load; give 1 to {DURATION_MS_MAX}, warm-up included"
+        ));
+    }
+    if request.frame_size < FRAME_SIZE_MIN {
+        let size = request.frame_size;
+        return bad(format!(
+            "frames of {size} bytes; the smallest has {FRAME_SIZE_MIN}"
+        ));
+    }
+    if !(load.rate > 0.0 && load.rate_max > 0.0 && load.loss_max >= 0.0 && load.loss_max < 1.0) {
+        return bad(format!(
+            "rate {}, rate-max {} and loss-max {}: rates are above 0, the loss is below 1",
+            load.rate, load.rate_max, load.loss_max
+        ));
+    }
+    Ok(())
+}

@@ -1,9 +1,29 @@
 //! What is compared: each system between namespaces of its own, ready for load.
+//!
+//! [`start`] gives a running [`System`]: its ways through, whose CPU time is the switch's, and
+//! what to know of it. When it is dropped its processes have ended and are reaped, and its
+//! namespaces and directories are gone. No configuration of the machine is touched, and no daemon
+//! of the machine is used: each program is started by hand with files of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
 
 use serde::{Deserialize, Serialize};
-use tests::lab::Namespace;
+use tests::lab::{Lab, Namespace};
+use tests::rig::Rig;
+
+use self::process::Process;
+
+mod causeway;
+mod docker_proxy;
+mod host;
+mod kernel;
+mod offload;
+mod packages;
+mod process;
+
+pub use self::packages::{availability, install};
 
 /// A system under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,4 +140,188 @@ pub enum Work {
         /// The beginning of their names.
         prefix: String,
     },
+}
+
+/// A running system.
+pub struct System {
+    /// Which one.
+    pub name: SystemName,
+    /// Its ways through, at least one.
+    pub paths: Vec<Path>,
+    /// Whose CPU time is the switch's; empty when the kernel alone does the work.
+    pub work: Vec<Work>,
+    /// What to know of it: versions, settings.
+    pub facts: BTreeMap<String, String>,
+    /// What ends with it.
+    _held: Held,
+}
+
+/// What keeps a system alive. Fields are dropped in their order: programs before the namespaces
+/// that they are in, and the directory last.
+#[derive(Default)]
+struct Held {
+    processes: Vec<Process>,
+    _rig: Option<Box<Rig>>,
+    namespaces: Vec<Namespace>,
+    lab: Option<Lab>,
+}
+
+/// Why a system did not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// It is not installed here.
+    #[error("{system} is absent: {reason}")]
+    Absent {
+        /// Its name.
+        system: SystemName,
+        /// What is missing, and what would bring it.
+        reason: String,
+    },
+    /// It cannot do what is asked for.
+    #[error("{system} cannot do this: {reason}")]
+    Impossible {
+        /// Its name.
+        system: SystemName,
+        /// What it cannot do.
+        reason: String,
+    },
+    /// It should have started and did not.
+    #[error("{system} did not start: {reason}")]
+    Failed {
+        /// Its name.
+        system: SystemName,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl SystemName {
+    /// Every system.
+    pub const ALL: [Self; 9] = [
+        Self::Causeway,
+        Self::Veth,
+        Self::Bridge,
+        Self::Nft,
+        Self::OvsPacket,
+        Self::OvsXdp,
+        Self::Vde,
+        Self::Pasta,
+        Self::DockerProxy,
+    ];
+}
+
+/// As scenarios write it.
+impl std::fmt::Display for SystemName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Causeway => "causeway",
+            Self::Veth => "veth",
+            Self::Bridge => "bridge",
+            Self::Nft => "nft",
+            Self::OvsPacket => "ovs-packet",
+            Self::OvsXdp => "ovs-xdp",
+            Self::Vde => "vde",
+            Self::Pasta => "pasta",
+            Self::DockerProxy => "docker-proxy",
+        })
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            shape: Shape::Pair,
+            ports: 2,
+            mtu: 1500,
+            gso: true,
+            workers: 2,
+            backend: BackendName::default(),
+            batch: None,
+            waiting: WaitingMode::default(),
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pair => "pair",
+            Self::Star => "star",
+            Self::NatOut => "nat-out",
+            Self::PortForward => "port-forward",
+        })
+    }
+}
+
+/// Starts a system.
+///
+/// # Errors
+/// [`StartError`]; nothing of the system is left then.
+pub fn start(name: SystemName, setup: &Setup) -> Result<System, StartError> {
+    let impossible = |reason: String| StartError::Impossible {
+        system: name,
+        reason,
+    };
+    if setup.ports < 2 || setup.ports > host::SANDBOXES_MAX {
+        let most = host::SANDBOXES_MAX;
+        return Err(impossible(format!(
+            "{} sandboxes were asked for; give 2 to {most}",
+            setup.ports
+        )));
+    }
+    let version = availability(name)?;
+    // The lab and the rig panic with what went wrong; a run goes on with its other systems.
+    let started = panic::catch_unwind(AssertUnwindSafe(|| match name {
+        SystemName::Causeway => causeway::start(setup),
+        SystemName::Veth => kernel::veth(setup),
+        SystemName::Bridge => kernel::bridge(setup),
+        SystemName::Nft => kernel::nft(setup),
+        SystemName::DockerProxy => docker_proxy::start(setup),
+        other => Err(Refusal::Impossible(format!("{other} is not built yet"))),
+    }));
+    match started {
+        Ok(Ok(mut system)) => {
+            system.facts.insert("version".to_owned(), version);
+            system.facts.insert("mtu".to_owned(), setup.mtu.to_string());
+            let gso = if setup.gso { "on" } else { "off" };
+            system.facts.insert("gso".to_owned(), gso.to_owned());
+            Ok(system)
+        }
+        Ok(Err(Refusal::Impossible(reason))) => Err(impossible(reason)),
+        Ok(Err(Refusal::Failed(reason))) => Err(StartError::Failed {
+            system: name,
+            reason,
+        }),
+        Err(panic) => Err(StartError::Failed {
+            system: name,
+            reason: panic_message(&*panic),
+        }),
+    }
+}
+
+/// Why a system's own part of [`start`] gave up.
+enum Refusal {
+    /// It cannot do this.
+    Impossible(String),
+    /// It should have.
+    Failed(String),
+}
+
+/// A system that cannot do a shape says so.
+fn refuse_shape(setup: &Setup, able: &[Shape]) -> Result<(), Refusal> {
+    if able.contains(&setup.shape) {
+        return Ok(());
+    }
+    let able: Vec<String> = able.iter().map(Shape::to_string).collect();
+    Err(Refusal::Impossible(format!(
+        "it has no {}; it can do {}",
+        setup.shape,
+        able.join(", ")
+    )))
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked without words").to_owned()
 }

@@ -1,0 +1,264 @@
+//! Bytes by TCP streams.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ::tests::lab;
+use nix::sys::socket;
+
+use super::cpu::{self, Ends, Used};
+use super::{MeasureError, Request, refused};
+use crate::result::{Metric, Sample};
+use crate::system::{Path, System};
+
+/// Bytes of one read or write: large enough that the call itself costs nothing.
+const CHUNK_SIZE: usize = 1 << 18;
+/// Longest wait for a byte.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection: the client's end and the server's.
+pub struct Connection {
+    /// In the path's `from`.
+    pub client: TcpStream,
+    /// In the path's `to`.
+    pub server: TcpStream,
+}
+
+/// Opens one connection for each of `flows`; flow `n` takes path `n` modulo their count.
+///
+/// # Errors
+/// With the addresses.
+pub fn connect(system: &System, flows: u16) -> Result<Vec<Connection>, MeasureError> {
+    let mut connections = Vec::with_capacity(flows.into());
+    for (index, path) in system.paths.iter().enumerate() {
+        let count = (0..flows).skip(index).step_by(system.paths.len()).count();
+        let listener = listen(path)?;
+        for _ in 0..count {
+            connections.push(connect_one(path, &listener)?);
+        }
+    }
+    Ok(connections)
+}
+
+/// A server's socket.
+///
+/// # Errors
+/// With the address.
+pub fn listen(path: &Path) -> Result<TcpListener, MeasureError> {
+    let listener = path.to.run(|| TcpListener::bind(path.listen));
+    listener.map_err(refused(format!("listen on {}", path.listen)))
+}
+
+fn connect_one(path: &Path, listener: &TcpListener) -> Result<Connection, MeasureError> {
+    let action = || format!("connect to {}", path.connect);
+    let client = path
+        .from
+        .run(|| TcpStream::connect_timeout(&path.connect, lab::DEADLINE));
+    let client = client.map_err(refused(action()))?;
+    // The switch may have answered for the server, which is then yet to be reached.
+    socket::setsockopt(
+        listener,
+        socket::sockopt::ReceiveTimeout,
+        &nix::sys::time::TimeVal::new(PATIENCE.as_secs() as i64, 0),
+    )
+    .map_err(refused(action()))?;
+    let (server, _) = listener
+        .accept()
+        .map_err(refused(format!("be reached by {}", path.connect)))?;
+    for side in [&client, &server] {
+        let options = || -> io::Result<()> {
+            side.set_nodelay(true)?;
+            side.set_read_timeout(Some(PATIENCE))?;
+            side.set_write_timeout(Some(PATIENCE))
+        };
+        options().map_err(refused(action()))?;
+    }
+    Ok(Connection { client, server })
+}
+
+/// Streams from client to server.
+pub fn bulk(request: &Request, system: &System) -> Result<Sample, MeasureError> {
+    let connections = connect(system, request.flows)?;
+    for connection in &connections {
+        if let Some(name) = &request.congestion {
+            let value = std::ffi::OsString::from(name);
+            socket::setsockopt(&connection.client, socket::sockopt::TcpCongestion, &value)
+                .map_err(refused(format!("set congestion control '{name}'")))?;
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let flows: Vec<Flow> = connections
+        .into_iter()
+        .map(|connection| Flow::start(connection, &stop))
+        .collect();
+    let load = &request.load;
+    // The load itself is what takes this time.
+    std::thread::sleep(Duration::from_millis(load.warm_up_ms));
+    let before = Window::open(&flows, system)?;
+    std::thread::sleep(Duration::from_millis(load.duration_ms));
+    let after = Window::open(&flows, system)?;
+    stop.store(true, Ordering::Relaxed);
+    for flow in flows {
+        flow.end()?;
+    }
+    Ok(sample(&before, &after))
+}
+
+/// Counters at one moment.
+struct Window {
+    at: Instant,
+    bytes: Vec<u64>,
+    ends: Ends,
+    used: Used,
+}
+
+impl Window {
+    fn open(flows: &[Flow], system: &System) -> Result<Self, MeasureError> {
+        let sum = |count: fn(&Counters) -> &AtomicU64| {
+            let nanos = flows
+                .iter()
+                .map(|flow| count(&flow.counters).load(Ordering::Relaxed));
+            nanos.sum::<u64>() as f64 * 1e-9
+        };
+        Ok(Self {
+            at: Instant::now(),
+            bytes: flows
+                .iter()
+                .map(|flow| flow.counters.bytes.load(Ordering::Relaxed))
+                .collect(),
+            ends: Ends {
+                sender: sum(|counters| &counters.sender_nanos),
+                receiver: sum(|counters| &counters.receiver_nanos),
+            },
+            used: Used::now(system).map_err(refused("read CPU times of the switch"))?,
+        })
+    }
+}
+
+fn sample(before: &Window, after: &Window) -> Sample {
+    let seconds = (after.at - before.at).as_secs_f64();
+    let pairs = after.bytes.iter().zip(&before.bytes);
+    let rates: Vec<f64> = pairs
+        .map(|(after, before)| (after - before) as f64 * 8e-9 / seconds)
+        .collect();
+    let total: f64 = rates.iter().sum();
+    let ends = Ends {
+        sender: after.ends.sender - before.ends.sender,
+        receiver: after.ends.receiver - before.ends.receiver,
+    };
+    let (cpu, machine) = after.used.since(&before.used, ends);
+    let gigabytes = total * seconds / 8.0;
+    let mut metrics = vec![
+        Metric::more("throughput", "Gbit/s", total),
+        Metric::less("cpu", "s/GB", machine / gigabytes),
+    ];
+    if rates.len() > 1 {
+        metrics.push(Metric::more("fairness", "Jain", jain(&rates)));
+        for (index, rate) in rates.iter().enumerate() {
+            metrics.push(Metric::more(&format!("flow-{index}"), "Gbit/s", *rate));
+        }
+    }
+    Sample {
+        metrics,
+        cpu,
+        ..Sample::default()
+    }
+}
+
+/// Jain's index: 1 when all are equal, 1/n when one has everything.
+pub fn jain(rates: &[f64]) -> f64 {
+    let (sum, squares) = rates.iter().fold((0.0, 0.0), |(sum, squares), rate| {
+        (sum + rate, squares + rate * rate)
+    });
+    if squares == 0.0 {
+        return 1.0; // nobody has anything
+    }
+    sum * sum / (rates.len() as f64 * squares)
+}
+
+/// One stream at work.
+struct Flow {
+    counters: Arc<Counters>,
+    sender: JoinHandle<io::Result<()>>,
+    receiver: JoinHandle<io::Result<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    bytes: AtomicU64,
+    sender_nanos: AtomicU64,
+    receiver_nanos: AtomicU64,
+}
+
+impl Flow {
+    fn start(connection: Connection, stop: &Arc<AtomicBool>) -> Self {
+        let counters = Arc::new(Counters::default());
+        let Connection { client, server } = connection;
+        let (stopped, counted) = (Arc::clone(stop), Arc::clone(&counters));
+        let sender = std::thread::spawn(move || send(client, &stopped, &counted));
+        let counted = Arc::clone(&counters);
+        let receiver = std::thread::spawn(move || receive(server, &counted));
+        Self {
+            counters,
+            sender,
+            receiver,
+        }
+    }
+
+    fn end(self) -> Result<(), MeasureError> {
+        for (thread, what) in [(self.sender, "send"), (self.receiver, "receive")] {
+            let ended = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
+            ended.map_err(refused(format!("{what} a stream")))?;
+        }
+        Ok(())
+    }
+}
+
+fn send(mut stream: TcpStream, stop: &AtomicBool, counters: &Counters) -> io::Result<()> {
+    let chunk = vec![0x5a; CHUNK_SIZE];
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(&chunk)?;
+        store_cpu(&counters.sender_nanos)?;
+    }
+    // What is still in the buffers need not arrive.
+    stream.shutdown(Shutdown::Write)
+}
+
+fn receive(mut stream: TcpStream, counters: &Counters) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK_SIZE];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(size) => {
+                counters.bytes.fetch_add(size as u64, Ordering::Relaxed);
+                store_cpu(&counters.receiver_nanos)?;
+            }
+            // A signal, such as a tracer's.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn store_cpu(nanos: &AtomicU64) -> io::Result<()> {
+    nanos.store((cpu::thread_seconds()? * 1e9) as u64, Ordering::Relaxed);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::jain;
+
+    #[test]
+    fn jains_index_is_one_for_equals_and_a_share_for_a_winner() {
+        assert!((jain(&[3.0, 3.0, 3.0]) - 1.0).abs() < 1e-12);
+        assert!((jain(&[4.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
+        assert!((jain(&[0.0, 0.0]) - 1.0).abs() < 1e-12);
+    }
+}
