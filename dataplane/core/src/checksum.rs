@@ -73,7 +73,7 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn add_ip(self, address: IpAddr) -> Self {
-        self.add(words_of(address))
+        self.add(u64::from(words_of(address)))
     }
 
     #[inline]
@@ -98,7 +98,7 @@ impl Sum {
 
 /// What a rewrite changes in a sum: the words that go and the words that come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change(u64);
+pub struct Change(u32);
 
 impl Change {
     /// Nothing changes.
@@ -108,15 +108,17 @@ impl Change {
     #[inline]
     #[must_use]
     pub const fn word(self, old: u16, new: u16) -> Self {
-        Self(self.0 + (!old) as u64 + new as u64)
+        // At most a few dozen words of 17 bits are ever added: no overflow.
+        Self(self.0 + (!old) as u32 + new as u32)
     }
 
     /// An address is replaced by another of the same family.
     #[inline(always)]
     #[must_use]
     pub fn ip(self, old: IpAddr, new: IpAddr) -> Self {
-        // The complement of a folded word is congruent to the sum of the complements of its parts.
-        self.word(fold(words_of(old)), fold(words_of(new)))
+        // Word by word, as equation 3 has it: the complements of the old ones, all at once.
+        let words: u32 = if old.is_ipv4() { 2 } else { 8 };
+        Self(self.0 + words * 0xffff - words_of(old) + words_of(new))
     }
 
     /// A 32-bit field is replaced.
@@ -137,13 +139,13 @@ impl Change {
     /// The complete checksum after the change (RFC 1624 equation 3).
     #[inline]
     pub const fn complete(self, checksum: u16) -> u16 {
-        !fold(self.0 + (!checksum) as u64)
+        !fold_short(self.0 + (!checksum) as u32)
     }
 
     /// The partial checksum, a sum that is not complemented, after the change.
     #[inline]
     pub const fn partial(self, sum: u16) -> u16 {
-        fold(self.0 + sum as u64)
+        fold_short(self.0 + sum as u32)
     }
 
     /// The UDP checksum after the change: none stays none, and a computed zero is written as
@@ -311,13 +313,13 @@ fn field_mut(bytes: &mut [u8], at: usize) -> Option<&mut [u8; 2]> {
 
 /// The 16-bit words of an address, added up.
 #[inline]
-fn words_of(address: IpAddr) -> u64 {
+fn words_of(address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(v4) => {
             let bits = v4.to_bits();
-            u64::from(bits >> 16) + u64::from(bits & 0xffff)
+            (bits >> 16) + (bits & 0xffff)
         }
-        IpAddr::V6(v6) => v6.segments().into_iter().map(u64::from).sum(),
+        IpAddr::V6(v6) => v6.segments().into_iter().map(u32::from).sum(),
     }
 }
 
@@ -326,6 +328,14 @@ fn words_of(address: IpAddr) -> u64 {
 const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
+}
+
+/// The same for the few words of an incremental update.
+#[inline]
+const fn fold_short(sum: u32) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     sum as u16

@@ -6,6 +6,7 @@
 //!
 //! Limits: [`PORTS_MAX`] ports, [`DOMAINS_MAX`] domains, [`UPLINKS_MAX`] uplinks.
 
+use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -65,7 +66,43 @@ struct Index {
     networks: PrefixTable<DomainId>,
     /// Gateway addresses of the networks that are linked to the host, where they are its own.
     gateways: HashSet<IpAddr, FxBuildHasher>,
+    /// Where each of [`Topology::routes`] leaves; `None` for one that leads to no uplink that is up.
+    exits: Vec<Option<Exit>>,
+    /// Tells this picture from every other of the process; 0 before `finish`.
+    stamp: u32,
 }
+
+/// Where a route leaves the host, put together from the route and its uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub uplink: UplinkId,
+    /// The port that carries it, which is up.
+    pub port: PortId,
+    /// The uplink's MAC.
+    pub src: MacAddr,
+    /// MAC of the router, when there is one and it is resolved.
+    pub router: Option<MacAddr>,
+    /// Destinations are on the link, each with a MAC of its own.
+    pub on_link: bool,
+    pub mtu: u16,
+}
+
+/// A route of one picture, as a session remembers the way that its packets take. Every picture
+/// has a stamp of its own, so a mark of another one leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteMark {
+    pub(crate) stamp: u32,
+    pub(crate) route: u16,
+}
+
+impl RouteMark {
+    /// Leads nowhere.
+    pub const NONE: Self = Self { stamp: 0, route: 0 };
+}
+
+/// The last stamp given. Only ever compared for equality, so that the order in which pictures are
+/// made changes no outcome. It comes round after four thousand million pictures.
+static STAMP: AtomicU32 = AtomicU32::new(0);
 
 /// One switch attachment.
 #[derive(Clone, Debug)]
@@ -216,9 +253,51 @@ impl Topology {
     }
 
     /// The host's route to `destination`.
-    #[inline]
     pub fn route(&self, destination: IpAddr) -> Option<&Route> {
-        self.routes.get(*self.index.routes.lookup(destination)?)
+        self.marked_route(destination).map(|(route, _)| route)
+    }
+
+    /// The host's route to `destination`, and the mark by which it is found again.
+    #[inline]
+    pub(crate) fn marked_route(&self, destination: IpAddr) -> Option<(&Route, RouteMark)> {
+        let position = *self.index.routes.lookup(destination)?;
+        let mark = u16::try_from(position).map_or(RouteMark::NONE, |route| RouteMark {
+            stamp: self.index.stamp,
+            route,
+        });
+        Some((self.routes.get(position)?, mark))
+    }
+
+    /// The stamp that the marks of this picture have.
+    #[inline]
+    pub(crate) fn stamp(&self) -> u32 {
+        self.index.stamp
+    }
+
+    /// Where the route of a mark of this picture leaves towards `destination`, with the MAC of the
+    /// next hop. `None` when the way is not open.
+    #[inline]
+    pub(crate) fn exit(&self, route: u16, destination: IpAddr) -> Option<(&Exit, MacAddr)> {
+        let exit = self.index.exits.get(usize::from(route))?.as_ref()?;
+        if !exit.on_link {
+            return Some((exit, exit.router?));
+        }
+        let uplink = self.uplink(exit.uplink)?;
+        Some((exit, *uplink.neighbours.get(&destination)?))
+    }
+
+    fn exit_of(&self, route: &Route) -> Option<Exit> {
+        let uplink = self.uplink(route.uplink?)?;
+        let port = self.port_up(uplink.port)?;
+        let router = route.next_hop.and_then(|hop| uplink.neighbours.get(&hop));
+        Some(Exit {
+            uplink: uplink.id,
+            port: port.id,
+            src: uplink.mac,
+            router: router.copied(),
+            on_link: route.next_hop.is_none(),
+            mtu: uplink.mtu,
+        })
     }
 
     /// The network that has `address`; where several overlap, one that is linked to the host.
@@ -286,6 +365,10 @@ impl Topology {
                 index.gateways.extend(addresses.copied().filter(|_| linked));
             }
         }
+        index.exits = self.routes.iter().map(|r| self.exit_of(r)).collect();
+        // 0 is for pictures that are not finished.
+        let last = STAMP.fetch_add(1, Ordering::Relaxed);
+        index.stamp = last.wrapping_add(1).max(1);
         self.index = index;
     }
 }

@@ -14,13 +14,15 @@
 //! shard: both directions of a flow find it without a lookup. Sessions of published ports live in
 //! the shard of a hash of their remote, for the same reason.
 //!
-//! Start with `translate.rs`: `outbound`, `inbound` and `hairpin` of [`NatView`].
+//! Start with `translate.rs`: `outbound`, `inbound` and `hairpin` of [`NatView`]. `follow.rs` is the
+//! short way of a packet whose session knows where its flow leaves.
 //!
 //! Limits: [`NatConfig::sessions_max`], [`NatConfig::sessions_per_endpoint_max`], the port range
 //! (for each external address and protocol), [`RULES_MAX`], [`FRAGMENTS_MAX`]. A full table first
 //! drops what has expired, then transitory TCP sessions, and then refuses the new session.
 //! Payload is never looked at: there are no application gateways (RFC 4787 REQ-10).
 
+mod follow;
 mod forward;
 mod fragment;
 mod hash;
@@ -42,12 +44,13 @@ use std::ops::RangeInclusive;
 
 use crate::time::Duration;
 
+pub(crate) use follow::Leaving;
 pub use forward::{RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
 pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
 pub use pool::SHARDS;
 pub use session::{Direction, NatProtocol, SessionInfo, SessionState};
 pub use shared::{Gauges, Nat, NatView};
-pub use translate::{Inbound, Translation};
+pub use translate::{Inbound, Outside, Translation};
 
 /// External ports that dynamic mappings use when the configuration names none: the upper part of
 /// the range that IANA leaves to ephemeral ports (RFC 6335 section 6).

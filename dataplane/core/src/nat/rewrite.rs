@@ -51,7 +51,8 @@ pub(super) fn rewrite(
     side: Side,
     (old, new): (&L4Addr, &L4Addr),
 ) {
-    rewrite_address(bytes, layout.l3, side, old.ip, new.ip);
+    let addresses = Change::NONE.ip(old.ip, new.ip);
+    put_address(bytes, layout.l3, side, new.ip, addresses);
     let Some((l4, kind)) = layout.l4 else {
         return;
     };
@@ -61,7 +62,6 @@ pub(super) fn rewrite(
         (L4Checksum::Tcp | L4Checksum::Udp, Side::Destination) => l4 + 2,
     };
     put(bytes, port, new.l4_port.0.to_be_bytes());
-    let addresses = Change::NONE.ip(old.ip, new.ip);
     let header = Change::NONE.word(old.l4_port.0, new.l4_port.0);
     checksum::update_l4(bytes, offload, l4, kind, addresses, header);
 }
@@ -69,6 +69,12 @@ pub(super) fn rewrite(
 /// Replaces an address in the IP header at `l3`, and updates the header's own checksum.
 #[inline]
 pub(super) fn rewrite_address(bytes: &mut [u8], l3: usize, side: Side, old: IpAddr, new: IpAddr) {
+    put_address(bytes, l3, side, new, Change::NONE.ip(old, new));
+}
+
+/// Writes `new`, which is a change of `change`, into the IP header at `l3`.
+#[inline]
+fn put_address(bytes: &mut [u8], l3: usize, side: Side, new: IpAddr, change: Change) {
     match new {
         IpAddr::V4(address) => {
             let at = match side {
@@ -77,7 +83,6 @@ pub(super) fn rewrite_address(bytes: &mut [u8], l3: usize, side: Side, old: IpAd
             };
             put(bytes, at, address.octets());
             if let Some(sum) = array_at::<2>(bytes, l3 + IPV4_CHECKSUM_OFFSET) {
-                let change = Change::NONE.ip(old, new);
                 let sum = change.complete(u16::from_be_bytes(sum));
                 put(bytes, l3 + IPV4_CHECKSUM_OFFSET, sum.to_be_bytes());
             }

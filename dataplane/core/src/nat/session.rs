@@ -28,6 +28,7 @@ use core::fmt;
 use crate::addr::{DomainId, L4Addr};
 use crate::headers::TcpFlags;
 use crate::time::{Duration, Instant};
+use crate::topology::RouteMark;
 
 use super::{Timeouts, Transport};
 
@@ -109,6 +110,9 @@ pub(super) struct Session {
     pub created: u32,
     pub tcp: TcpState,
     pub class: Class,
+    /// The way that its packets take out, as a [`RouteMark`] in two words that fill a gap.
+    pub route_stamp: u32,
+    pub route: u16,
     pub packets_out: u64,
     pub packets_in: u64,
 }
@@ -123,6 +127,13 @@ impl Session {
     #[inline]
     pub fn expired(&self, now: Instant, timeouts: &Timeouts) -> bool {
         self.class.expired(self.last_seen, now, timeouts)
+    }
+
+    /// Remembers the way that its packets take out.
+    #[inline]
+    pub const fn set_mark(&mut self, mark: RouteMark) {
+        self.route_stamp = mark.stamp;
+        self.route = mark.route;
     }
 }
 

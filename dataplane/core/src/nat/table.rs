@@ -16,6 +16,7 @@ use hashbrown::HashTable;
 use crate::addr::{DomainId, L4Addr};
 use crate::headers::TcpFlags;
 use crate::time::Instant;
+use crate::topology::RouteMark;
 
 use super::hash::HashKey;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
@@ -157,6 +158,24 @@ impl NatShard {
             flow_key(session, mapping) == *wanted && origin.made(mapping)
         };
         self.sessions_by_inside.find(hash, found).copied()
+    }
+
+    /// The session of a flow that remembers a route of the picture with this stamp. At most one
+    /// does: a picture has one route to a remote, and so one external address for it.
+    #[inline]
+    pub fn session_on_route(&self, wanted: &FlowKey, stamp: u32) -> Option<u32> {
+        let hash = self.key.flow(wanted);
+        let found = |index: &u32| {
+            let (session, mapping) = self.at(*index);
+            session.route_stamp == stamp && flow_key(session, mapping) == *wanted
+        };
+        self.sessions_by_inside.find(hash, found).copied()
+    }
+
+    /// Remembers the way that a session's packets take out.
+    #[inline]
+    pub fn remember_route(&mut self, session: u32, mark: RouteMark) {
+        self.sessions[session].set_mark(mark);
     }
 
     /// The session of a flow, as a packet from outside shows it.
@@ -472,6 +491,8 @@ fn fresh(mapping: u32, protocol: NatProtocol, remote: L4Addr, event: Event) -> S
         created: event.now.second(),
         tcp,
         class: Class::of(protocol, tcp),
+        route_stamp: RouteMark::NONE.stamp,
+        route: RouteMark::NONE.route,
         packets_out: u64::from(event.direction == Direction::Out),
         packets_in: u64::from(event.direction == Direction::In),
     }

@@ -9,7 +9,7 @@ use crate::addr::{DomainId, L4Addr};
 use crate::frame::Frame;
 use crate::headers::{Headers, TcpFlags};
 use crate::time::Instant;
-use crate::topology::Topology;
+use crate::topology::{RouteMark, Topology};
 use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
@@ -48,6 +48,25 @@ pub struct Inbound {
     pub inside: IpAddr,
 }
 
+/// Where an outgoing packet appears outside, and the way that leads there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// The address of the host that it is translated to.
+    pub external: IpAddr,
+    /// What the session is to remember of its route; [`RouteMark::NONE`] for nothing.
+    pub mark: RouteMark,
+}
+
+impl From<IpAddr> for Outside {
+    /// That address, and nothing to remember.
+    fn from(external: IpAddr) -> Self {
+        Self {
+            external,
+            mark: RouteMark::NONE,
+        }
+    }
+}
+
 /// What a lookup for one side of a packet found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
@@ -69,8 +88,8 @@ pub(super) struct Query<'a> {
 
 impl NatView {
     /// Inside → outside: rewrites the source in place. For a packet of a new flow a session is
-    /// made, with an external port on `external`; a return packet of a published flow gets back
-    /// the external address and port that its client spoke to.
+    /// made, with an external port on the address that `outside` names; a return packet of a
+    /// published flow gets back the external address and port that its client spoke to.
     ///
     /// # Errors
     /// The reason to drop the packet, which is unchanged.
@@ -78,11 +97,12 @@ impl NatView {
         &mut self,
         topology: &Topology,
         domain: DomainId,
-        external: IpAddr,
+        outside: Outside,
         frame: &mut Frame<'_>,
         headers: &Headers,
         now: Instant,
     ) -> Result<Translation, DropReason> {
+        let external = outside.external;
         let mut packet = Packet::read(frame, headers, Direction::Out)?;
         if external.is_ipv6() != packet.src.ip.is_ipv6() {
             return Err(DropReason::NatNoAddress);
@@ -96,7 +116,7 @@ impl NatView {
                     flags,
                     now,
                 };
-                self.source(&query, domain, external, &packet)?
+                self.source(&query, domain, outside, &packet)?
             }
             Body::StrayEcho => return Err(DropReason::NatUnsupported),
             Body::Error { offset, end } => {
@@ -223,7 +243,7 @@ impl NatView {
             return Err(DropReason::NatNoMapping);
         }
         let before = packet.ends();
-        let source = self.source(&query, domain, external, &packet)?;
+        let source = self.source(&query, domain, external.into(), &packet)?;
         let seen = Packet {
             src: source.to,
             ..packet
@@ -257,9 +277,10 @@ impl NatView {
         &mut self,
         query: &Query<'_>,
         domain: DomainId,
-        external: IpAddr,
+        outside: Outside,
         packet: &Packet,
     ) -> Result<Found, DropReason> {
+        let Outside { external, mark } = outside;
         let statics = &query.topology.statics;
         let rule = query
             .protocol
@@ -283,6 +304,10 @@ impl NatView {
                 shard.table.touch(session, event);
             } else {
                 shard.table.renew(session, event);
+            }
+            // Beside a published port another session of this flow may come to go first.
+            if rule.is_none() {
+                shard.table.remember_route(session, mark);
             }
             return Ok(Found {
                 kind: NatKind::Source,

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use super::State;
-use crate::addr::{DomainId, L4Addr, MacAddr};
+use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId};
 use crate::counters::Counters;
 use crate::frame::Frame;
 use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
-use crate::nat::{Inbound, Transport};
+use crate::nat::{Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
 use crate::topology::{Domain, Gateway, Topology, Uplink};
@@ -65,6 +65,9 @@ impl<T: Trace> Passage<'_, '_, T> {
         if self.headers.tag.is_some() {
             return Err(DropReason::TaggedForGateway);
         }
+        if let Some(verdict) = self.known_way_out(domain.id) {
+            return Ok(verdict);
+        }
         let ip = match self.headers.l3 {
             Ok(L3::Arp(arp)) => return self.answer_arp(gateway, &arp),
             Ok(L3::Ip(ip)) => ip,
@@ -105,6 +108,25 @@ impl<T: Trace> Passage<'_, '_, T> {
             return self.send_to_endpoint(other, ip.dst, &ip, Some(gateway.into()));
         }
         self.send_outside(domain, gateway, &ip)
+    }
+
+    /// Out by the way that the packet's session remembers, when all that is decided below was
+    /// decided for the session already. `None`, and nothing changed, when not.
+    fn known_way_out(&mut self, domain: DomainId) -> Option<Verdict> {
+        let ip = self.headers.ip().filter(|ip| ip.ttl > 1)?;
+        let leaving = Leaving {
+            domain,
+            size: gso::packet_size(&self.frame.buf.offload, self.headers)?,
+            now: self.now,
+        };
+        let known = self
+            .state
+            .nat
+            .follow(self.topology, self.frame, self.headers, &leaving);
+        let (exit, mac, translation) = known?;
+        self.trace_nat(&translation);
+        reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
+        Some(self.send_by_uplink(exit.uplink, exit.port, exit.src, mac))
     }
 
     /// A frame that the host sent into its networks.
@@ -150,7 +172,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             Err(reason) if self.is_guarded(&ip) => return Err(reason),
             Err(_) => return Ok(Verdict::NotOurs),
         };
-        self.trace_nat(&inbound);
+        self.trace_nat(&inbound.translation);
         if ip.ttl <= 1 {
             original.restore(self.frame);
             let kind = IcmpErrorKind::TimeExceeded;
@@ -200,7 +222,7 @@ impl<T: Trace> Passage<'_, '_, T> {
                 .hairpin(self.topology, domain.id, self.frame, self.headers, self.now);
         match hairpin {
             Ok(inbound) => {
-                self.trace_nat(&inbound);
+                self.trace_nat(&inbound.translation);
                 let target = self.topology.domain(inbound.domain);
                 let target = target.ok_or(DropReason::NeighbourUnknown)?;
                 reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
@@ -263,7 +285,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         gateway: &Gateway,
         ip: &Ip,
     ) -> Result<Verdict, DropReason> {
-        let Some(route) = self.topology.route(ip.dst) else {
+        let Some((route, mark)) = self.topology.marked_route(ip.dst) else {
             let kind = IcmpErrorKind::NetworkUnreachable;
             return self.refuse(gateway.into(), ip, kind, DropReason::NoRoute);
         };
@@ -283,7 +305,16 @@ impl<T: Trace> Passage<'_, '_, T> {
             .source
             .or(own.copied())
             .ok_or(DropReason::NatNoAddress)?;
-        self.translate_out(domain.id, external)?;
+        let outside = Outside { external, mark };
+        let translation = self.state.nat.outbound(
+            self.topology,
+            domain.id,
+            outside,
+            self.frame,
+            self.headers,
+            self.now,
+        )?;
+        self.trace_nat(&translation);
         reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
         let next_hop = route.next_hop.unwrap_or(ip.dst);
         let Some(mac) = uplink.neighbours.get(&next_hop).copied() else {
@@ -293,38 +324,19 @@ impl<T: Trace> Passage<'_, '_, T> {
                 .hold(self.frame.ingress, wait_for, self.frame.buf, self.now)?;
             return Ok(Verdict::Held);
         };
-        step!(
-            self.trace,
-            Step::Route(Way::Uplink {
-                uplink: uplink.id,
-                mac
-            })
-        );
-        reply::set_macs(self.frame.buf, mac, uplink.mac);
-        Ok(Verdict::Routed(uplink.port))
+        Ok(self.send_by_uplink(uplink.id, uplink.port, uplink.mac, mac))
     }
 
-    fn translate_out(&mut self, domain: DomainId, external: IpAddr) -> Result<(), DropReason> {
-        let translation = self.state.nat.outbound(
-            self.topology,
-            domain,
-            external,
-            self.frame,
-            self.headers,
-            self.now,
-        )?;
-        let (kind, created) = (translation.kind, translation.created);
-        let (before, after) = (translation.before, translation.after);
-        step!(
-            self.trace,
-            Step::Nat {
-                kind,
-                before,
-                after,
-                created
-            }
-        );
-        Ok(())
+    fn send_by_uplink(
+        &mut self,
+        uplink: UplinkId,
+        port: PortId,
+        src: MacAddr,
+        mac: MacAddr,
+    ) -> Verdict {
+        step!(self.trace, Step::Route(Way::Uplink { uplink, mac }));
+        reply::set_macs(self.frame.buf, mac, src);
+        Verdict::Routed(port)
     }
 
     fn answer_arp(&mut self, gateway: &Gateway, arp: &Arp) -> Result<Verdict, DropReason> {
@@ -425,9 +437,9 @@ impl<T: Trace> Passage<'_, '_, T> {
         }
     }
 
-    fn trace_nat(&mut self, inbound: &Inbound) {
-        let (kind, created) = (inbound.translation.kind, inbound.translation.created);
-        let (before, after) = (inbound.translation.before, inbound.translation.after);
+    fn trace_nat(&mut self, translation: &Translation) {
+        let (kind, created) = (translation.kind, translation.created);
+        let (before, after) = (translation.before, translation.after);
         step!(
             self.trace,
             Step::Nat {

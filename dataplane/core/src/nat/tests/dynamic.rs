@@ -97,7 +97,7 @@ fn another_uplink_gives_another_mapping() {
         let translated = lab.view.outbound(
             &lab.topology,
             NET,
-            ip(external),
+            ip(external).into(),
             &mut sent,
             &headers,
             lab.now,
@@ -241,17 +241,27 @@ fn what_cannot_be_translated_says_why() {
     let headers = Headers::parse(cut.bytes()).unwrap();
     let mut cut = Frame::new(PortId(1), &mut cut);
     let external = external_of(host.ip);
-    let result = lab
-        .view
-        .outbound(&lab.topology, NET, external, &mut cut, &headers, lab.now);
+    let result = lab.view.outbound(
+        &lab.topology,
+        NET,
+        external.into(),
+        &mut cut,
+        &headers,
+        lab.now,
+    );
     assert_eq!(result, Err(DropReason::L3Malformed));
     let mut v4 = frame(Kind::Udp, host, remote);
     let headers = Headers::parse(v4.bytes()).unwrap();
     let mut v4 = Frame::new(PortId(1), &mut v4);
     let external = ip("2001:db8::1");
-    let result = lab
-        .view
-        .outbound(&lab.topology, NET, external, &mut v4, &headers, lab.now);
+    let result = lab.view.outbound(
+        &lab.topology,
+        NET,
+        external.into(),
+        &mut v4,
+        &headers,
+        lab.now,
+    );
     assert_eq!(result, Err(DropReason::NatNoAddress));
     assert_eq!(lab.nat.session_count(), 0);
 }

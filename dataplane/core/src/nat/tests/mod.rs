@@ -272,7 +272,7 @@ impl Lab {
         self.view.outbound(
             &self.topology,
             domain,
-            external,
+            external.into(),
             &mut frame,
             &headers,
             self.now,
@@ -285,8 +285,14 @@ impl Lab {
         let external = external_of(headers.ip().map_or(ip("10.0.0.2"), |ip| ip.src));
         let mut frame = Frame::new(PortId(1), buf);
         let topology = &self.topology;
-        self.view
-            .outbound(topology, NET, external, &mut frame, &headers, self.now)
+        self.view.outbound(
+            topology,
+            NET,
+            external.into(),
+            &mut frame,
+            &headers,
+            self.now,
+        )
     }
 
     /// Sends a frame in from outside.
