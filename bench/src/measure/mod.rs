@@ -7,12 +7,18 @@
 
 use std::io;
 
+use hdrhistogram::Histogram;
+
 use crate::result::Sample;
 use crate::scenario::{Load, MeasureName};
 use crate::system::System;
 
+mod connections;
 mod cpu;
+mod frames;
 mod idle;
+mod placement;
+mod round_trip;
 mod tcp;
 
 /// Most flows of one measurement: each is a socket at either end.
@@ -89,8 +95,11 @@ pub fn measure(request: &Request, system: &System) -> Result<Sample, MeasureErro
     check(request)?;
     match request.measure {
         MeasureName::TcpBulk => tcp::bulk(request, system),
+        MeasureName::Frames => frames::frames(request, system),
+        MeasureName::FramesAtLoss => frames::search::frames_at_loss(request, system),
+        MeasureName::RoundTrip => round_trip::round_trips(request, system),
         MeasureName::Idle => idle::idle(request, system),
-        other => Err(MeasureError::Request(format!("{other:?} is not built yet"))),
+        MeasureName::Connections => connections::connections(request, system),
     }
 }
 
@@ -119,4 +128,15 @@ fn check(request: &Request) -> Result<(), MeasureError> {
         ));
     }
     Ok(())
+}
+
+/// Quantiles that a distribution is stored by.
+const QUANTILES: [f64; 14] = [
+    0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 1.0,
+];
+
+/// A distribution of nanoseconds, in microseconds.
+fn quantiles(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let value = |q: &f64| (*q, latency.value_at_quantile(*q) as f64 * 1e-3);
+    QUANTILES.iter().map(value).collect()
 }

@@ -1,0 +1,301 @@
+//! Datagrams by an open loop, and what became of each.
+//!
+//! # Theory of operation
+//! The schedule is fixed before the first datagram: number `k` of all flows together belongs to
+//! flow `k` modulo their count and is due when its burst is, the bursts being [`generator::TICK`]
+//! apart. The generator never waits for an answer, a late one catches up, and latency counts from
+//! when a datagram was *due*, so a system that stalls the generator pays for it (no coordinated
+//! omission). Arrival is the kernel's time stamp, so the receiver need not run at that moment: it
+//! sleeps between looks, because a wake-up for each datagram would cost more than the switch.
+//!
+//! What could not be sent by the end was never offered; that the generator is the bottleneck is
+//! then said by a flag, and the system may do better than the figure.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::tests::lab::Namespace;
+use nix::errno::Errno;
+use nix::sys::socket::{self, sockopt};
+
+use super::cpu::{Ends, Used};
+use super::{FRAME_SIZE_MIN, MeasureError, Request, refused};
+use crate::result::{Flag, Metric, Sample};
+use crate::scenario::MeasureName;
+use crate::system::{Path, System};
+
+mod drops;
+pub mod generator;
+pub mod payload;
+pub mod receiver;
+pub mod search;
+
+use self::generator::{Generator, Sent};
+use self::payload::PAYLOAD_SIZE_MIN;
+use self::receiver::{Arrivals, Receiver};
+
+/// Bytes of a frame around a datagram's payload: Ethernet with its check sequence, IPv4, UDP.
+const AROUND_PAYLOAD: u16 = 18 + 20 + 8;
+const _: () = assert!((FRAME_SIZE_MIN - AROUND_PAYLOAD) as usize == PAYLOAD_SIZE_MIN);
+
+/// Datagrams of one measurement at most: each has a bit in the receiver's memory, 32 MiB in all.
+pub const FRAMES_MAX: f64 = (1 << 28) as f64;
+/// Bytes that a receiver's socket may queue, as the kernel counts them: a tenth of a second.
+const RECEIVE_BUFFER_SIZE: usize = 64 << 20;
+/// How long a flow may take to come through for the first time.
+const GREETING_MAX: Duration = Duration::from_secs(10);
+/// Pause between two greetings.
+const GREETING_PAUSE: Duration = Duration::from_millis(2);
+/// Share of the schedule below which the generator was the bottleneck.
+const OFFERED_LEAST: f64 = 0.98;
+
+/// Sockets of every flow, with addresses resolved and translations made.
+pub struct Course {
+    /// One for each flow, connected.
+    pub clients: Vec<UdpSocket>,
+    /// One for each path, with its namespace.
+    pub servers: Vec<(Namespace, UdpSocket)>,
+    /// Names this measurement, so that datagrams of another are not taken for its.
+    pub run: u32,
+}
+
+/// At which rate, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Datagrams a second, of all flows together.
+    pub rate: f64,
+    /// Not counted.
+    pub warm_up: Duration,
+    /// Counted.
+    pub duration: Duration,
+}
+
+/// What became of the datagrams of one pace.
+pub struct Outcome {
+    /// What was offered.
+    pub sent: Sent,
+    /// What came.
+    pub arrived: Arrivals,
+    /// CPU seconds by who spent them, and in all.
+    pub cpu: (std::collections::BTreeMap<String, f64>, f64),
+    /// What makes it doubtful.
+    pub flags: Vec<Flag>,
+}
+
+impl Outcome {
+    /// Share of the datagrams sent that did not come.
+    pub fn loss(&self) -> f64 {
+        match self.sent.frames {
+            0 => 0.0,
+            sent => 1.0 - self.arrived.unique as f64 / sent as f64,
+        }
+    }
+
+    /// Datagrams a second that came.
+    pub fn rate(&self) -> f64 {
+        self.arrived.unique as f64 / self.sent.seconds
+    }
+}
+
+/// Datagrams at the load's rate.
+pub fn frames(request: &Request, system: &System) -> Result<Sample, MeasureError> {
+    let course = Course::open(request, system)?;
+    let pace = Pace {
+        rate: request.load.rate,
+        warm_up: Duration::from_millis(request.load.warm_up_ms),
+        duration: Duration::from_millis(request.load.duration_ms),
+    };
+    let outcome = course.run(request, system, pace)?;
+    let mut sample = sample(&outcome);
+    let latency = &outcome.arrived.latency;
+    let quantile = |q| latency.value_at_quantile(q) as f64 * 1e-3;
+    let lateness = outcome.sent.lateness.value_at_quantile(0.5) as f64 * 1e-3;
+    sample.metrics.extend([
+        Metric::less("p50", "µs", quantile(0.5)),
+        Metric::less("p99", "µs", quantile(0.99)),
+        Metric::less("p99.9", "µs", quantile(0.999)),
+        Metric::less("max", "µs", latency.max() as f64 * 1e-3),
+        Metric::less("generator-late", "µs", lateness),
+    ]);
+    sample.latency = super::quantiles(latency);
+    Ok(sample)
+}
+
+/// The figures that every measurement by datagrams has.
+pub fn sample(outcome: &Outcome) -> Sample {
+    let arrived = &outcome.arrived;
+    let per_frame = match arrived.unique {
+        0 => f64::NAN,
+        frames => 1e9 * outcome.cpu.1 / frames as f64,
+    };
+    let mut metrics = vec![
+        Metric::more("throughput", "Mframes/s", outcome.rate() * 1e-6),
+        Metric::less("loss", "%", 100.0 * outcome.loss()),
+        Metric::less("cpu", "ns/frame", per_frame),
+        Metric::less("reordered", "frames", arrived.reordered as f64),
+        Metric::less("duplicates", "frames", arrived.duplicates as f64),
+    ];
+    if arrived.by_flow.len() > 1 {
+        let rates: Vec<f64> = arrived.by_flow.iter().map(|count| *count as f64).collect();
+        metrics.push(Metric::more("fairness", "Jain", super::tcp::jain(&rates)));
+    }
+    Sample {
+        metrics,
+        cpu: outcome.cpu.0.clone(),
+        flags: outcome.flags.clone(),
+        ..Sample::default()
+    }
+}
+
+impl Course {
+    /// Opens the sockets, and has every flow come through once.
+    ///
+    /// # Errors
+    /// With the flow that does not come through.
+    pub fn open(request: &Request, system: &System) -> Result<Self, MeasureError> {
+        let servers = system.paths.iter().map(|path| {
+            let socket = server(path, request.measure)?;
+            Ok((path.to.clone(), socket))
+        });
+        let servers = servers.collect::<Result<Vec<_>, MeasureError>>()?;
+        let flows = 0..usize::from(request.flows);
+        let path = |flow: usize| &system.paths[flow % system.paths.len()];
+        let clients = flows.map(|flow| client(path(flow)));
+        let course = Self {
+            clients: clients.collect::<Result<_, _>>()?,
+            servers,
+            run: fastrand::Rng::with_seed(request.seed).u32(1..),
+        };
+        for flow in 0..course.clients.len() {
+            course.greet(flow, path(flow))?;
+        }
+        Ok(course)
+    }
+
+    /// Sends greetings until one comes through: the first ones may be lost while the way is found.
+    fn greet(&self, flow: usize, path: &Path) -> Result<(), MeasureError> {
+        let (_, server) = &self.servers[flow % self.servers.len()];
+        let greeting = payload::greeting(flow as u16);
+        let end = Instant::now() + GREETING_MAX;
+        let mut buffer = [0; 64];
+        while Instant::now() < end {
+            // An error of an earlier one, such as an unreachable port, is reported here.
+            let _ = self.clients[flow].send(&greeting);
+            std::thread::park_timeout(GREETING_PAUSE);
+            while let Ok(size) = server.recv(&mut buffer) {
+                if buffer[..size] == greeting {
+                    return Ok(());
+                }
+            }
+        }
+        Err(MeasureError::Stuck(format!(
+            "no datagram of flow {flow} to {} has arrived at {} within {GREETING_MAX:?}",
+            path.connect, path.listen
+        )))
+    }
+
+    /// Offers datagrams at a pace and waits for the last of them.
+    ///
+    /// # Errors
+    /// When a socket fails, or the pace needs too much memory.
+    pub fn run(
+        &self,
+        request: &Request,
+        system: &System,
+        pace: Pace,
+    ) -> Result<Outcome, MeasureError> {
+        let total = (pace.warm_up + pace.duration).as_secs_f64();
+        if pace.rate * total > FRAMES_MAX {
+            return Err(MeasureError::Request(format!(
+                "{} frames a second for {total} s; the product is at most {FRAMES_MAX}",
+                pace.rate
+            )));
+        }
+        let payload_size = usize::from(request.frame_size - AROUND_PAYLOAD);
+        let generator = Generator::new(self, pace, payload_size);
+        let receiver = Receiver::new(self, &generator);
+        let cpu_times = || Used::now(system).map_err(refused("read CPU times of the switch"));
+        let done = Arc::new(AtomicBool::new(false));
+        let panicked = || MeasureError::Stuck("a thread of the load panicked".to_owned());
+        let (sent, arrived, before, after) = std::thread::scope(|scope| {
+            let receiving = scope.spawn(|| receiver.run(&done));
+            let before = cpu_times();
+            let sent = scope.spawn(|| generator.run()).join();
+            let after = cpu_times();
+            done.store(true, Ordering::Relaxed);
+            (sent, receiving.join(), before, after)
+        });
+        let sent = sent
+            .map_err(|_| panicked())?
+            .map_err(refused("send datagrams"))?;
+        let arrived = arrived.map_err(|_| panicked())?;
+        let arrived = arrived.map_err(refused("receive datagrams"))?;
+        // The warm-up's share is left out, as it costs what the rest costs.
+        let share = pace.duration.as_secs_f64() / total;
+        let ends = Ends {
+            sender: sent.cpu_seconds,
+            receiver: arrived.cpu_seconds,
+        };
+        let (mut cpu, machine) = after?.since(&before?, ends);
+        cpu.values_mut().for_each(|seconds| *seconds *= share);
+        let flags = flags(&generator, &sent, &arrived);
+        Ok(Outcome {
+            sent,
+            arrived,
+            cpu: (cpu, machine * share),
+            flags,
+        })
+    }
+}
+
+fn flags(generator: &Generator<'_>, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
+    let scheduled = generator.scheduled() as f64;
+    let limited = (sent.frames as f64) < OFFERED_LEAST * scheduled;
+    let flags = [
+        (limited, Flag::GeneratorLimited),
+        (arrived.overflowed > 0, Flag::ReceiverLimited),
+        (arrived.reordered > 0, Flag::Reordered),
+        (arrived.duplicates > 0, Flag::Duplicated),
+    ];
+    let raised = flags.into_iter().filter(|(raised, _)| *raised);
+    raised.map(|(_, flag)| flag).collect()
+}
+
+fn server(path: &Path, measure: MeasureName) -> Result<UdpSocket, MeasureError> {
+    let open = || -> Result<UdpSocket, Errno> {
+        let socket = UdpSocket::bind(path.listen).map_err(|e| errno(&e))?;
+        socket.set_nonblocking(true).map_err(|e| errno(&e))?;
+        socket::setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_SIZE)?;
+        // A search does not look at times, and they are not for free.
+        let stamped = measure == MeasureName::Frames;
+        socket::setsockopt(&socket, sockopt::ReceiveTimestampns, &stamped)?;
+        Ok(socket)
+    };
+    path.to
+        .run(open)
+        .map_err(refused(format!("receive datagrams on {}", path.listen)))
+}
+
+fn client(path: &Path) -> Result<UdpSocket, MeasureError> {
+    let any = match path.connect {
+        std::net::SocketAddr::V4(_) => "0.0.0.0:0",
+        std::net::SocketAddr::V6(_) => "[::]:0",
+    };
+    let open = || -> Result<UdpSocket, Errno> {
+        let socket = UdpSocket::bind(any).map_err(|e| errno(&e))?;
+        socket.connect(path.connect).map_err(|e| errno(&e))?;
+        // An open loop does not wait for room.
+        socket.set_nonblocking(true).map_err(|e| errno(&e))?;
+        socket::setsockopt(&socket, sockopt::SndBufForce, &RECEIVE_BUFFER_SIZE)?;
+        Ok(socket)
+    };
+    path.from
+        .run(open)
+        .map_err(refused(format!("send datagrams to {}", path.connect)))
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
+}
