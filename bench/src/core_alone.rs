@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant as Clock;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
+use dataplane_core::ahead::look_ahead;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
-use dataplane_core::frame::{Frame, FrameBuf};
+use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
@@ -103,29 +104,37 @@ fn switch() -> Switch {
 fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> usize) -> f64 {
     let mut sw = switch();
     let now = Instant::from_secs(10);
-    let mut buf = FrameBuf::from_bytes(&[0x5a; 60]);
-    let mut send = |sw: &mut Switch, port, dst: MacAddr, src: MacAddr| {
+    let address = |buf: &mut FrameBuf, dst: MacAddr, src: MacAddr| {
         let bytes = buf.bytes_mut();
         bytes[..6].copy_from_slice(&dst.0);
         bytes[6..12].copy_from_slice(&src.0);
-        forward(sw, &mut Frame::new(port, &mut buf), now, &mut Off)
     };
+    let mut minimum = FrameBuf::with_capacity(60);
+    minimum.copy_from(&[0x5a; 60], Offload::NONE);
+    let mut batch = vec![minimum; BATCH];
     for n in 0..stations {
-        let _ = send(&mut sw, OUT, MacAddr::BROADCAST, station(n));
+        address(&mut batch[0], MacAddr::BROADCAST, station(n));
+        let _ = forward(&mut sw, &mut Frame::new(OUT, &mut batch[0]), now, &mut Off);
     }
     let mut rng = fastrand::Rng::with_seed(7);
     let targets: Vec<MacAddr> = (0..1 << 16).map(|_| station(draw(&mut rng))).collect();
     let source = station(stations + 1);
     let start = Clock::now();
-    for (count, target) in targets.iter().cycle().take(frames).enumerate() {
-        if count % BATCH == 0 {
-            sw.fdb.begin_batch();
+    for turn in 0..frames / BATCH {
+        let first = turn * BATCH % targets.len();
+        for (buf, target) in batch.iter_mut().zip(&targets[first..]) {
+            address(buf, *target, source);
         }
-        let verdict = send(&mut sw, IN, *target, source);
-        debug_assert_eq!(verdict, Verdict::Bridged(OUT));
-        let _ = std::hint::black_box(verdict);
+        sw.fdb.begin_batch();
+        look_ahead(&sw, IN, batch.iter());
+        for buf in &mut batch {
+            let verdict = forward(&mut sw, &mut Frame::new(IN, buf), now, &mut Off);
+            debug_assert_eq!(verdict, Verdict::Bridged(OUT));
+            let _ = std::hint::black_box(verdict);
+        }
     }
     let nanos = start.elapsed().as_nanos() as f64 / frames as f64;
+    let frames = frames / BATCH * BATCH;
     assert_eq!(
         sw.counters
             .verdict(dataplane_core::verdict::VerdictKind::Bridged),
@@ -186,7 +195,7 @@ fn translate(flows: &[Vec<u8>], frames: usize, warm: bool) -> f64 {
     let now = Instant::from_secs(10);
     let mut buf = FrameBuf::new();
     let mut send = |sw: &mut Switch, bytes: &[u8]| {
-        buf.copy_from(bytes, dataplane_core::frame::Offload::NONE);
+        buf.copy_from(bytes, Offload::NONE);
         forward(sw, &mut Frame::new(IN, &mut buf), now, &mut Off)
     };
     for flow in flows.iter().filter(|_| warm) {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::{Receiver, Sender};
 use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::ahead::look_ahead;
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::path::{Switch, forward};
@@ -317,6 +318,7 @@ impl Worker {
         self.counters.batches.add(1);
         let mut frames = self.batch.take_frames();
         self.count_received(ingress, &frames);
+        look_ahead(&self.switch, ingress, frames.iter());
         for frame in frames.drain(..) {
             if self.taps.is_empty() {
                 self.forward_one(ingress, frame, now);

@@ -11,6 +11,7 @@ use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::addr::{L4Port, MacAddr, VlanId};
+use crate::l2;
 use crate::verdict::DropReason;
 
 /// Bytes of an Ethernet header without tags.
@@ -256,10 +257,11 @@ impl Headers {
         let Some((ethernet, _)) = bytes.split_first_chunk::<ETHERNET_SIZE>() else {
             return Err(DropReason::Runt);
         };
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, e0, e1] = *ethernet;
+        let [dst, src] = l2::addresses(ethernet);
+        let [.., e0, e1] = *ethernet;
         let mut headers = Self {
-            dst: MacAddr([d0, d1, d2, d3, d4, d5]),
-            src: MacAddr([s0, s1, s2, s3, s4, s5]),
+            dst,
+            src,
             tag: None,
             ethertype: u16::from_be_bytes([e0, e1]),
             l3_offset: ETHERNET_SIZE,

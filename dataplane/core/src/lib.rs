@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod addr;
+pub mod ahead;
 pub mod checksum;
 pub mod counters;
 pub mod fdb;

@@ -24,7 +24,7 @@ use crate::verdict::{DropReason, Verdict};
 pub struct Switch {
     /// The picture as of the current batch.
     pub topology: Arc<Topology>,
-    /// The forwarding database behind this worker's cache.
+    /// The forwarding database, as this worker reads it.
     pub fdb: FdbView,
     /// What the gateways keep: translations, held frames, the budget of errors.
     pub gateway: route::State,
@@ -103,6 +103,7 @@ fn path<T: Trace>(
     }
 }
 
+#[inline(always)]
 fn learn(
     fdb: &mut FdbView,
     domain: Option<&Domain>,
@@ -121,6 +122,7 @@ fn learn(
     }
 }
 
+#[inline(always)]
 fn lookup(
     fdb: &mut FdbView,
     domain: Option<&Domain>,
@@ -145,6 +147,7 @@ fn lookup(
 }
 
 /// Sends a bridged frame to one port, never back to its ingress.
+#[inline]
 fn bridge(topology: &Topology, ingress: PortId, egress: PortId) -> Result<Verdict, DropReason> {
     if egress == ingress {
         return Err(DropReason::SamePort);
@@ -160,8 +163,7 @@ fn flood(
     domain: DomainId,
     vlan: VlanId,
 ) -> Result<Verdict, DropReason> {
-    let first = topology.flood_set(domain, ingress).next();
-    first
-        .map(|_| Verdict::Flooded(domain, vlan))
-        .ok_or(DropReason::NoOtherPort)
+    let mut others = topology.flood_set(domain, ingress);
+    others.next().ok_or(DropReason::NoOtherPort)?;
+    Ok(Verdict::Flooded(domain, vlan))
 }

@@ -5,7 +5,9 @@
 mod world;
 
 use dataplane_core::addr::{MacAddr, PortId};
+use dataplane_core::ahead::{STATIONS_MIN, look_ahead};
 use dataplane_core::fdb::Learn;
+use dataplane_core::frame::FrameBuf;
 use dataplane_core::trace::{Step, Target};
 use dataplane_core::verdict::{DropReason, Verdict};
 use world::{RED, World, gateway_mac, mac};
@@ -211,4 +213,30 @@ fn nobody_becomes_the_gateway_by_claiming_its_mac() {
         Verdict::Drop(DropReason::NotIp),
         "the gateway's, not port 1's"
     );
+}
+
+#[test]
+fn reading_ahead_changes_nothing_and_takes_any_frame() {
+    let mut world = World::new();
+    let station = |n: usize| MacAddr::from_u64(0x0206_0000_0000 | n as u64);
+    for n in 0..=STATIONS_MIN {
+        let _ = world.send(1, &plain(BROADCAST, station(n)));
+    }
+    let frames: Vec<FrameBuf> = [
+        plain(station(1), station(2)),
+        plain(BROADCAST, MacAddr::ZERO),
+        plain(station(STATIONS_MIN + 9), mac(1)),
+        vec![2; 13],
+        Vec::new(),
+    ]
+    .iter()
+    .map(|bytes| FrameBuf::from_bytes(bytes))
+    .collect();
+    let before = world.fdb.state_hash();
+    for port in [1, 8, 9, 4_000] {
+        look_ahead(&world.sw, PortId(port), frames.iter());
+    }
+    assert_eq!(world.fdb.state_hash(), before);
+    let out = world.send(2, &plain(station(1), mac(2)));
+    assert_eq!(out.verdict, Verdict::Bridged(PortId(1)));
 }

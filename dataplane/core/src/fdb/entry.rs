@@ -38,13 +38,15 @@ impl FdbKey {
         MacAddr::from_u64(self.domain_mac)
     }
 
-    /// A cheap mix of all bits, for the direct-mapped cache. Not for the shared table, whose
-    /// hasher is seeded against chosen MACs.
+    /// The key in one word, for the index; `None` for one that does not fit, being in a tagged
+    /// VLAN, or that the index has another meaning for.
     #[inline]
-    pub(super) const fn mix(self) -> u64 {
-        let bits = self.domain_mac ^ ((self.vlan.0 as u64) << 36);
-        let product = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        product ^ (product >> 32)
+    pub(super) const fn word(self) -> Option<u64> {
+        if self.vlan.0 == 0 && self.domain_mac != 0 {
+            Some(self.domain_mac)
+        } else {
+            None
+        }
     }
 }
 
@@ -55,6 +57,9 @@ pub(super) struct FdbEntry(pub u64);
 const _: () = assert!(size_of::<FdbEntry>() == 8);
 
 impl FdbEntry {
+    /// What the index says of a key that it does not have.
+    pub const NONE: Self = Self(0);
+
     #[inline]
     pub const fn new(port: PortId, generation: u16, second: u32) -> Self {
         Self((port.0 as u64) << 48 | (generation as u64) << 32 | second as u64)

@@ -1,20 +1,18 @@
 //! The forwarding database (CAM table): which port each station was last heard on.
 //!
 //! # Theory of operation
-//! One [`Fdb`] serves all workers. Its authority is a sharded concurrent map from [`FdbKey`] to
-//! one atomic word, so refreshing and moving an entry take a shard's read lock only; inserting and
-//! removing take the write lock. In front of it each worker has an [`FdbView`] with a
-//! direct-mapped cache: a hit writes nothing shared and takes no lock.
+//! One [`Fdb`] serves all workers. The *table of record* is a sharded concurrent map from
+//! [`FdbKey`] to [`FdbEntry`]; whoever writes it holds a shard's lock. The *index* (`index.rs`)
+//! repeats it in atomic words: a frame whose stations are known reads only that, takes no lock and
+//! writes nothing shared. Each worker has an [`FdbView`], which says where the index is.
 //!
-//! *Coherence.* Caches hold only positive results, each stamped with the epoch read at the start
-//! of the batch. Whatever could make a cached result wrong (a move, a deletion, a flush) bumps
-//! the epoch, which empties every cache at the next batch. A newly learned station cannot be
-//! cached wrongly anywhere and bumps nothing, so a MAC flooder cannot empty caches; a flapping
-//! one can, at most [`MOVES_PER_SECOND_MAX`] times a second and worker.
+//! *Coherence.* A word of the index is written under the lock of its key's shard, so the two never
+//! disagree for longer than a write takes, and a move is seen by every worker at once. What the
+//! index does not have is asked of the table of record. The epoch grows with a deletion, a flush
+//! and a new index; a batch that begins after it has grown sees what it speaks of.
 //!
-//! *Ageing.* Learning refreshes the shared entry when the cache slot is older than a sixteenth of
-//! the ageing time (at least a second): a busy station costs at most 16 shared writes per ageing
-//! time and worker. Lookup never refreshes and checks the age itself, so an entry is dead the
+//! *Ageing.* Learning refreshes an entry that is older than a sixteenth of the ageing time (at
+//! least a second): a busy station costs at most 16 shared writes per ageing time. Lookup never refreshes and checks the age itself, so an entry is dead the
 //! moment its time is over; [`Fdb::sweep`] only returns its memory.
 //!
 //! *Flushing a port* bumps the port's generation: entries of an older generation are dead.
@@ -23,15 +21,17 @@
 //! (flooded, where they are addressed to it).
 
 mod entry;
+mod index;
 mod view;
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 
 use crate::addr::{DomainId, MacAddr, PortId, VlanId};
 use crate::time::Instant;
@@ -39,9 +39,10 @@ use crate::topology::PORTS_MAX;
 
 pub use entry::FdbKey;
 use entry::{FdbEntry, age};
-pub use view::{CACHE_SLOTS, FdbView, MOVES_PER_SECOND_MAX};
+use index::Index;
+pub use view::{FdbView, MOVES_PER_SECOND_MAX};
 
-/// Locks of the shared map. A sweep holds one at a time: at a million entries each covers 4,000.
+/// Locks of the table of record. A sweep holds one at a time: at a million entries each covers 4,000.
 const SHARDS: usize = 256;
 
 /// How many stations may be learned.
@@ -83,11 +84,17 @@ pub enum Learn {
 }
 
 /// The shared table.
+///
+/// Lock order: a shard of `entries`, then `index`.
 #[derive(Debug)]
 pub struct Fdb {
-    entries: DashMap<FdbKey, AtomicU64, RandomState>,
+    /// The table of record.
+    entries: DashMap<FdbKey, FdbEntry, RandomState>,
+    /// Replaced as a whole when it is worn; read by workers through an `Arc` of their own.
+    index: RwLock<Arc<Index>>,
+    seed: u64,
     len: CachePadded<AtomicUsize>,
-    /// Bumped by moves, deletions and flushes. Stored with `Release` after the change it speaks
+    /// Bumped by deletions, flushes and a new index. Stored with `Release` after the change it speaks
     /// of; its partner is the `Acquire` load in [`FdbView::begin_batch`].
     epoch: CachePadded<AtomicU64>,
     /// By port: {generation 16, unused 16, stations of this generation 32}.
@@ -110,12 +117,6 @@ pub struct FdbRow {
     pub age: Duration,
 }
 
-/// What [`Fdb::learn`] did, with what the view must cache.
-struct Learned {
-    outcome: Learn,
-    entry: FdbEntry,
-}
-
 impl Fdb {
     /// An empty table. `seed` fixes the hash, so that a simulation repeats; a running switch
     /// takes it from the system's randomness, so that stations cannot choose colliding MACs.
@@ -123,6 +124,8 @@ impl Fdb {
         let hasher = RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0x0ca5_e3a1);
         Arc::new(Self {
             entries: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
+            index: RwLock::new(Arc::new(Index::new(limits.entries_max, seed))),
+            seed,
             len: CachePadded::new(AtomicUsize::new(0)),
             epoch: CachePadded::new(AtomicU64::new(1)),
             ports: (0..PORTS_MAX).map(|_| AtomicU64::new(0)).collect(),
@@ -131,6 +134,7 @@ impl Fdb {
     }
 
     /// Entries held, dead ones that no sweep has met included.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
@@ -149,7 +153,7 @@ impl Fdb {
     pub fn rows(&self, domain: DomainId, now: Instant, ageing: Duration) -> Vec<FdbRow> {
         let mut rows = Vec::new();
         for item in &self.entries {
-            let (key, entry) = (*item.key(), load(item.value()));
+            let (key, entry) = (*item.key(), *item.value());
             if key.domain() == domain && self.alive(entry, now, ageing) {
                 rows.push(FdbRow {
                     domain,
@@ -182,9 +186,12 @@ impl Fdb {
 
     /// Forgets one station.
     pub fn remove(&self, domain: DomainId, vlan: VlanId, mac: MacAddr) -> bool {
-        let removed = self.entries.remove(&FdbKey::new(domain, vlan, mac));
-        if let Some((_, entry)) = &removed {
-            self.forget(load(entry));
+        let key = FdbKey::new(domain, vlan, mac);
+        let removed = self.entries.remove_if(&key, |_, entry| {
+            self.forget(key, *entry);
+            true
+        });
+        if removed.is_some() {
             self.bump_epoch();
         }
         removed.is_some()
@@ -193,67 +200,75 @@ impl Fdb {
     /// Returns the memory of dead entries; `ageing` tells each domain's ageing time. Walks the
     /// table shard by shard, each briefly write-locked; for a housekeeping thread.
     pub fn sweep(&self, now: Instant, ageing: impl Fn(DomainId) -> Duration) -> usize {
-        // A dead entry is in no valid cache slot: its age is checked there too, and a flush has
-        // bumped the epoch. So the epoch stays.
-        self.remove_where(|key, entry| !self.alive(entry, now, ageing(key.domain())))
+        // Nobody believed the dead entries, so the epoch stays.
+        let removed = self.remove_where(|key, entry| !self.alive(entry, now, ageing(key.domain())));
+        if self.index().is_worn(self.len()) {
+            self.renew_index();
+        }
+        removed
+    }
+
+    /// Begins a new index and fills it while the workers go on with the old one until their next
+    /// batch. What it does not have yet, they find in the table of record.
+    fn renew_index(&self) {
+        let fresh = Arc::new(Index::new(self.limits.entries_max, self.seed));
+        {
+            // Whoever writes after this writes to the new one, and its shard is copied after that.
+            // Bumped under the lock, so that a worker which learns then looks there, too.
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            *index = Arc::clone(&fresh);
+            self.bump_epoch();
+        }
+        for item in &self.entries {
+            put(&fresh, *item.key(), *item.value());
+        }
+    }
+
+    /// The index as of this moment.
+    fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Repeats an entry in the index. The caller holds the lock of the key's shard.
+    fn publish(&self, key: FdbKey, entry: FdbEntry) {
+        put(
+            &self.index.read().unwrap_or_else(PoisonError::into_inner),
+            key,
+            entry,
+        );
     }
 
     /// A hash of every entry, independent of their order: equal states have equal hashes.
     pub fn state_hash(&self) -> u64 {
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let rows = self.entries.iter();
-        rows.map(|item| hasher.hash_one((*item.key(), load(item.value()).0)))
+        rows.map(|item| hasher.hash_one((*item.key(), item.value().0)))
             .fold(self.len() as u64, u64::wrapping_add)
     }
 
     /// Notes that `key` was heard on `port`.
-    fn learn(&self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learned {
+    fn learn(&self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learn {
         let entry = FdbEntry::new(port, self.generation(port), now.second());
-        let Some(cell) = self.entries.get(&key) else {
-            return Learned {
-                outcome: self.insert(key, entry),
-                entry,
-            };
+        let Some(mut record) = self.entries.get_mut(&key) else {
+            return self.insert(key, entry);
         };
-        let old = load(cell.value());
+        let old = *record;
         if (old.port(), old.generation()) == (entry.port(), entry.generation()) {
-            cell.store(entry.0, Ordering::Relaxed);
-            return Learned {
-                outcome: Learn::Known,
-                entry,
-            };
+            *record = entry;
+            self.publish(key, entry);
+            return Learn::Known;
         }
         if !self.count_in(port) {
-            return Learned {
-                outcome: Learn::Full,
-                entry,
-            };
+            return Learn::Full;
         }
         let moved = self.alive(old, now, ageing);
-        if cell
-            .compare_exchange(old.0, entry.0, Ordering::Relaxed, Ordering::Relaxed)
-            .is_err()
-        {
-            // Another worker heard the station at the same moment; its word stands.
-            self.count_out(entry);
-            return Learned {
-                outcome: Learn::Known,
-                entry: load(cell.value()),
-            };
-        }
         self.count_out(old);
-        drop(cell);
+        *record = entry;
+        self.publish(key, entry);
         if moved {
-            self.bump_epoch();
-            return Learned {
-                outcome: Learn::Moved { from: old.port() },
-                entry,
-            };
+            return Learn::Moved { from: old.port() };
         }
-        Learned {
-            outcome: Learn::New,
-            entry,
-        }
+        Learn::New
     }
 
     fn insert(&self, key: FdbKey, entry: FdbEntry) -> Learn {
@@ -265,23 +280,39 @@ impl Fdb {
             self.len.fetch_sub(1, Ordering::Relaxed);
             return Learn::Full;
         }
-        if let Some(replaced) = self.entries.insert(key, AtomicU64::new(entry.0)) {
-            // Another worker inserted between our look and our insert.
-            self.forget(load(&replaced));
+        match self.entries.entry(key) {
+            Entry::Vacant(vacant) => {
+                let _locked = vacant.insert(entry);
+                self.publish(key, entry);
+            }
+            Entry::Occupied(mut other) => {
+                // Another worker inserted between our look and our insert.
+                self.len.fetch_sub(1, Ordering::Relaxed);
+                self.count_out(other.insert(entry));
+                self.publish(key, entry);
+            }
         }
         Learn::New
     }
 
     /// The port of a live entry.
     fn lookup(&self, key: FdbKey, now: Instant, ageing: Duration) -> Option<FdbEntry> {
-        let entry = load(self.entries.get(&key)?.value());
+        let entry = *self.entries.get(&key)?;
         self.alive(entry, now, ageing).then_some(entry)
     }
 
+    #[inline]
     fn alive(&self, entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
-        entry.generation() == self.generation(entry.port()) && !entry.aged(now, ageing)
+        self.is_current(entry) && !entry.aged(now, ageing)
     }
 
+    /// Whether the port's stations were not flushed since.
+    #[inline]
+    fn is_current(&self, entry: FdbEntry) -> bool {
+        entry.generation() == self.generation(entry.port())
+    }
+
+    #[inline]
     fn generation(&self, port: PortId) -> u16 {
         self.ports
             .get(port.index())
@@ -294,11 +325,10 @@ impl Fdb {
 
     fn remove_where(&self, dead: impl Fn(FdbKey, FdbEntry) -> bool) -> usize {
         let mut removed = 0;
-        self.entries.retain(|key, cell| {
-            let entry = load(cell);
-            let remove = dead(*key, entry);
+        self.entries.retain(|key, entry| {
+            let remove = dead(*key, *entry);
             if remove {
-                self.forget(entry);
+                self.forget(*key, *entry);
                 removed += 1;
             }
             !remove
@@ -306,7 +336,12 @@ impl Fdb {
         removed
     }
 
-    fn forget(&self, entry: FdbEntry) {
+    /// Takes notice of an entry that is about to be removed. The caller holds its shard's lock.
+    fn forget(&self, key: FdbKey, entry: FdbEntry) {
+        if let Some(word) = key.word() {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            index.clear(word);
+        }
         self.len.fetch_sub(1, Ordering::Relaxed);
         self.count_out(entry);
     }
@@ -338,8 +373,10 @@ fn generation_of(port_state: u64) -> u16 {
     (port_state >> 48) as u16
 }
 
-fn load(cell: &AtomicU64) -> FdbEntry {
-    FdbEntry(cell.load(Ordering::Relaxed))
+fn put(index: &Index, key: FdbKey, entry: FdbEntry) {
+    if let Some(word) = key.word() {
+        index.put(word, entry);
+    }
 }
 
 #[cfg(test)]

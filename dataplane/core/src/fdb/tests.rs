@@ -67,23 +67,19 @@ fn a_station_is_found_where_it_was_last_heard() {
 }
 
 #[test]
-fn another_workers_cache_follows_a_move_at_its_next_batch() {
+fn another_worker_follows_a_move_at_once() {
     let (fdb, mut one) = table();
     let mut two = FdbView::live(Arc::clone(&fdb));
     let _ = one.learn(key(1), P1, at(0), AGEING);
     assert_eq!(two.lookup(key(1), at(0), AGEING), Some(P1));
     let _ = one.learn(key(1), P2, at(0), AGEING);
-    assert_eq!(
-        two.lookup(key(1), at(0), AGEING),
-        Some(P1),
-        "within the batch"
-    );
-    two.begin_batch();
     assert_eq!(two.lookup(key(1), at(0), AGEING), Some(P2));
+    assert_eq!(one.lookup(key(1), at(0), AGEING), Some(P2));
+    assert_eq!(two.learn(key(1), P2, at(0), AGEING), Learn::Known);
 }
 
 #[test]
-fn a_new_station_empties_no_cache() {
+fn a_new_station_bumps_no_epoch() {
     let (fdb, mut view) = table();
     let before = fdb.epoch.load(Ordering::Relaxed);
     for n in 0..100 {
@@ -111,7 +107,7 @@ fn a_busy_station_is_written_at_most_sixteen_times_per_ageing_time_and_never_age
 }
 
 #[test]
-fn a_silent_station_dies_when_its_time_is_over_cached_or_not() {
+fn a_silent_station_dies_when_its_time_is_over_indexed_or_not() {
     let (fdb, mut view) = table();
     let _ = view.learn(key(1), P1, at(100), AGEING);
     assert_eq!(
@@ -119,9 +115,13 @@ fn a_silent_station_dies_when_its_time_is_over_cached_or_not() {
         Some(P1),
         "300 s is still in time"
     );
-    assert_eq!(view.lookup(key(1), at(401), AGEING), None, "cached");
+    assert_eq!(view.lookup(key(1), at(401), AGEING), None, "in the index");
     let mut fresh = FdbView::live(Arc::clone(&fdb));
-    assert_eq!(fresh.lookup(key(1), at(401), AGEING), None, "shared");
+    assert_eq!(
+        fresh.lookup(key(1), at(401), AGEING),
+        None,
+        "in another view"
+    );
     assert_eq!(fdb.sweep(at(400), |_| AGEING), 0);
     assert_eq!(fdb.sweep(at(401), |_| AGEING), 1);
     assert!(fdb.is_empty());
@@ -161,7 +161,7 @@ fn flushing_a_port_forgets_its_stations_and_no_others() {
 }
 
 #[test]
-fn removing_one_station_or_a_domain_empties_caches() {
+fn removing_one_station_or_a_domain_is_seen_by_every_view() {
     let (fdb, mut view) = table();
     let _ = view.learn(key(1), P1, at(0), AGEING);
     assert!(fdb.remove(DomainId(3), VlanId(0), key(1).mac()));
@@ -296,4 +296,75 @@ fn workers_that_learn_at_once_agree_on_the_count() {
         .sum();
     assert_eq!(counted, 200);
     assert_eq!(fdb.rows(DomainId(3), at(0), AGEING).len(), 200);
+}
+
+fn numbered(n: u32) -> FdbKey {
+    FdbKey::new(
+        DomainId(3),
+        VlanId(0),
+        MacAddr::from_u64(0x0200_0000_0000 | u64::from(n)),
+    )
+}
+
+#[test]
+fn a_worn_index_is_replaced_and_every_view_goes_on_with_the_new_one() {
+    let (fdb, mut view) = table();
+    let lasting = numbered(1_000_000);
+    let mut idle = FdbView::live(Arc::clone(&fdb));
+    let _ = idle.learn(lasting, P1, at(0), AGEING);
+    for n in 0..20_000 {
+        let _ = view.learn(numbered(n), P1, at(0), AGEING);
+    }
+    let _ = view.learn(lasting, P1, at(299), AGEING);
+    let (old, epoch) = (fdb.index(), fdb.epoch.load(Ordering::Relaxed));
+    assert_eq!(fdb.sweep(at(300), |_| AGEING), 0);
+    assert!(Arc::ptr_eq(&old, &fdb.index()), "nothing is lost yet");
+    assert_eq!(fdb.sweep(at(301), |_| AGEING), 20_000);
+    assert!(!Arc::ptr_eq(&old, &fdb.index()), "20,000 slots were lost");
+    assert!(fdb.epoch.load(Ordering::Relaxed) > epoch);
+    assert_eq!(idle.lookup(lasting, at(301), AGEING), Some(P1));
+    assert_eq!(
+        view.learn(lasting, P2, at(301), AGEING),
+        Learn::Moved { from: P1 }
+    );
+    assert_eq!(
+        view.lookup(lasting, at(301), AGEING),
+        Some(P2),
+        "a worker sees its own at once"
+    );
+    idle.begin_batch();
+    assert_eq!(idle.lookup(lasting, at(301), AGEING), Some(P2));
+    drop(old);
+    for n in 0..20_000 {
+        assert_eq!(view.learn(numbered(n), P2, at(302), AGEING), Learn::New);
+    }
+    for n in 0..20_000 {
+        assert_eq!(idle.lookup(numbered(n), at(302), AGEING), Some(P2));
+    }
+}
+
+#[test]
+fn stations_without_a_slot_are_found_in_the_table_of_record() {
+    let (fdb, mut view) = table();
+    let tagged = FdbKey::new(DomainId(3), VlanId(7), key(1).mac());
+    let nobody = FdbKey::new(DomainId(0), VlanId(0), MacAddr::ZERO);
+    assert_eq!((tagged.word(), nobody.word()), (None, None));
+    for key in [tagged, nobody] {
+        assert_eq!(view.learn(key, P1, at(0), AGEING), Learn::New);
+        assert_eq!(view.learn(key, P1, at(0), AGEING), Learn::Known);
+        assert_eq!(view.lookup(key, at(0), AGEING), Some(P1));
+    }
+    assert_eq!(view.lookup(key(1), at(0), AGEING), None, "another VLAN");
+    // Sixteen slots for hundreds of stations, which a larger table would have room for.
+    *fdb.index.write().unwrap() = Arc::new(Index::new(4, 1));
+    fdb.bump_epoch();
+    view.begin_batch();
+    for n in 0..300 {
+        let _ = view.learn(numbered(n), P1, at(0), AGEING);
+        let _ = view.learn(numbered(n), P2, at(0), AGEING);
+    }
+    for n in 0..300 {
+        let moved = if n < MOVES_PER_SECOND_MAX { P2 } else { P1 };
+        assert_eq!(view.lookup(numbered(n), at(0), AGEING), Some(moved));
+    }
 }

@@ -1,4 +1,4 @@
-//! One worker's view of the forwarding database: a direct-mapped cache in front of it.
+//! One worker's view of the forwarding database: where the index is, and what is its own.
 
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -8,31 +8,20 @@ use std::sync::Arc;
 use rustc_hash::FxBuildHasher;
 
 use super::entry::{FdbEntry, FdbKey, age};
+use super::index::Index;
 use super::{Fdb, Learn};
 use crate::addr::PortId;
 use crate::time::Instant;
 
-/// Slots of a worker's cache: 4,096 × 32 bytes, half of a typical L2 share, and far more stations
-/// than talk within one batch.
-pub const CACHE_SLOTS: usize = 4_096;
-
-/// Moves that one worker lets through in a second. Each empties every cache, which costs a few
-/// microseconds; a station that flaps faster stays where it was, and is counted.
+/// Moves that one worker lets through in a second. Each takes a lock and a cache line from every
+/// other worker; a station that flaps faster stays where it was, and is counted.
 pub const MOVES_PER_SECOND_MAX: u32 = 256;
-
-const _: () = assert!(CACHE_SLOTS.is_power_of_two());
-
-#[derive(Clone, Copy)]
-struct Slot {
-    key: FdbKey,
-    entry: FdbEntry,
-    epoch: u64,
-}
 
 /// One worker's view. Not shared: each worker, simulation or question has its own.
 pub struct FdbView {
     shared: Arc<Fdb>,
-    cache: Box<[Slot]>,
+    /// The index as of `epoch`; one without room in a what-if, which asks the tables themselves.
+    index: Arc<Index>,
     epoch: u64,
     moves: MoveBudget,
     /// Present in a what-if: learning goes here, and the shared table stays as it is.
@@ -42,16 +31,11 @@ pub struct FdbView {
 impl FdbView {
     /// A view that learns into the shared table.
     pub fn live(shared: Arc<Fdb>) -> Self {
-        let never = Slot {
-            key: FdbKey::new(Default::default(), Default::default(), Default::default()),
-            entry: FdbEntry(0),
-            epoch: 0,
-        };
-        let cache = vec![never; CACHE_SLOTS].into_boxed_slice();
+        let (index, epoch) = (shared.index(), 0);
         let mut view = Self {
             shared,
-            cache,
-            epoch: 0,
+            index,
+            epoch,
             moves: MoveBudget::default(),
             overlay: None,
         };
@@ -62,6 +46,7 @@ impl FdbView {
     /// A view that reads the shared table and keeps what it learns to itself.
     pub fn overlay(shared: Arc<Fdb>) -> Self {
         Self {
+            index: Arc::new(Index::new(0, 0)),
             overlay: Some(HashMap::default()),
             ..Self::live(shared)
         }
@@ -72,30 +57,66 @@ impl FdbView {
     pub fn begin_batch(&mut self) {
         // Acquire: pairs with the Release in `Fdb::bump_epoch`; what was changed before the bump
         // is seen by every lookup of this batch.
-        self.epoch = self.shared.epoch.load(Ordering::Acquire);
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.take_index();
+        }
     }
 
-    /// Notes that a station was heard on `port`. A cache hit costs no lock and no shared write.
+    /// Notes that a station was heard on `port`. One that is known there costs no lock and no
+    /// shared write.
     #[inline]
     pub fn learn(&mut self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learn {
-        let slot = self.slot(key);
-        if slot.key == key && slot.epoch == self.epoch && slot.entry.port() == port {
+        let entry = self.indexed(key);
+        if entry.port() == port && entry != FdbEntry::NONE && self.shared.is_current(entry) {
             let refresh = (ageing.as_secs() / 16).max(1);
-            if u64::from(age(now, slot.entry.second())) < refresh {
+            if u64::from(age(now, entry.second())) < refresh {
                 return Learn::Known;
             }
         }
         self.learn_slowly(key, port, now, ageing)
     }
 
-    /// The port on which a station was last heard. A cache hit costs no lock.
+    /// The port on which a station was last heard. One that is known costs no lock.
     #[inline]
     pub fn lookup(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<PortId> {
-        let slot = self.slot(key);
-        if slot.key == key && slot.epoch == self.epoch && !slot.entry.aged(now, ageing) {
-            return Some(slot.entry.port());
+        let entry = self.indexed(key);
+        if entry != FdbEntry::NONE && self.shared.alive(entry, now, ageing) {
+            return Some(entry.port());
         }
         self.lookup_slowly(key, now, ageing)
+    }
+
+    /// Reads ahead what `learn` or `lookup` will ask of a station. The value is for the caller to
+    /// use up.
+    #[inline]
+    pub fn touch(&self, key: FdbKey) -> u64 {
+        key.word().map_or(0, |word| self.index.touch(word))
+    }
+
+    /// Stations in the table, dead ones included.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.shared.len()
+    }
+
+    /// Whether the table has no station.
+    pub fn is_empty(&self) -> bool {
+        self.shared.is_empty()
+    }
+
+    #[inline]
+    fn indexed(&self, key: FdbKey) -> FdbEntry {
+        key.word()
+            .map_or(FdbEntry::NONE, |word| self.index.get(word))
+    }
+
+    #[cold]
+    fn take_index(&mut self) {
+        if self.overlay.is_none() {
+            self.index = self.shared.index();
+        }
     }
 
     #[cold]
@@ -110,23 +131,15 @@ impl FdbView {
             return Learn::MoveRefused;
         }
         let learned = self.shared.learn(key, port, now, ageing);
-        match learned.outcome {
-            Learn::New | Learn::Known => self.remember(key, learned.entry),
-            // The epoch has moved on: the slot would be stale at once.
-            Learn::Moved { .. } => self.begin_batch(),
-            Learn::Full | Learn::MoveRefused | Learn::Exempt => {}
-        }
-        learned.outcome
+        // What was learned may stand in a newer index than this view has.
+        self.begin_batch();
+        learned
     }
 
     #[cold]
     #[inline(never)]
     fn lookup_slowly(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<PortId> {
-        let entry = self.known(key, now, ageing)?;
-        if self.overlay.is_none() {
-            self.remember(key, entry);
-        }
-        Some(entry.port())
+        self.known(key, now, ageing).map(FdbEntry::port)
     }
 
     /// What the overlay or else the shared table knows of a station.
@@ -156,20 +169,6 @@ impl FdbView {
             overlay.insert(key, entry);
         }
         outcome
-    }
-
-    #[inline]
-    fn slot(&self, key: FdbKey) -> &Slot {
-        &self.cache[key.mix() as usize & (CACHE_SLOTS - 1)]
-    }
-
-    fn remember(&mut self, key: FdbKey, entry: FdbEntry) {
-        let index = key.mix() as usize & (CACHE_SLOTS - 1);
-        self.cache[index] = Slot {
-            key,
-            entry,
-            epoch: self.epoch,
-        };
     }
 }
 

@@ -1,12 +1,22 @@
 //! Admission of frames into a bridge domain.
 
 use crate::addr::{MacAddr, VlanId};
-use crate::headers::Headers;
+use crate::headers::{ETHERNET_SIZE, Headers};
 use crate::topology::{Port, Role};
 use crate::verdict::DropReason;
 
 /// The VLAN of every frame in a domain that is transparent to tags.
-const TRANSPARENT: VlanId = VlanId(0);
+pub(crate) const TRANSPARENT: VlanId = VlanId(0);
+
+/// Destination and source of an Ethernet header.
+#[inline]
+pub(crate) const fn addresses(ethernet: &[u8; ETHERNET_SIZE]) -> [MacAddr; 2] {
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, _, _] = *ethernet;
+    [
+        MacAddr([d0, d1, d2, d3, d4, d5]),
+        MacAddr([s0, s1, s2, s3, s4, s5]),
+    ]
+}
 
 /// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
 /// of uplinks enter no domain and pass.
