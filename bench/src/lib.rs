@@ -8,11 +8,25 @@
 //! made.
 
 pub mod bar;
+pub mod compare;
 mod core_alone;
+pub mod diff;
+pub mod invented;
+pub mod leftover;
+pub mod library;
 mod load;
+pub mod manifest;
 pub mod measure;
+pub mod plan;
+mod progress;
+pub mod real;
+pub mod record;
+pub mod report;
 pub mod result;
+pub mod run;
 pub mod scenario;
+pub mod session;
+pub mod stats;
 mod summary;
 pub mod system;
 mod systems;

@@ -1,14 +1,19 @@
-//! Side-by-side experiments: Causeway and the kernel bridge doing the same work in one run.
+//! The command line of the bench: `cargo run --release -p bench -- --help`.
 //!
-//! `cargo run --release -p bench -- bar` prints the lines of the performance bar. Everything runs
-//! in network namespaces that the run makes and that vanish with it.
+//! Everything runs in network namespaces that a run makes and that vanish with it.
+
+mod command;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use bench::bar;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
-/// Compares Causeway with the kernel bridge on the same work, in turn, in one run.
+/// Compares Causeway with other switches on the same work, in turn, in one run.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "bench", version, about)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -16,6 +21,70 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a scenario: a TOML file, or the name of one that comes with the program.
+    ///
+    /// Needs root, for network namespaces. Ctrl-C keeps what has been measured.
+    #[command(after_help = "Examples:\n  \
+        bench run smoke\n  \
+        bench run pair-bulk --repeats 9 --only-system causeway\n  \
+        bench run my.toml --install --out results\n  \
+        bench run my.toml --invented 0.02      # what would the report look like?")]
+    Run {
+        /// The scenario: a file or a name.
+        scenario: String,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Lists the scenarios that come with the program.
+    List,
+    /// Reads a scenario and says what would be run, and how long that takes.
+    #[command(after_help = "Examples:\n  bench check my.toml\n  bench check pair-frames")]
+    Check {
+        /// The scenario: a file or a name.
+        scenario: String,
+    },
+    /// Runs the scenario of a result again.
+    #[command(after_help = "Example:\n  bench rerun bench-results/smoke-2026-01-31T12-00-00Z.json")]
+    Rerun {
+        /// The result, or the journal of a run that was killed.
+        result: PathBuf,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Compares two results; exits with 1 when something became slower.
+    #[command(after_help = "Example:\n  bench diff before.json after.json")]
+    Diff {
+        /// The old result.
+        old: PathBuf,
+        /// The new result.
+        new: PathBuf,
+    },
+    /// Shows results: as tables, or as a page.
+    #[command(after_help = "Examples:\n  \
+        bench report result.json\n  \
+        bench report result.json --html result.html\n  \
+        bench report a.json b.json --markdown page.md")]
+    Report {
+        /// The results, or journals of runs that were killed.
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        /// Writes one self-contained page with plots.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Writes a Markdown page.
+        #[arg(long, value_name = "FILE")]
+        markdown: Option<PathBuf>,
+    },
+    /// Says which reference systems are here, and what would bring the absent ones.
+    Systems,
+    /// Ends processes and removes directories that a killed run has left behind.
+    Clean,
+    /// Prints a completion script.
+    #[command(after_help = "Example:\n  bench completion bash > /etc/bash_completion.d/bench")]
+    Completion {
+        /// For which shell.
+        shell: Shell,
+    },
     /// Prints every line of the bar that is built: least, stretch, reached.
     ///
     /// Needs root, for network namespaces. Takes about three minutes.
@@ -40,25 +109,65 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    let Command::Bar {
-        repeats,
-        json,
-        only,
-        spin,
-        workers,
-    } = Arguments::parse().command;
-    let options = bar::Options {
-        repeats: repeats as usize,
-        only,
-        spin,
-        workers,
+/// How a scenario is run.
+#[derive(Debug, Args)]
+struct RunOptions {
+    /// Measurements of each system at each point, instead of the scenario's; a finding needs 5.
+    #[arg(long)]
+    repeats: Option<u32>,
+    /// Where the result goes; made when it is not there.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    out: PathBuf,
+    /// Only this system beside the baseline; may be given several times.
+    #[arg(long, value_name = "SYSTEM")]
+    only_system: Vec<String>,
+    /// Installs the Debian packages of the scenario's reference systems first.
+    #[arg(long)]
+    install: bool,
+    /// Prints the result as JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Prints one line for each sample and metric instead of the table.
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    /// Invents the figures, with this standard deviation as a share, instead of measuring.
+    #[arg(long, value_name = "NOISE", conflicts_with = "install")]
+    invented: Option<f64>,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run { scenario, options } => command::run(&scenario, &options),
+        Command::List => command::list(),
+        Command::Check { scenario } => command::check(&scenario),
+        Command::Rerun { result, options } => command::rerun(&result, &options),
+        Command::Diff { old, new } => command::diff(&old, &new),
+        Command::Report {
+            results,
+            html,
+            markdown,
+        } => command::report(&results, html.as_deref(), markdown.as_deref()),
+        Command::Systems => command::systems(),
+        Command::Clean => command::clean(),
+        Command::Completion { shell } => command::completion::<Arguments>(shell),
+        Command::Bar {
+            repeats,
+            json,
+            only,
+            spin,
+            workers,
+        } => command::bar(
+            &bar::Options {
+                repeats: repeats as usize,
+                only,
+                spin,
+                workers,
+            },
+            json,
+        ),
     };
-    let lines = bar::run(&options)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&lines)?);
-    } else {
-        bar::print(&lines);
-    }
-    Ok(())
+    done.unwrap_or_else(|error| {
+        eprintln!("bench: {error:#}");
+        ExitCode::from(2)
+    })
 }

@@ -1,19 +1,20 @@
 //! What was measured: one document for a whole run, from which tables, plots and pages are made.
 //!
-//! Only measured values are stored. Medians, intervals and verdicts are computed from them when
+//! Only measured values are stored. Medians, intervals and findings are computed from them when
 //! they are shown, so that an old result can be looked at with better statistics.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::{Plan, PlannedPoint};
 use crate::scenario::Scenario;
 
 /// Version of the document; another one is refused.
 pub const FORMAT: u32 = 1;
 
 /// A run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Results {
     /// [`FORMAT`].
@@ -31,7 +32,7 @@ pub struct Results {
 }
 
 /// Where and with what a run was measured.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// RFC 3339, UTC.
     pub started: String,
@@ -47,13 +48,16 @@ pub struct Manifest {
     pub cpus: usize,
     /// Seed of everything random.
     pub seed: u64,
-    /// Everything else that may matter, by name: sysctls, mitigations, governors, versions of the
-    /// reference systems, offloads of the devices, placement.
+    /// Everything else about the machine that may matter, by name: sysctls, mitigations,
+    /// governors, the load before the run.
     pub facts: BTreeMap<String, String>,
+    /// What each system says of itself, by its name: its version, offloads, devices.
+    #[serde(default)]
+    pub systems: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// One combination of the axes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Value of each axis by its name.
     pub axes: BTreeMap<String, String>,
@@ -62,14 +66,24 @@ pub struct Point {
 }
 
 /// The measurements of one system at one point.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SystemSamples {
     /// Name of the system, as in the scenario.
     pub system: String,
     /// In the order in which they were taken; the warm-up is not among them.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<Taken>,
     /// Why there are fewer samples than asked for.
     pub failure: Option<String>,
+}
+
+/// A measurement and when it was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The round, from 0. Measurements of the same round and point are pairs.
+    pub round: u32,
+    /// What was measured.
+    #[serde(flatten)]
+    pub sample: Sample,
 }
 
 /// One measurement.
@@ -131,6 +145,24 @@ pub struct Absent {
     pub system: String,
     /// Why, and what would help.
     pub reason: String,
+}
+
+impl Results {
+    /// The document of a run that has not measured anything yet.
+    pub fn empty(plan: &Plan, manifest: Manifest) -> Self {
+        let point = |point: &PlannedPoint| Point {
+            axes: point.axes.clone(),
+            systems: Vec::new(),
+        };
+        Self {
+            format: FORMAT,
+            manifest,
+            scenario: plan.scenario.clone(),
+            points: plan.points.iter().map(point).collect(),
+            absent: Vec::new(),
+            partial: None,
+        }
+    }
 }
 
 impl Metric {

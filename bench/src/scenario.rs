@@ -28,6 +28,12 @@ pub struct Scenario {
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
+    /// Whether the baseline takes part a second time, which gives the noise floor.
+    #[serde(default = "noise_floor_default")]
+    pub noise_floor: bool,
+    /// How long a system lives.
+    #[serde(default)]
+    pub instances: Instances,
     /// Details of the load.
     #[serde(default)]
     pub load: Load,
@@ -38,6 +44,35 @@ pub struct Scenario {
 
 const fn repeats_default() -> u32 {
     5
+}
+
+const fn noise_floor_default() -> bool {
+    true
+}
+
+/// How long a system lives at a point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instances {
+    /// Started for each measurement and stopped after it: nothing else runs beside it, and how one
+    /// instance differs from the next is part of the spread.
+    #[default]
+    Fresh,
+    /// Started once at each point, all side by side: for what takes long to set up. Systems that
+    /// spin when idle take CPU time from the others.
+    Kept,
+}
+
+impl Scenario {
+    /// What the others are compared with.
+    pub fn baseline(&self) -> SystemName {
+        self.baseline.unwrap_or_else(|| {
+            *self
+                .systems
+                .first()
+                .expect("a scenario that was read has systems")
+        })
+    }
 }
 
 /// What is measured.

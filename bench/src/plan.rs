@@ -1,0 +1,508 @@
+//! From the text of a scenario to the list of points that a run visits, or to a clear refusal.
+//!
+//! Everything that can be known to be wrong is refused here, before anything is started. What only
+//! the machine can tell (a system that is absent or cannot do the topology) is not: the run names
+//! it and goes on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use dataplane::WORKERS_MAX;
+use dataplane_port::BATCH_MAX;
+
+use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN};
+use crate::scenario::{Instances, Load, MeasureName, Scenario};
+use crate::system::{BackendName, Setup, Shape, SystemName, WaitingMode};
+
+/// Points of one scenario: with three systems and five rounds that is over an hour.
+pub const POINTS_MAX: usize = 256;
+/// Rounds of one point.
+pub const REPEATS_MAX: u32 = 99;
+/// Sandboxes on one switch: the product's own goal.
+pub const PORTS_MAX: u16 = 2_000;
+/// Longest measurement, in milliseconds.
+pub const DURATION_MS_MAX: u64 = 60_000;
+/// Shortest measurement, in milliseconds: ten ticks of the kernel's CPU accounting.
+pub const DURATION_MS_MIN: u64 = 100;
+/// Most round trips of one measurement.
+pub const ROUND_TRIPS_MAX: u32 = 10_000_000;
+/// Highest rate, in frames a second: ten times what a core can send.
+pub const RATE_MAX: f64 = 1e8;
+/// What a frame has around its packet: addresses, type and check sequence.
+const FRAME_OVERHEAD: u16 = 18;
+/// Smallest MTU: what IPv6 asks for, so that every topology can use it.
+const MTU_MIN: u16 = 1_280;
+/// Largest MTU that Linux gives a TAP or a veth.
+const MTU_MAX: u16 = 65_521;
+/// Longest scenario text, in bytes.
+const TEXT_SIZE_MAX: usize = 1 << 20;
+/// Longest discarded measurement before the first one that counts.
+const WARM_UP_MAX: Duration = Duration::from_millis(300);
+
+/// Sandboxes of a star whose scenario does not say.
+const STAR_PORTS_DEFAULT: u16 = 8;
+const MTU_DEFAULT: u16 = 1_500;
+const WORKERS_DEFAULT: u16 = 2;
+
+/// Why a scenario is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refused {
+    /// Line of the text, from 1, where it is known.
+    pub line: Option<usize>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+/// A scenario that can be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What it was made from.
+    pub scenario: Scenario,
+    /// In the order in which they are visited.
+    pub points: Vec<PlannedPoint>,
+}
+
+/// One combination of the axes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedPoint {
+    /// The values of the axes that the scenario varies, by name.
+    pub axes: BTreeMap<String, String>,
+    /// What systems are set up with.
+    pub setup: Setup,
+    /// Flows side by side.
+    pub flows: u16,
+    /// Bytes of a frame, its check sequence included.
+    pub frame_size: u16,
+    /// Congestion control of TCP; `None` is the machine's default.
+    pub congestion: Option<String>,
+}
+
+/// Reads a scenario and plans it.
+///
+/// # Errors
+/// Names the line and the key, and for an unknown word the nearest known one.
+pub fn read(text: &str) -> Result<Plan, Refused> {
+    if text.len() > TEXT_SIZE_MAX {
+        return Err(Refused {
+            line: None,
+            message: format!(
+                "{} bytes are no scenario; at most {TEXT_SIZE_MAX} are read",
+                text.len()
+            ),
+        });
+    }
+    let scenario: Scenario = toml::from_str(text).map_err(|error| refused_by_toml(text, &error))?;
+    plan(scenario).map_err(|(key, message)| Refused {
+        line: line_of_key(text, key),
+        message,
+    })
+}
+
+/// The points of a scenario.
+///
+/// # Errors
+/// The key that is wrong, and why.
+pub fn plan(scenario: Scenario) -> Result<Plan, (&'static str, String)> {
+    check_systems(&scenario)?;
+    check_load(&scenario)?;
+    check_axes(&scenario)?;
+    let points = cross(&scenario);
+    check_points(&scenario, &points)?;
+    Ok(Plan { scenario, points })
+}
+
+impl Plan {
+    /// Who takes part in each round: every system, and the baseline once more.
+    pub fn contestants(&self) -> Vec<Contestant> {
+        let named = |system: &SystemName| Contestant {
+            label: word(system),
+            system: *system,
+        };
+        let mut all: Vec<_> = self.scenario.systems.iter().map(named).collect();
+        if self.scenario.noise_floor {
+            all.push(Contestant {
+                label: AGAIN.to_owned(),
+                system: self.scenario.baseline(),
+            });
+        }
+        all
+    }
+
+    /// Measurements of the whole run, warm-ups not counted.
+    pub fn measurements(&self) -> usize {
+        self.points.len() * self.scenario.repeats as usize * self.contestants().len()
+    }
+
+    /// About how long the run takes when every system takes part.
+    pub fn estimated(&self) -> Duration {
+        let load = &self.scenario.load;
+        let one = measurement_time(self.scenario.measure, load);
+        let start = Duration::from_millis(600);
+        let each = match self.scenario.instances {
+            Instances::Fresh => one + one.min(WARM_UP_MAX) + start,
+            Instances::Kept => one,
+        };
+        each * u32::try_from(self.measurements()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The load of the discarded measurement that precedes the first one of an instance.
+pub fn warm_up(load: Load) -> Load {
+    let duration_ms = load.duration_ms.min(WARM_UP_MAX.as_millis() as u64);
+    Load {
+        duration_ms,
+        warm_up_ms: load.warm_up_ms.min(duration_ms / 3),
+        round_trips: load.round_trips.min(500),
+        ..load
+    }
+}
+
+/// Who takes part in each round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contestant {
+    /// Its name in results.
+    pub label: String,
+    /// What it is.
+    pub system: SystemName,
+}
+
+/// What the baseline is called when it takes part the second time.
+pub const AGAIN: &str = "baseline again";
+
+/// What one measurement takes, roughly.
+fn measurement_time(measure: MeasureName, load: &Load) -> Duration {
+    let duration = Duration::from_millis(load.duration_ms + load.warm_up_ms);
+    match measure {
+        // A search tries about eight rates.
+        MeasureName::FramesAtLoss => duration * 8,
+        MeasureName::RoundTrip => Duration::from_micros(u64::from(load.round_trips) * 50),
+        MeasureName::TcpBulk
+        | MeasureName::Frames
+        | MeasureName::Connections
+        | MeasureName::Idle => duration,
+    }
+}
+
+type Check = Result<(), (&'static str, String)>;
+
+fn check(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err((key, message())) }
+}
+
+fn check_systems(scenario: &Scenario) -> Check {
+    let name = &scenario.name;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    check(
+        !name.is_empty() && name.len() <= 64 && name.chars().all(plain),
+        "name",
+        || format!("'{name}' cannot name a file; use letters, digits, '-' and '_', at most 64"),
+    )?;
+    check(!scenario.systems.is_empty(), "systems", || {
+        "nothing to compare; list at least one system".to_owned()
+    })?;
+    check(distinct(&scenario.systems), "systems", || {
+        "a system is listed twice; each takes part once".to_owned()
+    })?;
+    check(
+        scenario.systems.contains(&scenario.baseline()),
+        "baseline",
+        || "the baseline does not take part; add it to `systems`".to_owned(),
+    )?;
+    let repeats = scenario.repeats;
+    check((3..=REPEATS_MAX).contains(&repeats), "repeats", || {
+        format!("{repeats} repeats; give 3 to {REPEATS_MAX} (a finding needs 5)")
+    })
+}
+
+fn check_load(scenario: &Scenario) -> Check {
+    let load = &scenario.load;
+    check(
+        (DURATION_MS_MIN..=DURATION_MS_MAX).contains(&load.duration_ms),
+        "duration-ms",
+        || {
+            format!(
+                "{} ms; give {DURATION_MS_MIN} to {DURATION_MS_MAX}",
+                load.duration_ms
+            )
+        },
+    )?;
+    check(load.warm_up_ms < load.duration_ms, "warm-up-ms", || {
+        "the warm-up leaves nothing to measure; make it shorter than duration-ms".to_owned()
+    })?;
+    let rates = 1.0..=RATE_MAX;
+    check(rates.contains(&load.rate), "rate", || {
+        format!("{} frames a second; give 1 to {RATE_MAX:e}", load.rate)
+    })?;
+    check(rates.contains(&load.rate_max), "rate-max", || {
+        format!("{} frames a second; give 1 to {RATE_MAX:e}", load.rate_max)
+    })?;
+    check((0.0..=0.5).contains(&load.loss_max), "loss-max", || {
+        format!(
+            "a loss of {} cannot be asked for; give 0 to 0.5",
+            load.loss_max
+        )
+    })?;
+    check(
+        (100..=ROUND_TRIPS_MAX).contains(&load.round_trips),
+        "round-trips",
+        || {
+            format!(
+                "{} round trips; give 100 to {ROUND_TRIPS_MAX}",
+                load.round_trips
+            )
+        },
+    )
+}
+
+/// Axes that make no difference, or make no sense, for what is measured.
+fn check_axes(scenario: &Scenario) -> Check {
+    let (axes, measure) = (&scenario.axes, scenario.measure);
+    let ours = scenario.systems.contains(&SystemName::Causeway);
+    for (key, varied) in [
+        ("workers", !axes.workers.is_empty()),
+        ("backend", !axes.backend.is_empty()),
+        ("batch", !axes.batch.is_empty()),
+        ("waiting", !axes.waiting.is_empty()),
+    ] {
+        check(ours || !varied, key, || {
+            format!("only causeway has `{key}`, and it does not take part; add it to `systems`")
+        })?;
+    }
+    let tcp = matches!(
+        measure,
+        MeasureName::TcpBulk | MeasureName::RoundTrip | MeasureName::Connections
+    );
+    check(tcp || axes.congestion.is_empty(), "congestion", || {
+        format!("{} does not use TCP; remove `congestion`", word(&measure))
+    })?;
+    let datagrams = matches!(measure, MeasureName::Frames | MeasureName::FramesAtLoss);
+    check(
+        datagrams || axes.frame_size.is_empty(),
+        "frame-size",
+        || {
+            format!(
+                "{} does not choose the size of its frames; vary `mtu`, or measure frames",
+                word(&measure)
+            )
+        },
+    )?;
+    let quiet = measure == MeasureName::Idle;
+    check(!quiet || axes.flows.is_empty(), "flows", || {
+        "idle has no flows; remove `flows`".to_owned()
+    })?;
+    let star = scenario.topology == Shape::Star;
+    check(star || axes.ports.is_empty(), "ports", || {
+        "only a star has a choice of ports; use topology = \"star\"".to_owned()
+    })?;
+    check_values(scenario)
+}
+
+/// Single values that cannot be, whatever the others are.
+fn check_values(scenario: &Scenario) -> Check {
+    let axes = &scenario.axes;
+    let lists = [
+        ("frame-size", &axes.frame_size, FRAME_SIZE_MIN, u16::MAX),
+        ("ports", &axes.ports, 2, PORTS_MAX),
+        ("workers", &axes.workers, 1, WORKERS_MAX as u16),
+        ("batch", &axes.batch, 1, BATCH_MAX as u16),
+        ("flows", &axes.flows, 1, FLOWS_MAX),
+        ("mtu", &axes.mtu, MTU_MIN, MTU_MAX),
+    ];
+    for (key, values, least, most) in lists {
+        let wrong = values.iter().find(|v| !(least..=most).contains(*v));
+        if let Some(wrong) = wrong {
+            return Err((key, format!("`{key}` {wrong}; give {least} to {most}")));
+        }
+        check(distinct(values), key, || twice(key))?;
+    }
+    check(distinct(&axes.backend), "backend", || twice("backend"))?;
+    check(distinct(&axes.gso), "gso", || twice("gso"))?;
+    check(distinct(&axes.waiting), "waiting", || twice("waiting"))?;
+    check(distinct(&axes.congestion), "congestion", || {
+        twice("congestion")
+    })?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    let bad = axes
+        .congestion
+        .iter()
+        .find(|name| name.is_empty() || name.len() > 15 || !name.chars().all(plain));
+    match bad {
+        Some(name) => Err((
+            "congestion",
+            format!("'{name}' is no congestion control; try bbr, cubic or reno"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn twice(key: &str) -> String {
+    format!("a value of `{key}` is listed twice; each is one point")
+}
+
+/// Combinations that cannot be, and too many of them.
+fn check_points(scenario: &Scenario, points: &[PlannedPoint]) -> Check {
+    check(points.len() <= POINTS_MAX, "axes", || {
+        format!(
+            "{} points; at most {POINTS_MAX}: shorten an axis or split the scenario",
+            points.len()
+        )
+    })?;
+    let datagrams = matches!(
+        scenario.measure,
+        MeasureName::Frames | MeasureName::FramesAtLoss
+    );
+    for point in points.iter().filter(|_| datagrams) {
+        let most = point.setup.mtu.saturating_add(FRAME_OVERHEAD);
+        check(point.frame_size <= most, "frame-size", || {
+            format!(
+                "frames of {} bytes do not fit an MTU of {}; at most {most}, or raise `mtu`",
+                point.frame_size, point.setup.mtu
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn distinct<T: PartialEq>(values: &[T]) -> bool {
+    let mut rest = values;
+    while let [first, others @ ..] = rest {
+        if others.contains(first) {
+            return false;
+        }
+        rest = others;
+    }
+    true
+}
+
+/// Every combination of the axes; the last axis changes fastest.
+fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
+    let axes = &scenario.axes;
+    let ports = match scenario.topology {
+        Shape::Star => STAR_PORTS_DEFAULT,
+        Shape::Pair | Shape::NatOut | Shape::PortForward => 2,
+    };
+    let plain = PlannedPoint {
+        axes: BTreeMap::new(),
+        setup: Setup {
+            shape: scenario.topology,
+            ports,
+            mtu: MTU_DEFAULT,
+            gso: true,
+            workers: WORKERS_DEFAULT,
+            backend: BackendName::default(),
+            batch: None,
+            waiting: WaitingMode::default(),
+        },
+        flows: 1,
+        frame_size: FRAME_SIZE_MIN,
+        congestion: None,
+    };
+    let points = vec![plain];
+    let points = vary(points, "backend", &axes.backend, |p, v| {
+        p.setup.backend = *v;
+    });
+    let points = vary(points, "waiting", &axes.waiting, |p, v| {
+        p.setup.waiting = *v;
+    });
+    let points = vary(points, "batch", &axes.batch, |p, v| {
+        p.setup.batch = Some(*v);
+    });
+    let points = vary(points, "gso", &axes.gso, |p, v| p.setup.gso = *v);
+    let points = vary(points, "mtu", &axes.mtu, |p, v| p.setup.mtu = *v);
+    let points = vary(points, "congestion", &axes.congestion, |p, v| {
+        p.congestion = Some(v.clone());
+    });
+    let points = vary(points, "ports", &axes.ports, |p, v| p.setup.ports = *v);
+    let points = vary(points, "workers", &axes.workers, |p, v| {
+        p.setup.workers = *v;
+    });
+    let points = vary(points, "flows", &axes.flows, |p, v| p.flows = *v);
+    vary(points, "frame-size", &axes.frame_size, |p, v| {
+        p.frame_size = *v;
+    })
+}
+
+/// Each point once for each value; an axis without values leaves them as they are. Stops soon
+/// after [`POINTS_MAX`], which the caller refuses.
+fn vary<T: serde::Serialize>(
+    points: Vec<PlannedPoint>,
+    name: &str,
+    values: &[T],
+    set: impl Fn(&mut PlannedPoint, &T),
+) -> Vec<PlannedPoint> {
+    if values.is_empty() {
+        return points;
+    }
+    let with = |point: &PlannedPoint, value: &T| {
+        let mut point = point.clone();
+        set(&mut point, value);
+        point.axes.insert(name.to_owned(), word(value));
+        point
+    };
+    let each = points.iter();
+    each.flat_map(|point| values.iter().map(move |value| with(point, value)))
+        .take(POINTS_MAX * 64)
+        .collect()
+}
+
+/// A value as scenarios write it, without quotes.
+pub fn word(value: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What the TOML reader says, with its line, and with the nearest known word for an unknown one.
+fn refused_by_toml(text: &str, error: &toml::de::Error) -> Refused {
+    let message = error.message();
+    let mut words = message.split('`').skip(1).step_by(2);
+    let unknown = message
+        .starts_with("unknown ")
+        .then(|| words.next())
+        .flatten();
+    let nearest = unknown.and_then(|unknown| {
+        let like = |word: &&str| (strsim::jaro_winkler(unknown, word) * 1000.0) as u32;
+        words.max_by_key(like)
+    });
+    let message = match (unknown, nearest) {
+        (Some(unknown), Some(nearest)) => {
+            let kind = if message.starts_with("unknown field") {
+                "key"
+            } else {
+                "value"
+            };
+            let known = message.split_once(", ").map_or("", |(_, known)| known);
+            format!("unknown {kind} `{unknown}`; the nearest known is `{nearest}` ({known})")
+        }
+        _ => message.to_owned(),
+    };
+    let line = error
+        .span()
+        .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    Refused { line, message }
+}
+
+/// The line that sets a key.
+fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    let sets = |line: &str| {
+        let line = line.trim_start();
+        let rest = line.strip_prefix(key).map(str::trim_start);
+        rest.is_some_and(|rest| rest.starts_with('=')) || line.starts_with(&format!("[{key}]"))
+    };
+    text.lines().position(sets).map(|index| index + 1)
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

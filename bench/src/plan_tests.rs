@@ -1,0 +1,170 @@
+//! What is planned, and what is refused in which words.
+
+use super::*;
+
+const HEAD: &str = "name = \"t\"\ntopology = \"pair\"\nmeasure = \"frames\"\n\
+                    systems = [\"bridge\", \"causeway\"]\n";
+
+#[track_caller]
+fn refusal(text: &str) -> String {
+    read(text).expect_err("it is refused").to_string()
+}
+
+#[test]
+fn every_combination_of_the_axes_is_a_point_and_the_last_axis_changes_fastest() {
+    let text = format!("{HEAD}[axes]\nworkers = [1, 2]\nframe-size = [64, 1518]\n");
+    let plan = read(&text).unwrap();
+    let shown: Vec<String> = plan
+        .points
+        .iter()
+        .map(|point| {
+            format!(
+                "{:?} {} {}",
+                point.axes, point.setup.workers, point.frame_size
+            )
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            r#"{"frame-size": "64", "workers": "1"} 1 64"#,
+            r#"{"frame-size": "1518", "workers": "1"} 1 1518"#,
+            r#"{"frame-size": "64", "workers": "2"} 2 64"#,
+            r#"{"frame-size": "1518", "workers": "2"} 2 1518"#,
+        ]
+    );
+    assert_eq!(plan.measurements(), 4 * 5 * 3);
+}
+
+#[test]
+fn the_baseline_is_the_first_system_and_takes_part_twice() {
+    let labels = |text: &str| -> Vec<String> {
+        let contestants = read(text).unwrap().contestants().into_iter();
+        contestants.map(|contestant| contestant.label).collect()
+    };
+    assert_eq!(labels(HEAD), ["bridge", "causeway", "baseline again"]);
+    let without = format!("{HEAD}noise-floor = false\n");
+    assert_eq!(labels(&without), ["bridge", "causeway"]);
+    let other = format!("{HEAD}baseline = \"causeway\"\n");
+    let plan = read(&other).unwrap();
+    assert_eq!(plan.contestants()[2].system, SystemName::Causeway);
+}
+
+#[test]
+fn a_planned_scenario_survives_its_json() {
+    let text = format!("{HEAD}[load]\nrate = 5000\n[axes]\nmtu = [1500, 9000]\ngso = [true]\n");
+    let plan = read(&text).unwrap();
+    let json = serde_json::to_string(&plan.scenario).unwrap();
+    let again = super::plan(serde_json::from_str(&json).unwrap()).unwrap();
+    assert_eq!(again, plan);
+}
+
+#[test]
+fn refusals_name_the_line_the_key_and_what_to_do() {
+    let axes = |text: &str| format!("{HEAD}[axes]\n{text}\n");
+    let golden: Vec<(String, &str)> = vec![
+        (
+            axes("worker = [1]"),
+            "line 6: unknown key `worker`; the nearest known is `workers` (expected one of \
+             `frame-size`, `ports`, `workers`, `backend`, `batch`, `flows`, `mtu`, `gso`, \
+             `waiting`, `congestion`)",
+        ),
+        (
+            HEAD.replace("\"causeway\"", "\"cuaseway\""),
+            "line 4: unknown value `cuaseway`; the nearest known is `causeway` (expected one of \
+             `causeway`, `veth`, `bridge`, `nft`, `ovs-packet`, `ovs-xdp`, `vde`, `pasta`, \
+             `docker-proxy`)",
+        ),
+        (
+            HEAD.replace("systems = ", "system = "),
+            "line 4: unknown key `system`; the nearest known is `systems` (expected one of \
+             `name`, `about`, `topology`, `measure`, `systems`, `baseline`, `repeats`, `seed`, \
+             `noise-floor`, `instances`, `load`, `axes`)",
+        ),
+        (
+            HEAD.replace("topology = \"pair\"\n", ""),
+            "line 1: missing field `topology`",
+        ),
+        (
+            axes("workers = [-1]"),
+            "line 6: invalid value: integer `-1`, expected u16",
+        ),
+        (
+            axes("frame-size = [64, 1519]"),
+            "line 6: frames of 1519 bytes do not fit an MTU of 1500; at most 1518, or raise `mtu`",
+        ),
+        (
+            axes("frame-size = [63]"),
+            "line 6: `frame-size` 63; give 64 to 65535",
+        ),
+        (axes("workers = [0]"), "line 6: `workers` 0; give 1 to 64"),
+        (axes("batch = [65]"), "line 6: `batch` 65; give 1 to 64"),
+        (
+            axes("flows = [1, 1]"),
+            "line 6: a value of `flows` is listed twice; each is one point",
+        ),
+        (
+            axes("ports = [4]"),
+            "line 6: only a star has a choice of ports; use topology = \"star\"",
+        ),
+        (
+            axes("ports = [1]").replace("pair", "star"),
+            "line 6: `ports` 1; give 2 to 2000",
+        ),
+        (
+            axes("congestion = [\"cubic\"]"),
+            "line 6: frames does not use TCP; remove `congestion`",
+        ),
+        (
+            axes("congestion = [\"a b\"]").replace("frames", "tcp-bulk"),
+            "line 6: 'a b' is no congestion control; try bbr, cubic or reno",
+        ),
+        (
+            axes("frame-size = [64]").replace("frames", "tcp-bulk"),
+            "line 6: tcp-bulk does not choose the size of its frames; vary `mtu`, or measure \
+             frames",
+        ),
+        (
+            axes("backend = [\"tap\"]").replace(", \"causeway\"", ""),
+            "line 6: only causeway has `backend`, and it does not take part; add it to `systems`",
+        ),
+        (
+            HEAD.replace("[\"bridge\", \"causeway\"]", "[]"),
+            "line 4: nothing to compare; list at least one system",
+        ),
+        (
+            format!("{HEAD}baseline = \"nft\"\n"),
+            "line 5: the baseline does not take part; add it to `systems`",
+        ),
+        (
+            format!("{HEAD}repeats = 2\n"),
+            "line 5: 2 repeats; give 3 to 99 (a finding needs 5)",
+        ),
+        (
+            format!("{HEAD}[load]\nduration-ms = 200\nwarm-up-ms = 200\n"),
+            "line 7: the warm-up leaves nothing to measure; make it shorter than duration-ms",
+        ),
+        (
+            format!("{HEAD}[load]\nloss-max = nan\n"),
+            "line 6: a loss of NaN cannot be asked for; give 0 to 0.5",
+        ),
+        (
+            HEAD.replace("\"t\"", "\"../t\""),
+            "line 1: '../t' cannot name a file; use letters, digits, '-' and '_', at most 64",
+        ),
+    ];
+    for (text, wanted) in golden {
+        assert_eq!(refusal(&text), wanted, "{text}");
+    }
+}
+
+#[test]
+fn too_many_points_are_refused_before_anything_starts() {
+    let many: Vec<String> = (1..=17).map(|n| n.to_string()).collect();
+    let many = many.join(", ");
+    let text = format!("{HEAD}[axes]\nworkers = [{many}]\nbatch = [{many}]\n");
+    assert_eq!(
+        refusal(&text),
+        "line 5: 289 points; at most 256: shorten an axis or split the scenario"
+    );
+}

@@ -1,0 +1,33 @@
+//! The real systems, for [`crate::run`].
+
+use std::collections::BTreeMap;
+
+use crate::measure::{Request, measure};
+use crate::result::Sample;
+use crate::run::{Hall, Refusal, Subject};
+use crate::system::{self, Setup, StartError, System, SystemName};
+
+/// Starts real systems in namespaces of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Real;
+
+impl Hall for Real {
+    fn start(&mut self, name: SystemName, setup: &Setup) -> Result<Box<dyn Subject>, Refusal> {
+        match system::start(name, setup) {
+            Ok(system) => Ok(Box::new(system)),
+            Err(StartError::Absent { reason, .. }) => Err(Refusal::Absent(reason)),
+            Err(StartError::Impossible { reason, .. }) => Err(Refusal::Impossible(reason)),
+            Err(StartError::Failed { reason, .. }) => Err(Refusal::Failed(reason)),
+        }
+    }
+}
+
+impl Subject for System {
+    fn facts(&self) -> BTreeMap<String, String> {
+        self.facts.clone()
+    }
+
+    fn sample(&mut self, request: &Request) -> Result<Sample, String> {
+        measure(request, self).map_err(|error| error.to_string())
+    }
+}
