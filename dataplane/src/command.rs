@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 use dataplane_core::addr::{PortId, UplinkId};
+use dataplane_core::frame::FrameBuf;
 use dataplane_core::topology::Topology;
 use dataplane_port::PortIo;
 
@@ -22,6 +23,16 @@ pub(crate) enum Command {
     Attach(Attachment),
     /// Closes a port's queue and forgets the port.
     Detach(PortId),
+    /// Lets frames for a port wait: its only queue is on its way to this worker.
+    Expect(PortId),
+    /// Hands frames for a port to another worker from now on.
+    Redirect(PortId, usize),
+    /// Gives up the only queue of a port in favour of that worker.
+    Release(PortId, usize, Sender<Released>),
+    /// Takes over the only queue of a port.
+    Adopt(PortId, Released),
+    /// Changes nothing: for a worker that a change does not concern.
+    Pass,
     /// Floods a frame of the switch's own in a port's domain, as if that port had sent it.
     Announce(PortId, Vec<u8>),
     /// Starts a trace.
@@ -40,6 +51,14 @@ pub(crate) struct Attachment {
     /// The worker that owns the port's only queue; this one for a multi-queue port.
     pub owner: usize,
     pub counters: Arc<PortCounters>,
+}
+
+/// A queue between two owners, with the frames that its device has not taken yet.
+pub(crate) struct Released {
+    pub io: Box<dyn PortIo>,
+    /// Oldest first.
+    pub waiting: Vec<FrameBuf>,
+    pub down: bool,
 }
 
 /// A command with the channel on which the worker says that it is done.

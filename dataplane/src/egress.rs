@@ -15,6 +15,7 @@ use dataplane_core::gso::Segmenter;
 use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
 use dataplane_port::{Batch, Capabilities, PortIo};
 
+use crate::command::Released;
 use crate::stats::{EgressDrop, PortCounters};
 
 /// Frames that may wait for one device that takes no more.
@@ -49,79 +50,131 @@ impl Lane {
         }
     }
 
+    /// A queue that another worker has released.
+    pub fn adopt(released: Released, counters: Arc<PortCounters>) -> Self {
+        Self {
+            capabilities: released.io.capabilities(),
+            io: released.io,
+            counters,
+            waiting: released.waiting,
+            down: released.down,
+            failed: released.down,
+        }
+    }
+
+    /// Gives the queue up for another worker.
+    pub fn release(self) -> Released {
+        self.counters
+            .queued
+            .add(0u64.wrapping_sub(self.counters.queued.get()));
+        Released {
+            io: self.io,
+            waiting: self.waiting,
+            down: self.down,
+        }
+    }
+
     /// Whether frames wait for the device.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Takes a frame for the next flush; returns a buffer that is free again, if any.
+    /// Takes a frame for the next flush.
     pub fn push(
         &mut self,
         mut frame: FrameBuf,
         mtu: u16,
+        pool: &mut Batch,
         segmenter: &mut Segmenter,
-    ) -> Option<FrameBuf> {
+    ) {
         if let Err(reason) = self.prepare(&mut frame, mtu) {
             self.counters.record_drop(reason);
-            return Some(frame);
+            return pool.recycle(frame);
         }
-        if self.must_segment(&frame) {
-            self.send_segments(&frame, segmenter);
-            return Some(frame);
-        }
-        if self.waiting.len() >= QUEUE_MAX {
+        if self.waiting.len() >= QUEUE_MAX && self.flush(pool, segmenter) {
             self.counters.record_drop(EgressDrop::QueueFull);
-            return Some(frame);
+            return pool.recycle(frame);
         }
         self.waiting.push(frame);
-        None
     }
 
-    /// Sends a frame that stays with the caller, after everything that waits: for flooding.
+    /// Sends a frame that stays with the caller, for flooding. Nothing may wait for the device.
     pub fn send_now(&mut self, frame: &mut FrameBuf, mtu: u16, segmenter: &mut Segmenter) {
         if let Err(reason) = self.prepare(frame, mtu) {
             return self.counters.record_drop(reason);
         }
         if self.must_segment(frame) {
-            return self.send_segments(frame, segmenter);
+            let sent = send_segments(&mut *self.io, &self.counters, frame, segmenter);
+            if let Err(error) = sent {
+                self.counters.record_drop(reason(&error));
+            }
+            return;
         }
         let (bytes, gso) = (frame.len() as u64, frame.offload.gso().is_some());
         match self.io.send(core::slice::from_mut(frame)) {
             Ok(0) => self.counters.record_drop(EgressDrop::QueueFull),
-            Ok(_) => self.record_sent(bytes, gso),
-            Err(error) => {
-                let reason = self.reason(&error);
-                self.counters.record_drop(reason);
-            }
+            Ok(_) => self.counters.record_sent(bytes, gso),
+            Err(error) => self.counters.record_drop(reason(&error)),
         }
     }
 
-    /// Sends what waits; buffers that are free again go to `pool`. `true` when frames still wait.
-    pub fn flush(&mut self, pool: &mut Batch) -> bool {
-        while !self.waiting.is_empty() {
-            let sent = match self.io.send(&mut self.waiting) {
+    /// Sends what waits, oldest first, segmented where the device cannot; buffers that are free again
+    /// go to `pool`. `true` when as many frames wait as may.
+    pub fn flush(&mut self, pool: &mut Batch, segmenter: &mut Segmenter) -> bool {
+        let mut done = 0;
+        while let Some(next) = self.waiting.get(done) {
+            let sent = if self.must_segment(next) {
+                self.send_waiting_segments(done, segmenter)
+            } else {
+                self.send_run(done)
+            };
+            match sent {
                 Ok(0) => break,
-                Ok(sent) => sent,
+                Ok(sent) => done += sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    let reason = self.reason(&error);
-                    self.counters.record_drop(reason);
-                    pool.recycle(self.waiting.remove(0));
-                    continue;
+                    self.counters.record_drop(reason(&error));
+                    done += 1;
                 }
-            };
-            for frame in &self.waiting[..sent] {
-                self.record_sent(frame.len() as u64, frame.offload.gso().is_some());
             }
-            for frame in self.waiting.drain(..sent) {
-                pool.recycle(frame);
-            }
+        }
+        for frame in self.waiting.drain(..done) {
+            pool.recycle(frame);
         }
         let queued = self.waiting.len() as u64;
         self.counters
             .queued
             .add(queued.wrapping_sub(self.counters.queued.get()));
-        queued != 0
+        self.waiting.len() >= QUEUE_MAX
+    }
+
+    /// Sends waiting frames from `start` on that need no segmentation; how many the device took.
+    fn send_run(&mut self, start: usize) -> io::Result<usize> {
+        let rest = &self.waiting[start..];
+        let len = rest.iter().take_while(|frame| !self.must_segment(frame));
+        let end = start + len.count();
+        let sent = self.io.send(&mut self.waiting[start..end])?;
+        for frame in &self.waiting[start..start + sent] {
+            self.counters
+                .record_sent(frame.len() as u64, frame.offload.gso().is_some());
+        }
+        Ok(sent)
+    }
+
+    /// Segments one waiting frame; 1 when it is done with, sent or not.
+    fn send_waiting_segments(
+        &mut self,
+        index: usize,
+        segmenter: &mut Segmenter,
+    ) -> io::Result<usize> {
+        let Self {
+            io,
+            counters,
+            waiting,
+            ..
+        } = self;
+        send_segments(&mut **io, counters, &waiting[index], segmenter)?;
+        Ok(1)
     }
 
     /// Drops what waits, for a port that is being removed.
@@ -158,42 +211,45 @@ impl Lane {
             Some(GsoKind::Other(_)) => true,
         }
     }
+}
 
-    /// Sends a GSO frame as segments. It is one copy: sent when its last segment is.
-    fn send_segments(&mut self, frame: &FrameBuf, segmenter: &mut Segmenter) {
-        let Self { io, counters, .. } = self;
-        let mut refused = None;
-        let segmented = segmenter.segment(frame, |segment| {
-            if refused.is_none() {
-                match io.send(core::slice::from_mut(segment)) {
-                    Ok(1..) => counters.segments.add(1),
-                    Ok(0) => refused = Some(io::Error::from(io::ErrorKind::WouldBlock)),
-                    Err(error) => refused = Some(error),
-                }
+/// Sends a GSO frame as segments. It is one copy: sent when its last segment is, dropped and counted
+/// when it cannot be segmented or the device stops taking segments half-way.
+///
+/// # Errors
+/// Only when the device took no segment: the frame may be tried again.
+fn send_segments(
+    io: &mut dyn PortIo,
+    counters: &PortCounters,
+    frame: &FrameBuf,
+    segmenter: &mut Segmenter,
+) -> io::Result<()> {
+    let mut taken = 0;
+    let mut refused = None;
+    let segmented = segmenter.segment(frame, |segment| {
+        if refused.is_none() {
+            match io.send(core::slice::from_mut(segment)) {
+                Ok(1..) => taken += 1,
+                Ok(0) => refused = Some(io::Error::from(io::ErrorKind::WouldBlock)),
+                Err(error) => refused = Some(error),
             }
-        });
-        match (segmented, refused) {
-            (Err(_), _) => self.counters.record_drop(EgressDrop::Unsegmentable),
-            (Ok(_), Some(error)) => {
-                let reason = self.reason(&error);
-                self.counters.record_drop(reason);
-            }
-            (Ok(_), None) => self.record_sent(frame.len() as u64, false),
         }
+    });
+    counters.segments.add(taken);
+    match (segmented, refused) {
+        (Err(_), _) => counters.record_drop(EgressDrop::Unsegmentable),
+        (Ok(_), Some(error)) if taken == 0 => return Err(error),
+        (Ok(_), Some(error)) => counters.record_drop(reason(&error)),
+        (Ok(_), None) => counters.record_sent(frame.len() as u64, false),
     }
+    Ok(())
+}
 
-    fn record_sent(&self, bytes: u64, gso: bool) {
-        self.counters.sent_frames.add(1);
-        self.counters.sent_bytes.add(bytes);
-        self.counters.sent_gso.add(u64::from(gso));
-    }
-
-    fn reason(&mut self, error: &io::Error) -> EgressDrop {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => EgressDrop::QueueFull,
-            io::ErrorKind::NotConnected => EgressDrop::DeviceDown,
-            _ => EgressDrop::Refused,
-        }
+fn reason(error: &io::Error) -> EgressDrop {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => EgressDrop::QueueFull,
+        io::ErrorKind::NotConnected => EgressDrop::DeviceDown,
+        _ => EgressDrop::Refused,
     }
 }
 

@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod balance;
 mod command;
 mod egress;
+mod ports;
 pub mod stats;
 pub mod tracing;
 pub mod what_if;
@@ -32,9 +34,11 @@ use dataplane_core::path::Switch;
 use dataplane_core::route;
 use dataplane_core::time::Instant;
 use dataplane_core::topology::{AGEING_DEFAULT, PORTS_MAX, Topology};
+pub use dataplane_port::BATCH_MAX;
 use dataplane_port::{Batch, PortIo};
 use mio::{Poll, Waker};
 
+use balance::{Loads, Meter};
 pub use command::Notice;
 use command::{Attachment, Command, Order};
 use egress::Handover;
@@ -74,6 +78,9 @@ pub struct Config {
     pub workers: usize,
     /// How they wait.
     pub waiting: Waiting,
+    /// Frames received from one queue before they are forwarded, 1..=[`BATCH_MAX`]. Fewer make the
+    /// first of a burst leave sooner, more share the cost of looking up what a batch needs once.
+    pub batch_frames_max: usize,
     /// How many stations may be learned.
     pub fdb_limits: Limits,
     /// Seed of hashes and of port selection. Taken from the system's randomness by default.
@@ -88,6 +95,7 @@ impl Default for Config {
             waiting: Waiting::Adaptive {
                 spin: Duration::from_micros(50),
             },
+            batch_frames_max: BATCH_MAX,
             fdb_limits: Limits::default(),
             seed: random_seed(),
         }
@@ -103,6 +111,9 @@ pub enum Error {
     /// The configuration is impossible.
     #[error("{0} workers were asked for; give 1 to {WORKERS_MAX}")]
     Workers(usize),
+    /// The configuration is impossible.
+    #[error("batches of {0} frames were asked for; give 1 to {BATCH_MAX}")]
+    BatchFrames(usize),
     /// No such port id can be.
     #[error("{0} is beyond the last port id: there are {PORTS_MAX}")]
     PortId(PortId),
@@ -142,11 +153,22 @@ pub struct Dataplane {
     gateway: Arc<route::Tables>,
     notices: Receiver<Notice>,
     /// Lock order: `ports`, then `topology`; both only on the control side.
-    ports: Mutex<BTreeMap<PortId, Vec<Arc<PortCounters>>>>,
+    ports: Mutex<BTreeMap<PortId, PortRecord>>,
     topology: Mutex<Arc<Topology>>,
     /// Counters of ports that were removed, so that the law of frames still holds.
     retired: Mutex<PortStats>,
     traces: Mutex<Traces>,
+    /// Locked before `ports`, never while it is held.
+    meter: Mutex<Meter>,
+}
+
+/// What the control side knows of a port.
+#[derive(Debug)]
+struct PortRecord {
+    /// By worker.
+    counters: Vec<Arc<PortCounters>>,
+    /// The worker that owns its only queue; `None` when every worker has one.
+    owner: Option<usize>,
 }
 
 /// Traces that were started, and those that run.
@@ -168,10 +190,13 @@ impl Dataplane {
     /// Starts the workers, with no port and an empty topology.
     ///
     /// # Errors
-    /// [`Error::Workers`], [`Error::Start`].
+    /// [`Error::Workers`], [`Error::BatchFrames`], [`Error::Start`].
     pub fn start(config: &Config) -> Result<Self, Error> {
         if !(1..=WORKERS_MAX).contains(&config.workers) {
             return Err(Error::Workers(config.workers));
+        }
+        if !(1..=BATCH_MAX).contains(&config.batch_frames_max) {
+            return Err(Error::BatchFrames(config.batch_frames_max));
         }
         let polls: Vec<Poll> = (0..config.workers)
             .map(|_| Poll::new())
@@ -198,15 +223,17 @@ impl Dataplane {
             topology: Mutex::default(),
             retired: Mutex::default(),
             traces: Mutex::default(),
+            meter: Mutex::default(),
         };
         for (index, poll) in polls.into_iter().enumerate() {
-            let handle = dataplane.start_worker(index, poll)?;
+            let batch = Batch::with_frames_max(config.batch_frames_max);
+            let handle = dataplane.start_worker(index, poll, batch)?;
             dataplane.workers.push(handle);
         }
         Ok(dataplane)
     }
 
-    fn start_worker(&self, index: usize, poll: Poll) -> Result<WorkerHandle, Error> {
+    fn start_worker(&self, index: usize, poll: Poll, batch: Batch) -> Result<WorkerHandle, Error> {
         let (orders, inbox) = unbounded();
         let core = Arc::new(Counters::default());
         let counters = Arc::new(WorkerCounters::default());
@@ -224,7 +251,7 @@ impl Dataplane {
             counters: Arc::clone(&counters),
             lanes: Vec::new(),
             ready: VecDeque::new(),
-            batch: Batch::new(),
+            batch,
             segmenter: Segmenter::new(),
             taps: Vec::new(),
             blocked: Vec::new(),
@@ -252,8 +279,8 @@ impl Dataplane {
         self.workers.len()
     }
 
-    /// Gives the workers a port: one queue for each of them, or a single queue that one of them
-    /// owns and the others hand their frames to. Frames flow once a topology has it.
+    /// Gives the workers a port: one queue for each of them, or a single queue that the least busy
+    /// of them owns and the others hand their frames to. Frames flow once a topology has it.
     ///
     /// # Errors
     /// [`Error::PortId`], [`Error::PortInUse`], [`Error::Queues`]; [`Error::Refused`] when a
@@ -270,11 +297,16 @@ impl Dataplane {
                 workers,
             });
         }
+        let loads = self.loads();
         let mut ports = lock(&self.ports);
         if ports.contains_key(&id) {
             return Err(Error::PortInUse(id));
         }
-        let single_owner = (queues.len() < workers).then_some(id.index() % workers);
+        let mut owned = vec![0; workers];
+        for owner in ports.values().filter_map(|port| port.owner) {
+            owned[owner] += 1;
+        }
+        let single_owner = (queues.len() < workers).then(|| balance::choose_owner(&loads, &owned));
         let lanes: Vec<Arc<PortCounters>> = (0..workers).map(|_| Arc::default()).collect();
         let mut queues = queues.into_iter();
         let attach = |worker: usize| {
@@ -290,8 +322,63 @@ impl Dataplane {
             let _ = self.order_all(|_| Command::Detach(id));
             return Err(error);
         }
-        ports.insert(id, lanes);
+        let record = PortRecord {
+            counters: lanes,
+            owner: single_owner,
+        };
+        ports.insert(id, record);
         Ok(())
+    }
+
+    /// Moves the only queue of a port to another worker, without losing or reordering a frame. A
+    /// port with a queue for each worker, or none, stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Silent`], [`Error::Refused`].
+    pub fn move_port(&self, id: PortId, to: usize) -> Result<(), Error> {
+        let mut ports = lock(&self.ports);
+        let Some(record) = ports.get_mut(&id) else {
+            return Ok(());
+        };
+        let Some(from) = record.owner.filter(|from| *from != to) else {
+            return Ok(());
+        };
+        // The order of the steps is explained in `ports`.
+        self.order_one(to, Command::Expect(id))?;
+        self.order_all(|worker| match worker {
+            _ if worker == to || worker == from => Command::Pass,
+            _ => Command::Redirect(id, to),
+        })?;
+        let (give, take) = bounded(1);
+        self.order_one(from, Command::Release(id, to, give))?;
+        let released = take.try_recv().map_err(|_| Error::Silent)?;
+        self.order_one(to, Command::Adopt(id, released))?;
+        record.owner = Some(to);
+        Ok(())
+    }
+
+    /// Measures the load since the last call, and moves the port to another worker whose move evens
+    /// it best, if any. Call it about once a second. Returns what moved, and where to.
+    ///
+    /// # Errors
+    /// [`Error::Silent`], [`Error::Refused`].
+    pub fn balance(&self) -> Result<Option<(PortId, usize)>, Error> {
+        let stats = self.stats();
+        let chosen = {
+            let mut meter = lock(&self.meter);
+            let ports = lock(&self.ports);
+            let owner = |id| ports.get(&id).and_then(|port: &PortRecord| port.owner);
+            balance::choose_move(meter.measure(Clock::now(), stats, owner))
+        };
+        if let Some((port, worker)) = chosen {
+            self.move_port(port, worker)?;
+        }
+        Ok(chosen)
+    }
+
+    /// How busy workers and ports were between the last two calls of [`Dataplane::balance`].
+    pub fn loads(&self) -> Loads {
+        lock(&self.meter).loads().clone()
     }
 
     /// Takes a port from the workers. Its descriptors are closed when this returns, what was
@@ -303,8 +390,8 @@ impl Dataplane {
         let mut ports = lock(&self.ports);
         self.order_all(|_| Command::Detach(id))?;
         self.fdb.flush_port(id);
-        if let Some(lanes) = ports.remove(&id) {
-            lock(&self.retired).absorb(&PortStats::sum(id, &lanes));
+        if let Some(record) = ports.remove(&id) {
+            lock(&self.retired).absorb(&PortStats::sum(id, &record.counters));
         }
         Ok(())
     }
@@ -371,7 +458,7 @@ impl Dataplane {
         let ports = lock(&self.ports);
         stats.ports = ports
             .iter()
-            .map(|(id, lanes)| PortStats::sum(*id, lanes))
+            .map(|(id, port)| PortStats::sum(*id, &port.counters))
             .collect();
         stats.retired = lock(&self.retired).clone();
         stats

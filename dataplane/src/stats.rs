@@ -74,6 +74,8 @@ pub struct PortCounters {
     pub checksums: Counter,
     /// Copies that wait for the device.
     pub queued: Counter,
+    /// Nanoseconds spent on frames that this port received: reading, forwarding, sending.
+    pub busy_nanos: Counter,
     drops: [Counter; EgressDrop::ALL.len()],
 }
 
@@ -89,12 +91,20 @@ impl Default for PortCounters {
             segments: Counter::default(),
             checksums: Counter::default(),
             queued: Counter::default(),
+            busy_nanos: Counter::default(),
             drops: core::array::from_fn(|_| Counter::default()),
         }
     }
 }
 
 impl PortCounters {
+    /// Counts a copy that the device took.
+    pub fn record_sent(&self, bytes: u64, gso: bool) {
+        self.sent_frames.add(1);
+        self.sent_bytes.add(bytes);
+        self.sent_gso.add(u64::from(gso));
+    }
+
     /// Counts an egress drop.
     pub fn record_drop(&self, reason: EgressDrop) {
         self.drops[reason as usize].add(1);
@@ -115,6 +125,10 @@ pub struct WorkerCounters {
     pub sleeps: Counter,
     /// Batches forwarded.
     pub batches: Counter,
+    /// Nanoseconds spent on frames: received, or handed over by other workers.
+    pub busy_nanos: Counter,
+    /// Nanoseconds spent looking for frames in vain. The rest of the time the worker slept.
+    pub spin_nanos: Counter,
     /// Trace records lost because their reader was too slow.
     pub traces_lost: Counter,
     /// Notices to the control plane lost because it was too slow.
@@ -173,6 +187,8 @@ pub struct PortStats {
     pub checksums: u64,
     /// Copies that wait for the device.
     pub queued: u64,
+    /// Nanoseconds that workers spent on frames that this port received.
+    pub busy_nanos: u64,
     /// Copies dropped, by reason.
     pub drops: Vec<(EgressDrop, u64)>,
 }
@@ -186,6 +202,10 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Batches forwarded.
     pub batches: u64,
+    /// Nanoseconds spent on frames.
+    pub busy_nanos: u64,
+    /// Nanoseconds spent looking for frames in vain.
+    pub spin_nanos: u64,
     /// Frames that entered this worker's core.
     pub rx: u64,
     /// Trace records lost.
@@ -282,6 +302,7 @@ impl PortStats {
             stats.segments += lane.segments.get();
             stats.checksums += lane.checksums.get();
             stats.queued += lane.queued.get();
+            stats.busy_nanos += lane.busy_nanos.get();
             for (reason, count) in &mut stats.drops {
                 *count += lane.dropped(*reason);
             }
@@ -300,6 +321,7 @@ impl PortStats {
         self.segments += gone.segments;
         self.checksums += gone.checksums;
         self.queued += gone.queued;
+        self.busy_nanos += gone.busy_nanos;
         if self.drops.is_empty() {
             self.drops = EgressDrop::ALL.iter().map(|reason| (*reason, 0)).collect();
         }
@@ -315,6 +337,8 @@ impl WorkerStats {
             turns: counters.turns.get(),
             sleeps: counters.sleeps.get(),
             batches: counters.batches.get(),
+            busy_nanos: counters.busy_nanos.get(),
+            spin_nanos: counters.spin_nanos.get(),
             rx: core.rx.get(),
             traces_lost: counters.traces_lost.get(),
             notices_lost: counters.notices_lost.get(),

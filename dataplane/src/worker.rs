@@ -12,7 +12,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
@@ -27,12 +26,11 @@ use dataplane_core::topology::Role;
 use dataplane_core::trace::{Off, Recorder};
 use dataplane_core::verdict::{Consumer, Verdict};
 use dataplane_port::Batch;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 
 use crate::Waiting;
-use crate::command::{Attachment, Command, Notice, Order};
-use crate::egress::{Handover, Lane};
+use crate::command::{Command, Notice, Order};
+use crate::egress::{Handover, Lane, QUEUE_MAX};
 use crate::stats::{EgressDrop, PortCounters, WorkerCounters};
 use crate::tracing::{Record, Tap};
 use crate::what_if::egress_ports;
@@ -100,6 +98,11 @@ pub(crate) enum Slot {
         owner: usize,
         counters: Arc<PortCounters>,
     },
+    /// Its only queue is on the way here from another worker; frames for it wait.
+    Expected {
+        waiting: Vec<FrameBuf>,
+        counters: Arc<PortCounters>,
+    },
 }
 
 impl Worker {
@@ -138,70 +141,17 @@ impl Worker {
             }
             Command::Attach(attachment) => return self.attach(attachment),
             Command::Detach(id) => self.detach(id),
+            Command::Expect(id) => self.expect(id),
+            Command::Redirect(id, owner) => self.redirect(id, owner),
+            Command::Release(id, owner, to) => self.release(id, owner, &to),
+            Command::Adopt(id, queue) => return self.adopt(id, queue),
             Command::Announce(port, bytes) => self.announce(port, &bytes),
             Command::Trace(tap) => self.taps.push(tap),
             Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
+            Command::Pass => {}
             Command::Stop => self.stopped = true,
         }
         Ok(())
-    }
-
-    fn attach(&mut self, attachment: Attachment) -> Result<(), String> {
-        let Attachment {
-            id,
-            queue,
-            owner,
-            counters,
-        } = attachment;
-        let slot = match queue {
-            Some(io) => {
-                self.register(id, &*io)
-                    .map_err(|error| format!("cannot poll {id}: {error}"))?;
-                if io.readiness().is_none() {
-                    self.askable.push(id);
-                }
-                // Whatever arrived before the registration raises no event.
-                self.ready.push_back(id);
-                Slot::Own {
-                    lane: Lane::new(io, counters),
-                    ready: true,
-                }
-            }
-            None => Slot::Remote { owner, counters },
-        };
-        if self.lanes.len() <= id.index() {
-            self.lanes.resize_with(id.index() + 1, Slot::default);
-        }
-        self.lanes[id.index()] = slot;
-        Ok(())
-    }
-
-    fn register(&self, id: PortId, io: &dyn dataplane_port::PortIo) -> io::Result<()> {
-        let Some(fd) = io.readiness() else {
-            return Ok(());
-        };
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let fd = fd.as_raw_fd();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&fd), Token(id.index()), interest)
-    }
-
-    fn detach(&mut self, id: PortId) {
-        let Some(slot) = self.lanes.get_mut(id.index()) else {
-            return;
-        };
-        if let Slot::Own { mut lane, .. } = core::mem::take(slot) {
-            if let Some(fd) = lane.io.readiness() {
-                let fd = fd.as_raw_fd();
-                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
-            }
-            lane.abandon(&mut self.batch);
-        }
-        self.askable.retain(|port| *port != id);
-        self.ready.retain(|port| *port != id);
-        self.blocked.retain(|port| *port != id);
-        self.touched.retain(|port| *port != id);
     }
 
     /// Sends a frame of the switch's own to every port of a domain but one. No port received it,
@@ -241,13 +191,17 @@ impl Worker {
             Waiting::Adaptive { spin } => self.last_busy + spin,
             Waiting::Always => self.next_tick,
         };
-        while Clock::now() < limit {
+        let start = Clock::now();
+        let mut clock = start;
+        let mut found = false;
+        while clock < limit && !found {
             self.poll_once(events, Duration::ZERO);
-            if self.has_work() || !self.shared.handovers[self.index].is_empty() {
-                return true;
-            }
+            found = self.has_work() || !self.shared.handovers[self.index].is_empty();
+            clock = Clock::now();
         }
-        self.shared.waiting == Waiting::Always
+        let nanos = clock.saturating_duration_since(start).as_nanos() as u64;
+        self.counters.spin_nanos.add(nanos);
+        found || self.shared.waiting == Waiting::Always
     }
 
     fn poll_once(&mut self, events: &mut Events, timeout: Duration) {
@@ -277,6 +231,7 @@ impl Worker {
         let Some(id) = self.ready.pop_front() else {
             return false;
         };
+        let clock = Clock::now();
         let Some(Slot::Own { lane, ready }) = self.lanes.get_mut(id.index()) else {
             return true;
         };
@@ -304,15 +259,14 @@ impl Worker {
             }
         }
         if !self.batch.is_empty() {
-            self.forward_batch(id);
+            self.forward_batch(id, clock);
+            self.count_busy(Some(id), clock);
         }
         true
     }
 
     /// Forwards what the batch holds. The choice between tracing and not is made once, here.
-    fn forward_batch(&mut self, ingress: PortId) {
-        let clock = Clock::now();
-        self.last_busy = clock;
+    fn forward_batch(&mut self, ingress: PortId, clock: Clock) {
         let now = self.instant(clock);
         self.switch.fdb.begin_batch();
         self.counters.batches.add(1);
@@ -336,6 +290,18 @@ impl Worker {
             lane.counters
                 .rx_bytes
                 .add(frames.iter().map(|frame| frame.len() as u64).sum());
+        }
+    }
+
+    /// Books the time since `since` on the worker, and on the port whose frames took it.
+    fn count_busy(&mut self, port: Option<PortId>, since: Clock) {
+        self.last_busy = Clock::now();
+        let nanos = self.last_busy.saturating_duration_since(since).as_nanos() as u64;
+        self.counters.busy_nanos.add(nanos);
+        if let Some(port) = port
+            && let Some(Slot::Own { lane, .. }) = self.lanes.get(port.index())
+        {
+            lane.counters.busy_nanos.add(nanos);
         }
     }
 
@@ -395,26 +361,38 @@ impl Worker {
 
     /// Puts a frame on its way to one port.
     fn enqueue(&mut self, port: PortId, buf: FrameBuf) {
-        let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
         let freed = match self.lanes.get_mut(port.index()) {
             Some(Slot::Own { lane, .. }) => {
                 lane.counters.enqueued.add(1);
-                let freed = lane.push(buf, mtu, &mut self.segmenter);
-                if lane.has_waiting() && self.touched.last() != Some(&port) {
-                    self.touched.push(port);
-                }
-                freed
+                return self.push(port, buf);
             }
             Some(Slot::Remote { owner, counters }) => {
                 counters.enqueued.add(1);
                 let (owner, counters) = (*owner, Arc::clone(counters));
                 Some(self.hand_over(owner, &counters, port, buf))
             }
+            Some(Slot::Expected { waiting, counters }) => {
+                counters.enqueued.add(1);
+                expect_frame(waiting, counters, buf)
+            }
             // The port's removal overtook this frame; its counters are gone with it.
             Some(Slot::Empty) | None => Some(buf),
         };
         if let Some(buf) = freed {
             self.batch.recycle(buf);
+        }
+    }
+
+    /// Gives a frame to an own queue, for the next flush.
+    pub fn push(&mut self, port: PortId, buf: FrameBuf) {
+        let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
+        let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index()) else {
+            // The port's removal overtook this frame; its counters are gone with it.
+            return self.batch.recycle(buf);
+        };
+        lane.push(buf, mtu, &mut self.batch, &mut self.segmenter);
+        if lane.has_waiting() && self.touched.last() != Some(&port) {
+            self.touched.push(port);
         }
     }
 
@@ -444,9 +422,30 @@ impl Worker {
         for port in topology.flood_set(domain, ingress) {
             let mtu = topology.port(port).map_or(0, |port| port.mtu);
             match self.lanes.get_mut(port.index()) {
+                Some(Slot::Own { lane, .. }) if lane.has_waiting() => {
+                    // The device is behind: this copy must not overtake what waits for it.
+                    lane.counters.enqueued.add(1);
+                    match self.batch.take_copy(&buf) {
+                        Some(copy) => {
+                            lane.push(copy, mtu, &mut self.batch, &mut self.segmenter);
+                        }
+                        None => lane.counters.record_drop(EgressDrop::QueueFull),
+                    }
+                }
                 Some(Slot::Own { lane, .. }) => {
                     lane.counters.enqueued.add(1);
                     lane.send_now(&mut buf, mtu, &mut self.segmenter);
+                }
+                Some(Slot::Expected { waiting, counters }) => {
+                    counters.enqueued.add(1);
+                    match self.batch.take_copy(&buf) {
+                        Some(copy) => {
+                            if let Some(copy) = expect_frame(waiting, counters, copy) {
+                                self.batch.recycle(copy);
+                            }
+                        }
+                        None => counters.record_drop(EgressDrop::QueueFull),
+                    }
                 }
                 Some(Slot::Remote { owner, counters }) => {
                     counters.enqueued.add(1);
@@ -463,12 +462,13 @@ impl Worker {
         self.batch.recycle(buf);
     }
 
-    fn flush_touched(&mut self) {
+    pub fn flush_touched(&mut self) {
         while let Some(port) = self.touched.pop() {
-            if let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index())
-                && lane.flush(&mut self.batch)
-                && !self.blocked.contains(&port)
-            {
+            let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index()) else {
+                continue;
+            };
+            lane.flush(&mut self.batch, &mut self.segmenter);
+            if lane.has_waiting() && !self.blocked.contains(&port) {
                 self.blocked.push(port);
             }
         }
@@ -483,19 +483,33 @@ impl Worker {
     }
 
     /// Sends what other workers handed over for ports that this one owns.
-    fn take_handover(&mut self) {
+    pub fn take_handover(&mut self) {
         let shared = Arc::clone(&self.shared);
         let handover = &shared.handovers[self.index];
+        if handover.is_empty() {
+            return;
+        }
+        let clock = Clock::now();
         for _ in 0..crate::egress::HANDOVER_MAX {
-            let Some((port, mut buf)) = handover.take() else {
+            let Some((port, buf)) = handover.take() else {
                 break;
             };
-            let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
-            if let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index()) {
-                lane.send_now(&mut buf, mtu, &mut self.segmenter);
+            // One buffer for the other, so that neither worker runs out.
+            match self.batch.take_buffer() {
+                Some(spare) => {
+                    handover.give_back(spare);
+                    self.push(port, buf);
+                }
+                None => {
+                    if let Some(Slot::Own { lane, .. }) = self.lanes.get(port.index()) {
+                        lane.counters.record_drop(EgressDrop::QueueFull);
+                    }
+                    handover.give_back(buf);
+                }
             }
-            handover.give_back(buf);
         }
+        self.flush_touched();
+        self.count_busy(None, clock);
     }
 
     /// What is done now and then: expiry, lost devices, held frames.
@@ -554,4 +568,18 @@ impl Worker {
         // A full eventfd still wakes.
         let _ = self.shared.wakers[worker].wake();
     }
+}
+
+/// Keeps a frame for a port whose queue is on its way here; gives it back when too many wait.
+fn expect_frame(
+    waiting: &mut Vec<FrameBuf>,
+    counters: &PortCounters,
+    buf: FrameBuf,
+) -> Option<FrameBuf> {
+    if waiting.len() >= QUEUE_MAX {
+        counters.record_drop(EgressDrop::QueueFull);
+        return Some(buf);
+    }
+    waiting.push(buf);
+    None
 }

@@ -165,6 +165,30 @@ fn a_gso_frame_is_cut_for_a_device_that_cannot() {
     assert_eq!(rig.port(2).sent_gso, 1);
 }
 
+/// A frame that must be cut is not sent before what waits for the same device.
+#[test]
+fn what_must_be_cut_does_not_overtake() {
+    const ROUNDS: u32 = 300;
+    let rig = Rig::new(1, Capabilities::plain(FRAME_SIZE_MAX), 64);
+    let (large, offload) = unfinished(3_000, 1_000);
+    let mut in_one_batch = 0;
+    for round in 0..ROUNDS {
+        let batches = rig.dataplane.stats().workers[0].batches;
+        let before = rig.port(2).enqueued;
+        let size = 60 + (round % 40) as usize;
+        rig.send(1, &plain(mac(1), mac(2), size), Offload::NONE);
+        rig.send(1, &large, offload);
+        rig.wait_for(|rig| rig.port(2).enqueued == before + 2 && rig.settled(2));
+        let sizes: Vec<usize> = std::iter::from_fn(|| rig.peers[1].take())
+            .map(|(bytes, _)| bytes.len())
+            .collect();
+        assert_eq!(sizes, [size, 1_054, 1_054, 1_054], "round {round}");
+        in_one_batch += u32::from(rig.dataplane.stats().workers[0].batches == batches + 1);
+    }
+    println!("{in_one_batch} of {ROUNDS} rounds came as one batch");
+    assert!(in_one_batch > 0, "never put to the test");
+}
+
 #[test]
 fn a_frame_beyond_the_mtu_and_a_tag_is_dropped_and_counted() {
     let rig = Rig::new(1, Capabilities::offloading(70_000), 16);

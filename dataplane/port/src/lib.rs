@@ -102,6 +102,7 @@ pub struct Batch {
     pool: Vec<FrameBuf>,
     bytes: usize,
     drained: bool,
+    frames_max: usize,
 }
 
 impl Batch {
@@ -113,6 +114,15 @@ impl Batch {
             pool: (0..BUFFERS_MAX).map(|_| FrameBuf::new()).collect(),
             bytes: 0,
             drained: false,
+            frames_max: BATCH_MAX,
+        }
+    }
+
+    /// A batch for up to `frames_max` frames, 1 to [`BATCH_MAX`]: an experiment's knob.
+    pub fn with_frames_max(frames_max: usize) -> Self {
+        Self {
+            frames_max: frames_max.clamp(1, BATCH_MAX),
+            ..Self::new()
         }
     }
 
@@ -124,6 +134,13 @@ impl Batch {
         let mut buf = self.pool.pop()?;
         buf.clear();
         Some(buf)
+    }
+
+    /// A copy of a frame, or `None` when no buffer is free.
+    pub fn take_copy(&mut self, frame: &FrameBuf) -> Option<FrameBuf> {
+        let mut copy = self.take_buffer()?;
+        copy.copy_from(frame.bytes(), frame.offload);
+        Some(copy)
     }
 
     /// Adds a received frame.
@@ -182,7 +199,7 @@ impl Batch {
 
     /// Whether no further frame fits.
     pub fn is_full(&self) -> bool {
-        self.frames.len() >= BATCH_MAX || self.bytes >= BATCH_BYTES_MAX
+        self.frames.len() >= self.frames_max || self.bytes >= BATCH_BYTES_MAX
     }
 }
 
