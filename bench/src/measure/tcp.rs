@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::tests::lab;
-use nix::sys::socket;
+use nix::sys::socket::{self, sockopt};
+use nix::sys::time::TimeVal;
 
 use super::cpu::{self, Ends, Used};
 use super::{MeasureError, Request, refused};
@@ -19,6 +20,11 @@ use crate::system::{Path, System};
 const CHUNK_SIZE: usize = 1 << 18;
 /// Longest wait for a byte.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a connection may take to come through before another one is tried.
+const LEADS_NOWHERE: Duration = Duration::from_secs(2);
+/// Connections that are tried.
+const ATTEMPTS_MAX: u8 = 5;
 
 /// A connection: the client's end and the server's.
 pub struct Connection {
@@ -53,31 +59,45 @@ pub fn listen(path: &Path) -> Result<TcpListener, MeasureError> {
     listener.map_err(refused(format!("listen on {}", path.listen)))
 }
 
+/// Opens a connection, again when it leads nowhere: a relay accepts by itself, and one of them
+/// (pasta) loses the first SYN that it passes on and never repeats it.
 fn connect_one(path: &Path, listener: &TcpListener) -> Result<Connection, MeasureError> {
-    let action = || format!("connect to {}", path.connect);
-    let client = path
+    let timeout = TimeVal::new(LEADS_NOWHERE.as_secs() as i64, 0);
+    socket::setsockopt(listener, sockopt::ReceiveTimeout, &timeout)
+        .map_err(refused(format!("listen on {}", path.listen)))?;
+    let mut last = io::Error::from(io::ErrorKind::TimedOut);
+    for attempt in 0..ATTEMPTS_MAX {
+        match try_connect(path, listener, attempt) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    let (connect, listen) = (path.connect, path.listen);
+    Err(refused(format!(
+        "connect to {connect} and be accepted at {listen}"
+    ))(last))
+}
+
+fn try_connect(path: &Path, listener: &TcpListener, attempt: u8) -> io::Result<Connection> {
+    let mut client = path
         .from
-        .run(|| TcpStream::connect_timeout(&path.connect, lab::DEADLINE));
-    let client = client.map_err(refused(action()))?;
-    // The switch may have answered for the server, which is then yet to be reached.
-    socket::setsockopt(
-        listener,
-        socket::sockopt::ReceiveTimeout,
-        &nix::sys::time::TimeVal::new(PATIENCE.as_secs() as i64, 0),
-    )
-    .map_err(refused(action()))?;
-    let (server, _) = listener
-        .accept()
-        .map_err(refused(format!("be reached by {}", path.connect)))?;
-    for side in [&client, &server] {
-        let options = || -> io::Result<()> {
+        .run(|| TcpStream::connect_timeout(&path.connect, lab::DEADLINE))?;
+    client.write_all(&[attempt])?;
+    loop {
+        let (mut server, _) = listener.accept()?;
+        server.set_read_timeout(Some(LEADS_NOWHERE))?;
+        let mut first = [0];
+        // The other end of an earlier attempt may come late.
+        if server.read_exact(&mut first).is_err() || first != [attempt] {
+            continue;
+        }
+        for side in [&client, &server] {
             side.set_nodelay(true)?;
             side.set_read_timeout(Some(PATIENCE))?;
-            side.set_write_timeout(Some(PATIENCE))
-        };
-        options().map_err(refused(action()))?;
+            side.set_write_timeout(Some(PATIENCE))?;
+        }
+        return Ok(Connection { client, server });
     }
-    Ok(Connection { client, server })
 }
 
 /// Streams from client to server.
@@ -86,7 +106,7 @@ pub fn bulk(request: &Request, system: &System) -> Result<Sample, MeasureError> 
     for connection in &connections {
         if let Some(name) = &request.congestion {
             let value = std::ffi::OsString::from(name);
-            socket::setsockopt(&connection.client, socket::sockopt::TcpCongestion, &value)
+            socket::setsockopt(&connection.client, sockopt::TcpCongestion, &value)
                 .map_err(refused(format!("set congestion control '{name}'")))?;
         }
     }

@@ -32,7 +32,7 @@ pub fn start(setup: &Setup) -> Result<System, Refusal> {
             let address = format!("{}/16", host::address(index));
             let sandbox = rig.sandbox(&format!("s{index}"), &address, backend, setup.mtu);
             if !setup.gso {
-                super::offload::segment_in_the_stack(&sandbox.ns, "eth0");
+                super::offload::turn_off(&sandbox.ns, "eth0", &super::offload::SEGMENTATION);
             }
             sandbox
         })

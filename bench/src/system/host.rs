@@ -33,15 +33,20 @@ impl Host {
     /// A sandbox whose `eth0` is a veth to the host, where its other end is [`host_end`].
     pub fn sandbox(&self, index: u16, setup: &Setup) -> Namespace {
         let ns = self.lab.namespace(&format!("s{index}"));
+        self.plug(index, &ns, setup);
+        ns
+    }
+
+    /// Gives a sandbox its `eth0`.
+    fn plug(&self, index: u16, ns: &Namespace, setup: &Setup) {
         let name = host_end(index);
         let pair = self
             .ns
             .netlink()
             .create_veth(end(&name, setup), end("eth0", setup), ns.netns());
         lab::block_on(pair).unwrap_or_else(|e| panic!("{name}: {e}"));
-        finish(&ns, &address(index).to_string(), setup);
+        finish(ns, &address(index).to_string(), setup);
         self.ns.set_up(&name);
-        ns
     }
 
     /// The index of a sandbox's end on the host.
@@ -53,7 +58,7 @@ impl Host {
 /// Gives a sandbox's `eth0` its address and brings it up.
 pub fn finish(ns: &Namespace, address: &str, setup: &Setup) {
     if !setup.gso {
-        super::offload::segment_in_the_stack(ns, "eth0");
+        super::offload::turn_off(ns, "eth0", &super::offload::SEGMENTATION);
     }
     ns.add_address("eth0", &format!("{address}/16"));
     ns.set_up("eth0");
@@ -126,10 +131,18 @@ pub const OUTSIDE_ADDRESS: &str = "192.0.2.2";
 impl Router {
     /// Plugs everything together; nothing is translated yet.
     pub fn new(name: &str, setup: &Setup) -> Self {
-        let host = Host::new(name);
-        let inside = host.sandbox(0, setup);
+        let router = Self::without_inside(name, setup);
+        let Self { host, inside, .. } = &router;
+        host.plug(0, inside, setup);
         host.ns.add_address(&host_end(0), &format!("{GATEWAY}/16"));
         inside.add_default_route("eth0", GATEWAY);
+        router
+    }
+
+    /// The same, with nothing in the sandbox yet.
+    pub fn without_inside(name: &str, setup: &Setup) -> Self {
+        let host = Host::new(name);
+        let inside = host.lab.namespace("s0");
         let outside = host.lab.namespace("outside");
         host.lab.cable(&host.ns, "up0", &outside, "eth0");
         for (ns, name, address) in [
@@ -140,7 +153,7 @@ impl Router {
             ns.add_address(name, &format!("{address}/24"));
         }
         if !setup.gso {
-            super::offload::segment_in_the_stack(&outside, "eth0");
+            super::offload::turn_off(&outside, "eth0", &super::offload::SEGMENTATION);
         }
         Self {
             host,

@@ -20,8 +20,11 @@ mod docker_proxy;
 mod host;
 mod kernel;
 mod offload;
+mod ovs;
 mod packages;
+mod pasta;
 mod process;
+mod vde;
 
 pub use self::packages::{availability, install};
 
@@ -277,7 +280,10 @@ pub fn start(name: SystemName, setup: &Setup) -> Result<System, StartError> {
         SystemName::Bridge => kernel::bridge(setup),
         SystemName::Nft => kernel::nft(setup),
         SystemName::DockerProxy => docker_proxy::start(setup),
-        other => Err(Refusal::Impossible(format!("{other} is not built yet"))),
+        SystemName::OvsPacket => ovs::start(setup, ovs::Ports::Packet),
+        SystemName::OvsXdp => ovs::start(setup, ovs::Ports::Xdp),
+        SystemName::Vde => vde::start(setup),
+        SystemName::Pasta => pasta::start(setup),
     }));
     match started {
         Ok(Ok(mut system)) => {

@@ -28,7 +28,8 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` inside `ns`, in a process group of its own so that Ctrl-C reaches only the
-    /// bench, which then ends it. What it prints goes to `NAME.log` in `dir`.
+    /// bench, which then ends it. Its standard input stays
+    /// open and silent, what it prints goes to `NAME.log` in `dir`.
     ///
     /// # Errors
     /// With its name, when it cannot be started.
@@ -42,7 +43,7 @@ impl Process {
         let mut start = || -> io::Result<Child> {
             let out = File::create(&log)?;
             command
-                .stdin(Stdio::null())
+                .stdin(Stdio::piped())
                 .stdout(out.try_clone()?)
                 .stderr(out)
                 .process_group(0);
@@ -88,17 +89,17 @@ impl Process {
         Ok(())
     }
 
-    /// Waits until it has done its work.
+    /// Waits until it has done its work; what it printed.
     ///
     /// # Errors
     /// With its last words, when it fails or does not end in time.
-    pub fn finish(mut self) -> Result<(), String> {
+    pub fn finish(mut self) -> Result<String, String> {
         let end = Instant::now() + PATIENCE;
         loop {
             let looked = self.child.try_wait();
             let (name, words) = (&self.name, || self.last_words());
             match looked {
-                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) if status.success() => return Ok(words()),
                 Ok(Some(status)) => return Err(format!("{name} failed, {status}: {}", words())),
                 Ok(None) if Instant::now() < end => std::thread::park_timeout(LOOK_PAUSE),
                 Ok(None) => return Err(format!("{name} does not end: {}", words())),
