@@ -13,7 +13,7 @@ use crate::fdb::{FdbKey, FdbView, Learn};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::l2;
-use crate::route;
+use crate::route::{self, Passage};
 use crate::time::Instant;
 use crate::topology::{Domain, Port, Topology};
 use crate::trace::{Step, Target, Trace, step};
@@ -62,44 +62,43 @@ fn path<T: Trace>(
         .ok_or(DropReason::PortDown)?;
 
     // 2. Parse: L2 must hold; L3 and L4 are kept as results.
-    let headers = Headers::parse(frame.bytes())?;
-    step!(trace, Step::Parsed(headers));
+    let mut headers = Headers::NONE;
+    headers.read(frame.bytes())?;
+    let headers = &headers;
+    step!(trace, Step::Parsed(*headers));
 
     // 3. Admit: link-local groups and impossible sources stay out.
-    let vlan = l2::admit(port, &headers)?;
+    let vlan = l2::admit(port, headers)?;
     step!(trace, Step::Admitted(vlan));
 
     // 4. Learn: the source is behind the ingress port.
     let domain = topology.bridge_domain(port);
-    let learned = learn(&mut sw.fdb, domain, port, vlan, &headers, now);
+    let learned = learn(&mut sw.fdb, domain, port, vlan, headers, now);
     sw.counters.record_learn(learned);
     step!(trace, Step::Learned(learned));
 
     // 5. Lookup: to one port, to all, or to the gateway.
-    let target = lookup(&mut sw.fdb, domain, vlan, &headers, frame, now);
+    let target = lookup(&mut sw.fdb, domain, vlan, headers, frame, now);
     step!(trace, Step::Lookup(target));
 
     // 6. Policy: the rules.
-    let rule = topology.policy.check(port, &headers, target)?;
+    let rule = topology.policy.check(port, headers, target)?;
     step!(trace, Step::Policy(rule));
 
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
         (Target::Unicast(egress), _) => bridge(topology, frame.ingress, egress),
         (Target::Flood, Some(domain)) => flood(topology, frame.ingress, domain.id, vlan),
-        (Target::Gateway, _) | (Target::Flood, None) => {
-            let counters = &sw.counters;
-            route::gateway(
-                &mut sw.gateway,
-                topology,
-                port,
-                frame,
-                &headers,
-                now,
-                counters,
-                trace,
-            )
+        (Target::Gateway, _) | (Target::Flood, None) => Passage {
+            state: &mut sw.gateway,
+            topology,
+            frame,
+            headers,
+            now,
+            counters: &sw.counters,
+            trace,
         }
+        .through_gateway(port),
     }
 }
 

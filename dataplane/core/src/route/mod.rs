@@ -15,19 +15,18 @@ use std::sync::Arc;
 
 use crate::addr::{PortId, UplinkId};
 use crate::counters::Counters;
-use crate::frame::{Frame, FrameBuf};
+use crate::frame::FrameBuf;
 use crate::headers::{Headers, L3, ethertype};
 use crate::nat::{Nat, NatView};
 use crate::reply;
 use crate::time::Instant;
-use crate::topology::{Domain, Port, Role, Topology};
-use crate::trace::Trace;
-use crate::verdict::{DropReason, Verdict};
+use crate::topology::{Domain, Topology};
+use crate::verdict::Verdict;
 
 pub use errors::ERRORS_PER_SECOND_MAX;
 use errors::ErrorBudget;
 pub use hold::{HELD_MAX, HELD_PER_NEXT_HOP_MAX, HOLD_TIME, Holding};
-use passage::Passage;
+pub(crate) use passage::Passage;
 pub use prefixes::PrefixTable;
 
 /// The gateways' tables, shared by all workers.
@@ -121,40 +120,5 @@ pub(crate) fn addresses_gateway(domain: &Domain, headers: &Headers, bytes: &[u8]
             reply::solicited(bytes, headers).is_some_and(|target| gateway.owns(IpAddr::V6(target)))
         }
         _ => false,
-    }
-}
-
-/// Takes a frame through the gateway.
-#[inline(never)]
-pub(crate) fn gateway<T: Trace>(
-    state: &mut State,
-    topology: &Topology,
-    port: &Port,
-    frame: &mut Frame<'_>,
-    headers: &Headers,
-    now: Instant,
-    counters: &Counters,
-    trace: &mut T,
-) -> Result<Verdict, DropReason> {
-    let mut passage = Passage {
-        state,
-        topology,
-        frame,
-        headers,
-        now,
-        counters,
-        trace,
-    };
-    match port.role {
-        Role::Bridge(id) => {
-            let domain = topology.domain(id).ok_or(DropReason::PortDown)?;
-            let gateway = domain.gateway.as_ref().ok_or(DropReason::NoRoute)?;
-            passage.domain_ingress(domain, gateway)
-        }
-        Role::HostLink => passage.host_ingress(),
-        Role::Uplink(id) => {
-            let uplink = topology.uplink(id).ok_or(DropReason::PortDown)?;
-            passage.uplink_ingress(uplink)
-        }
     }
 }

@@ -11,7 +11,7 @@ use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
 use crate::nat::{Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
-use crate::topology::{Domain, Gateway, Topology, Uplink};
+use crate::topology::{Domain, Gateway, Port, Role, Topology, Uplink};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
 use crate::verdict::{Consumer, DropReason, Verdict};
 
@@ -20,7 +20,7 @@ use crate::verdict::{Consumer, DropReason, Verdict};
 const KEPT_SIZE: usize = 192;
 
 /// What a packet's passage needs.
-pub(super) struct Passage<'p, 'f, T> {
+pub(crate) struct Passage<'p, 'f, T> {
     pub state: &'p mut State,
     pub topology: &'p Topology,
     pub frame: &'p mut Frame<'f>,
@@ -56,8 +56,25 @@ impl<'r> From<&'r Uplink> for Reporter<'r> {
 }
 
 impl<T: Trace> Passage<'_, '_, T> {
+    /// Takes the frame, which entered by `port`, through the gateway.
+    #[inline(never)]
+    pub fn through_gateway(&mut self, port: &Port) -> Result<Verdict, DropReason> {
+        match port.role {
+            Role::Bridge(id) => {
+                let domain = self.topology.domain(id).ok_or(DropReason::PortDown)?;
+                let gateway = domain.gateway.as_ref().ok_or(DropReason::NoRoute)?;
+                self.domain_ingress(domain, gateway)
+            }
+            Role::HostLink => self.host_ingress(),
+            Role::Uplink(id) => {
+                let uplink = self.topology.uplink(id).ok_or(DropReason::PortDown)?;
+                self.uplink_ingress(uplink)
+            }
+        }
+    }
+
     /// A frame that an endpoint sent to its gateway.
-    pub fn domain_ingress(
+    fn domain_ingress(
         &mut self,
         domain: &Domain,
         gateway: &Gateway,
@@ -130,7 +147,7 @@ impl<T: Trace> Passage<'_, '_, T> {
     }
 
     /// A frame that the host sent into its networks.
-    pub fn host_ingress(&mut self) -> Result<Verdict, DropReason> {
+    fn host_ingress(&mut self) -> Result<Verdict, DropReason> {
         let ip = self.ip()?;
         if !is_routable(ip.dst) || is_link_local(ip.src) {
             return Err(DropReason::MartianDestination);
@@ -147,7 +164,7 @@ impl<T: Trace> Passage<'_, '_, T> {
     }
 
     /// A frame from outside, on an interface that the host shares with us.
-    pub fn uplink_ingress(&mut self, uplink: &Uplink) -> Result<Verdict, DropReason> {
+    fn uplink_ingress(&mut self, uplink: &Uplink) -> Result<Verdict, DropReason> {
         let Ok(ip) = self.ip() else {
             return Ok(Verdict::NotOurs);
         };
