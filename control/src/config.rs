@@ -21,6 +21,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dataplane::Waiting;
 use dataplane_core::nat::NatConfig;
 use dataplane_core::time::Duration;
 use dataplane_core::topology::UPLINKS_MAX;
@@ -34,6 +35,10 @@ pub const STATE_DIR_DEFAULT: &str = "/var/lib/causeway";
 pub const SOCKET_DEFAULT: &str = "/run/causeway/causeway.sock";
 /// Worker threads at most: more queues per TAP than this help nobody.
 pub const WORKERS_MAX: usize = 16;
+/// How long an adaptive worker looks for frames, when the file does not say.
+const SPIN_MICROSECONDS_DEFAULT: u64 = 50;
+/// The longest that makes sense: beyond a tick, `always` says it better.
+const SPIN_MICROSECONDS_MAX: u64 = 100_000;
 /// External ports that a NAT range must have at least, so that every one of its shards gets some.
 const NAT_PORTS_MIN: u16 = 512;
 /// Ports that stay the host's at least when the NAT range is chosen.
@@ -46,8 +51,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the API listens.
     pub socket: PathBuf,
-    /// Worker threads; `None` for the dataplane's default.
-    pub workers: Option<usize>,
+    /// Workers, how they wait, and the size of their batches.
+    pub dataplane: dataplane::Config,
     /// The external interfaces.
     pub uplinks: Uplinks,
     /// Ranges, timeouts and limits of the NAT.
@@ -122,9 +127,24 @@ struct File {
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     workers: Option<usize>,
+    waiting: Option<WaitingMode>,
+    spin_microseconds: Option<u64>,
+    batch_frames_max: Option<usize>,
     uplinks: Option<Vec<String>>,
     #[serde(default)]
     nat: NatFile,
+}
+
+/// How workers wait for frames when none are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitingMode {
+    /// Asleep at once: no CPU without traffic, a wake-up's latency with every pause.
+    Sleep,
+    /// Looking for frames for `spin_microseconds` after the last one, then asleep.
+    Adaptive,
+    /// Never asleep: one core per worker, least latency.
+    Always,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +169,8 @@ pub struct Overrides {
     pub socket: Option<PathBuf>,
     /// `--workers`
     pub workers: Option<usize>,
+    /// `--waiting`
+    pub waiting: Option<WaitingMode>,
     /// `--uplink`, repeated
     pub uplinks: Vec<String>,
 }
@@ -163,10 +185,7 @@ impl Config {
             Some(path) => read(path)?,
             None => File::default(),
         };
-        let workers = overrides.workers.or(file.workers);
-        if let Some(workers) = workers {
-            check_range("workers", workers as u64, 1, WORKERS_MAX as u64)?;
-        }
+        let dataplane = dataplane_config(&file, &overrides)?;
         let uplinks = match (overrides.uplinks, file.uplinks) {
             (names, _) if !names.is_empty() => Uplinks::Named(named_uplinks(names)?),
             (_, Some(names)) => Uplinks::Named(named_uplinks(names)?),
@@ -177,11 +196,39 @@ impl Config {
         Ok(Self {
             state_dir: or_default(overrides.state_dir.or(file.state_dir), STATE_DIR_DEFAULT),
             socket: or_default(overrides.socket.or(file.socket), SOCKET_DEFAULT),
-            workers,
+            dataplane,
             uplinks,
             nat: nat(&file.nat)?,
         })
     }
+}
+
+fn dataplane_config(file: &File, overrides: &Overrides) -> Result<dataplane::Config, Error> {
+    let mut config = dataplane::Config::default();
+    if let Some(workers) = overrides.workers.or(file.workers) {
+        check_range("workers", workers as u64, 1, WORKERS_MAX as u64)?;
+        config.workers = workers;
+    }
+    if let Some(frames) = file.batch_frames_max {
+        check_range(
+            "batch_frames_max",
+            frames as u64,
+            1,
+            dataplane::BATCH_MAX as u64,
+        )?;
+        config.batch_frames_max = frames;
+    }
+    let spin = file.spin_microseconds.unwrap_or(SPIN_MICROSECONDS_DEFAULT);
+    check_range("spin_microseconds", spin, 1, SPIN_MICROSECONDS_MAX)?;
+    let mode = overrides.waiting.or(file.waiting);
+    config.waiting = match mode.unwrap_or(WaitingMode::Adaptive) {
+        WaitingMode::Sleep => Waiting::Sleep,
+        WaitingMode::Adaptive => Waiting::Adaptive {
+            spin: Duration::from_micros(spin),
+        },
+        WaitingMode::Always => Waiting::Always,
+    };
+    Ok(config)
 }
 
 fn read(path: &Path) -> Result<File, Error> {
@@ -287,10 +334,57 @@ mod tests {
     }
 
     #[test]
+    fn workers_wait_as_the_file_or_the_command_line_says() {
+        let waiting = |text: &str| load(text).map(|config| config.dataplane.waiting);
+        assert_eq!(waiting("waiting = \"always\""), Ok(Waiting::Always));
+        let spin = Duration::from_micros(7);
+        assert_eq!(
+            waiting("spin_microseconds = 7"),
+            Ok(Waiting::Adaptive { spin })
+        );
+        let overrides = Overrides {
+            waiting: Some(WaitingMode::Sleep),
+            ..Overrides::default()
+        };
+        let config = Config::load(None, overrides).unwrap();
+        assert_eq!(config.dataplane.waiting, Waiting::Sleep);
+        assert_eq!(
+            load("batch_frames_max = 8")
+                .unwrap()
+                .dataplane
+                .batch_frames_max,
+            8
+        );
+        for wrong in [
+            "spin_microseconds = 0",
+            "batch_frames_max = 65",
+            "workers = 0",
+        ] {
+            let key = wrong.split(' ').next().unwrap();
+            let error = waiting(wrong).unwrap_err();
+            assert!(
+                error.contains(key) && error.contains("from 1 to"),
+                "{error}"
+            );
+        }
+        assert!(
+            waiting("waiting = \"sometimes\"")
+                .unwrap_err()
+                .contains("sometimes")
+        );
+    }
+
+    #[test]
     fn an_empty_file_gives_the_defaults_and_the_command_line_wins() {
         let config = load("").unwrap();
         assert_eq!(config.socket, Path::new(SOCKET_DEFAULT));
         assert_eq!(config.uplinks, Uplinks::DefaultRoute);
+        let (ours, theirs) = (config.dataplane, dataplane::Config::default());
+        assert_eq!(
+            (ours.workers, ours.waiting),
+            (theirs.workers, theirs.waiting)
+        );
+        assert_eq!(ours.batch_frames_max, theirs.batch_frames_max);
         let overrides = Overrides {
             socket: Some("/tmp/s".into()),
             uplinks: vec!["none".to_owned()],

@@ -1,16 +1,17 @@
-//! Requests with more than one form: detaching by sandbox, publishing ranges of any size.
+//! Requests with more than one form, and what status tells: detaching by sandbox, publishing ranges
+//! of any size, features, loads.
 
 #![allow(clippy::unwrap_used)]
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tests::daemon::{Daemon, path_text};
-use tests::lab::{DEADLINE, Lab, connect, require_root};
+use tests::lab::{DEADLINE, Lab, connect, require_root, wait_for};
 
 /// How long publishing may take, however many ports it is, from the command to its answer, which
 /// is given when every worker has the rule.
@@ -221,4 +222,64 @@ fn what_the_kernel_refuses_is_listed_and_warned_of() {
         assert!(text.contains(&format!("warning: {warning}\n")), "{text}");
         daemon.clean();
     });
+}
+
+#[test]
+fn status_tells_which_worker_and_port_is_busy() {
+    if !require_root("status_tells_which_worker_and_port_is_busy") {
+        return;
+    }
+    let lab = Lab::new("loads");
+    let (host, a, b) = (
+        lab.namespace("host"),
+        lab.namespace("a"),
+        lab.namespace("b"),
+    );
+    let options = ["--uplink", "none", "--workers", "2", "--waiting", "sleep"];
+    let mut daemon = Daemon::start(&lab, &host, &options);
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&a, "web", "a", &["--backend", "tap-plain"]);
+    let to = daemon.attach(&b, "web", "b", &[]);
+    let socket = a.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    socket.connect((to.as_str(), 9)).unwrap();
+    let of = |status: &serde_json::Value, port: &str| {
+        let loads = status["port_loads"].as_array().unwrap().clone();
+        loads.into_iter().find(|load| load["port"] == port)
+    };
+    let busy = wait_for(DEADLINE, "a busy port in the status", || {
+        for _ in 0..100 {
+            // Nobody listens: the answers are errors of ICMP.
+            let _ = socket.send(&[0; 100]);
+        }
+        let status = daemon.json(&["status"]);
+        let load = of(&status, "a")?;
+        (load["rx_frames_per_second"].as_f64()? > 10.0).then_some((status, load))
+    });
+    let (status, load) = busy;
+    let share = |value: &serde_json::Value| value["busy"].as_f64().unwrap();
+    assert!(share(&load) > 0.0 && share(&load) < 2.0, "{load}");
+    assert!(load["rx_bytes_per_second"].as_f64() > load["rx_frames_per_second"].as_f64());
+    let workers = status["worker_loads"].as_array().unwrap();
+    assert_eq!(workers.len(), 2);
+    assert!(
+        workers.iter().all(|load| load["spinning"] == 0.0),
+        "{status}"
+    );
+    let owner = load["worker"].as_u64().expect("one queue, one owner") as usize;
+    assert!(share(&workers[owner]) > 0.0, "{status}");
+    assert!(
+        of(&status, "b").unwrap()["worker"].is_null(),
+        "a queue on each"
+    );
+    let text = daemon.run(&["status"]);
+    assert!(
+        text.contains("worker 0: ") && text.contains(" % busy, "),
+        "{text}"
+    );
+    wait_for(DEADLINE, "an idle port in the status", || {
+        let status = daemon.json(&["status"]);
+        let load = of(&status, "a")?;
+        (load["rx_frames_per_second"] == 0.0).then_some(())
+    });
+    daemon.clean();
 }

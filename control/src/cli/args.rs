@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
+use crate::config::WaitingMode;
 
 /// A userspace Ethernet switch and NAT for network namespaces.
 #[derive(Debug, Parser)]
@@ -92,6 +93,7 @@ pub struct JsonArgs {
 #[command(after_help = "Examples:
   causeway daemon
   causeway daemon --uplink eth0 --uplink eth1
+  causeway daemon --workers 2 --waiting always
   causeway --socket /tmp/c.sock daemon --state-dir /tmp/c --uplink none")]
 pub struct DaemonArgs {
     /// Configuration file (TOML)
@@ -106,6 +108,9 @@ pub struct DaemonArgs {
     /// Worker threads [default: the cores, at most 4]
     #[arg(long)]
     pub workers: Option<usize>,
+    /// How workers wait for frames [default: adaptive]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub waiting: Option<WaitingMode>,
     /// Stop when the standard input, a pipe, is closed: for a parent that may be killed
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
@@ -207,7 +212,7 @@ pub struct AttachArgs {
     /// MAC [default: from the address]
     #[arg(long)]
     pub mac: Option<String>,
-    /// How it is connected: tap, packet
+    /// How it is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap")]
     pub backend: String,
     /// Print JSON
@@ -262,7 +267,7 @@ pub struct RunArgs {
     /// MAC on the first network [default: from the address]
     #[arg(long)]
     pub mac: Option<String>,
-    /// How it is connected: tap, packet
+    /// How it is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap")]
     pub backend: String,
     /// The program with its arguments

@@ -28,6 +28,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
         state_dir: args.state_dir,
         socket,
         workers: args.workers,
+        waiting: args.waiting,
         uplinks: args.uplink,
     };
     let config = Config::load(args.config.as_deref(), overrides)?;

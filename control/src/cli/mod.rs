@@ -17,8 +17,8 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::api::types::{
-    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortView,
-    PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
+    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortLoadView,
+    PortView, PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
@@ -30,6 +30,9 @@ use args::{
     NetworkCreateArgs, PortArgs, PublishCommand, TraceArgs,
 };
 use client::{Client, escape};
+
+/// Busiest ports that `status` lists for people; `--json` has them all.
+const STATUS_PORTS_MAX: usize = 10;
 
 /// Runs the program. Wrong usage ends it with 2 before anything is done.
 pub fn main() -> ExitCode {
@@ -493,11 +496,45 @@ async fn status(client: &Client, json: bool) -> anyhow::Result<()> {
         "frames: {rx} received, {dropped} dropped; {}",
         verdicts.join(", ")
     )?;
+    write_loads(&mut out, &status)?;
     if status.api_panics > 0 {
         writeln!(out, "API handlers that panicked: {}", status.api_panics)?;
     }
     for warning in &status.warnings {
         writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+/// How busy every worker is, and the busiest ports.
+fn write_loads(out: &mut impl Write, status: &StatusView) -> io::Result<()> {
+    for load in &status.worker_loads {
+        writeln!(
+            out,
+            "worker {}: {:.1} % busy, {:.1} % spinning, {:.0} frames/s, {:.1} frames a batch",
+            load.worker,
+            100.0 * load.busy,
+            100.0 * load.spinning,
+            load.rx_frames_per_second,
+            load.batch_frames
+        )?;
+    }
+    let busy = |load: &&PortLoadView| load.rx_frames_per_second + load.tx_frames_per_second > 0.0;
+    for load in status.port_loads.iter().filter(busy).take(STATUS_PORTS_MAX) {
+        let worker = load
+            .worker
+            .map_or_else(|| "all workers".to_owned(), |id| format!("worker {id}"));
+        writeln!(
+            out,
+            "port {} ({worker}): {:.1} % of a core, in {:.0} frames/s {:.1} Mbit/s, out {:.0} \
+             frames/s {:.1} Mbit/s",
+            load.port,
+            100.0 * load.busy,
+            load.rx_frames_per_second,
+            load.rx_bytes_per_second * 8e-6,
+            load.tx_frames_per_second,
+            load.tx_bytes_per_second * 8e-6
+        )?;
     }
     Ok(())
 }

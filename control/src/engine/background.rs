@@ -17,6 +17,8 @@ use crate::link::watch::{Changes, Watch};
 const SETTLE: Duration = Duration::from_millis(5);
 /// How often dead FDB entries are swept and lost notices made up for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often the load is measured, and a port moved to a less busy worker.
+const BALANCE_EVERY: Duration = Duration::from_secs(1);
 /// Notices that wait for the control plane: hints, so more than this many need no queue.
 const NOTICES_MAX: usize = 256;
 
@@ -43,6 +45,7 @@ impl Engine {
             .map_err(|error| Error::io("start a thread", error))?;
         tokio::spawn(follow_notices(Arc::downgrade(self), receiver));
         tokio::spawn(sweep(Arc::downgrade(self)));
+        tokio::spawn(balance(Arc::downgrade(self)));
         Ok(())
     }
 
@@ -135,6 +138,24 @@ async fn follow_notices(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice
         };
         if let Err(error) = engine.follow(notice).await {
             tracing::warn!(?notice, %error, "cannot follow a notice of the dataplane");
+        }
+    }
+}
+
+async fn balance(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(BALANCE_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        match engine.blocking(|dataplane| dataplane.balance()) {
+            Ok(None) => {}
+            Ok(Some((port, worker))) => {
+                tracing::info!(%port, worker, "moved a busy port to another worker");
+            }
+            Err(error) => tracing::warn!(%error, "cannot move a busy port"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What requests may look at. Nothing here changes anything.
 
+use dataplane::balance::{Loads, PortLoad};
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::topology::{Role, Topology};
@@ -9,8 +10,9 @@ use std::sync::atomic::Ordering;
 
 use super::{Engine, State, features};
 use crate::api::types::{
-    CountView, DropView, EndpointView, FdbView, NetworkView, PortView, PublicationView,
-    SessionView, StatusView, StepView, SubnetView, TraceView, UplinkView,
+    CountView, DropView, EndpointView, FdbView, NetworkView, PortLoadView, PortView,
+    PublicationView, SessionView, StatusView, StepView, SubnetView, TraceView, UplinkView,
+    WorkerLoadView,
 };
 use crate::error::Error;
 use crate::explain;
@@ -226,6 +228,7 @@ impl Engine {
         let state = self.state().await;
         let stats = self.dataplane.stats();
         let topology = self.dataplane.topology();
+        let loads = self.dataplane.loads();
         let uplinks = topology.uplinks.iter().map(|uplink| UplinkView {
             name: uplink.name.to_string(),
             up: topology.port_up(uplink.port).is_some(),
@@ -245,6 +248,8 @@ impl Engine {
             state_dir: self.config.state_dir.display().to_string(),
             netns_inode: self.host.id().inode(),
             workers: self.dataplane.workers(),
+            worker_loads: worker_loads(&loads),
+            port_loads: port_loads(&loads, &topology),
             generation: topology.generation,
             networks: state.desired.networks.len(),
             endpoints: state.desired.endpoints.len(),
@@ -260,6 +265,34 @@ impl Engine {
             features,
         }
     }
+}
+
+fn worker_loads(loads: &Loads) -> Vec<WorkerLoadView> {
+    let workers = loads.workers.iter().enumerate();
+    workers
+        .map(|(worker, load)| WorkerLoadView {
+            worker,
+            busy: load.busy,
+            spinning: load.spinning,
+            rx_frames_per_second: load.rx_frames,
+            batch_frames: load.batch_frames,
+        })
+        .collect()
+}
+
+fn port_loads(loads: &Loads, topology: &Topology) -> Vec<PortLoadView> {
+    let mut ports = loads.ports.clone();
+    ports.sort_by(|a, b| b.busy.total_cmp(&a.busy));
+    let view = |load: &PortLoad| PortLoadView {
+        port: port_name(topology, load.port),
+        worker: load.owner,
+        busy: load.busy,
+        rx_frames_per_second: load.rx_frames,
+        rx_bytes_per_second: load.rx_bytes,
+        tx_frames_per_second: load.tx_frames,
+        tx_bytes_per_second: load.tx_bytes,
+    };
+    ports.iter().map(view).collect()
 }
 
 fn warnings(state: &State) -> Vec<String> {

@@ -105,11 +105,7 @@ impl Engine {
         let store = Store::open(&config.state_dir)?;
         let host = Netns::current()?;
         let netlink = Netlink::open(&host)?;
-        let mut dataplane_config = dataplane::Config::default();
-        if let Some(workers) = config.workers {
-            dataplane_config.workers = workers;
-        }
-        let dataplane = Arc::new(Dataplane::start(&dataplane_config)?);
+        let dataplane = Arc::new(Dataplane::start(&config.dataplane)?);
         let workers = dataplane.workers();
         let instance = store.instance().to_owned();
         let desired = store.load()?;
