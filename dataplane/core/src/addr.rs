@@ -38,8 +38,10 @@ impl MacAddr {
     /// The 48 bits as the low part of a `u64`, first octet highest.
     #[inline]
     pub const fn to_u64(self) -> u64 {
+        // Two words, as the compiler loads them; joined as eight bytes they are shuffled one by one.
         let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        let (high, low) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]));
+        (high as u64) << 16 | low as u64
     }
 
     /// The inverse of [`MacAddr::to_u64`]; the upper 16 bits are ignored.
