@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bench::plan::{self, Plan, word};
 use bench::real::Real;
-use bench::record;
+use bench::record::{self, Document};
 use bench::report::table::Style;
 use bench::report::{csv, html, markdown, table};
 use bench::run::Hall;
 use bench::session::{self, Session};
 use bench::system::{self, SystemName};
-use bench::{bar, diff as compare, invented, leftover, library};
+use bench::{bar, diff as compare, invented, leftover, library, manifest, primitives};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use control::netns::Netns;
@@ -48,9 +48,7 @@ fn run_plan(plan: Plan, options: &RunOptions) -> anyhow::Result<ExitCode> {
         eprintln!("cleaning what a killed run has left behind: {left}");
         clean_up(&left)?;
     }
-    if cfg!(debug_assertions) {
-        eprintln!("this is a debug build: its figures mean nothing; use cargo run --release");
-    }
+    warn_of_debug_build();
     let hall: Box<dyn Hall> = match options.invented {
         Some(noise) => Box::new(invented(noise, &plan)?),
         None => Box::new(real(&plan, options)?),
@@ -183,8 +181,14 @@ pub fn report(
     html_page: Option<&Path>,
     markdown_page: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
-    let results = paths.iter().map(|path| record::read(path.as_ref()));
-    let results = results.collect::<Result<Vec<_>, _>>()?;
+    let mut results = Vec::new();
+    let mut primitives = None;
+    for path in paths {
+        match record::read_any(path.as_ref())? {
+            Document::Results(read) => results.push(*read),
+            Document::Primitives(read) => primitives = Some(read),
+        }
+    }
     let write = |path: &Path, page: String| {
         std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
     };
@@ -192,14 +196,35 @@ pub fn report(
         write(path, html::render(&results))?;
     }
     if let Some(path) = markdown_page {
-        write(path, markdown::render(&results))?;
+        write(path, markdown::render(primitives.as_ref(), &results))?;
     }
     if html_page.is_none() && markdown_page.is_none() {
+        if let Some(primitives) = &primitives {
+            println!("{}\n", primitives.render(Style::Terminal));
+        }
         for results in &results {
             println!("{}", table::render(results, Style::Terminal));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures what the machine's smallest steps cost.
+pub fn primitives(json: bool) -> anyhow::Result<ExitCode> {
+    warn_of_debug_build();
+    let found = primitives::measure(manifest::look(None)).context("cannot measure")?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else {
+        println!("{}", found.render(Style::Terminal));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn warn_of_debug_build() {
+    if cfg!(debug_assertions) {
+        eprintln!("this is a debug build: its figures mean nothing; use cargo run --release");
+    }
 }
 
 /// Says which systems are here.

@@ -129,9 +129,10 @@ fn metric_view(point: &Point, kind: &Metric, baseline: &str, seed: u64) -> Metri
     };
     let base = of(baseline);
     let again = of(AGAIN).zip(base.as_ref());
-    let floor = again.map(|(again, base)| {
+    let floor = again.and_then(|(again, base)| {
         let (again, base) = paired(&again, base);
-        stats::noise_floor(stats::paired_ratio(&again, &base, seed))
+        let floor = stats::noise_floor(stats::paired_ratio(&again, &base, seed));
+        floor.is_finite().then_some(floor)
     });
     let base_limited = point
         .systems
@@ -152,15 +153,19 @@ fn metric_view(point: &Point, kind: &Metric, baseline: &str, seed: u64) -> Metri
             values,
             at_least: limited,
             flags: flags(system),
-            comparison: other.map(|base| {
+            comparison: other.and_then(|base| {
                 let (ours, base) = paired(&ours, base);
                 let ratio = stats::paired_ratio(&ours, &base, seed);
                 let more = kind.better == Better::More;
                 let found = stats::judge(ratio, floor.unwrap_or(0.0), more, ours.len());
-                Comparison {
-                    ratio,
-                    finding: bounded(found, limited, base_limited),
-                }
+                // Nothing is a multiple of zero, such as the loss of a baseline without any.
+                [ratio.low, ratio.median, ratio.high]
+                    .iter()
+                    .all(|end| end.is_finite())
+                    .then_some(Comparison {
+                        ratio,
+                        finding: bounded(found, limited, base_limited),
+                    })
             }),
         });
     }

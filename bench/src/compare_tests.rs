@@ -83,6 +83,62 @@ fn a_slowdown_of_five_percent_is_found() {
     }
 }
 
+/// Frames of one measurement of real work: some milliseconds.
+const WORK_FRAMES: usize = 40_000;
+
+/// Forwards frames in memory; Causeway's own take `extra` percent more work than the baseline's.
+struct RealWork {
+    extra: usize,
+}
+
+impl Hall for RealWork {
+    fn start(&mut self, system: SystemName, _setup: &Setup) -> Result<Box<dyn Subject>, Refusal> {
+        let extra = match system {
+            SystemName::Causeway => self.extra,
+            _ => 0,
+        };
+        Ok(Box::new(RealInstance { extra }))
+    }
+}
+
+struct RealInstance {
+    extra: usize,
+}
+
+impl Subject for RealInstance {
+    fn facts(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn sample(&mut self, _request: &Request) -> Result<Sample, String> {
+        // More frames in the name of the same count: exactly so much more work. The least of a few,
+        // because others use this machine.
+        let frames = WORK_FRAMES + WORK_FRAMES * self.extra / 100;
+        let tries = (0..3).map(|_| crate::core_alone::unicast_64_seconds(frames));
+        let seconds = tries.fold(f64::INFINITY, f64::min);
+        Ok(Sample {
+            metrics: vec![Metric::more("rate", "1/s", WORK_FRAMES as f64 / seconds)],
+            ..Sample::default()
+        })
+    }
+}
+
+#[test]
+fn five_percent_more_real_work_is_found_and_none_is_not() {
+    let mut plan = scenario(25);
+    plan.scenario.instances = crate::scenario::Instances::Kept;
+    let attempts = |extra| -> Vec<Finding> {
+        let runs = (0..3).map(|seed| finding(&results(&plan, &mut RealWork { extra }, seed)));
+        runs.collect()
+    };
+    let slower = attempts(5);
+    assert!(slower.contains(&Finding::Slower), "{slower:?}");
+    assert!(!slower.contains(&Finding::Faster), "{slower:?}");
+    let equal = attempts(0);
+    let found = equal.iter().filter(|f| **f != Finding::NoDifference);
+    assert!(found.count() <= 1, "{equal:?}");
+}
+
 /// Says what it was told to, and that the generator was the limit.
 struct Limited(BTreeMap<SystemName, (f64, bool)>);
 

@@ -148,6 +148,13 @@ pub fn unicast_64() -> f64 {
     bridged(64, 2_000_000, |rng| rng.usize(..64))
 }
 
+/// Seconds of `frames` frames of known unicast among 64 stations: real work for tests of the
+/// runner.
+#[cfg(test)]
+pub(crate) fn unicast_64_seconds(frames: usize) -> f64 {
+    bridged(64, frames, |rng| rng.usize(..64)) * frames as f64 * 1e-9
+}
+
 /// Known unicast among a million stations, each as likely as any.
 pub fn unicast_million_uniform() -> f64 {
     bridged(1 << 20, 2_000_000, |rng| rng.usize(..1 << 20))

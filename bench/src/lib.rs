@@ -18,6 +18,7 @@ mod load;
 pub mod manifest;
 pub mod measure;
 pub mod plan;
+pub mod primitives;
 mod progress;
 pub mod real;
 pub mod record;

@@ -59,13 +59,13 @@ enum Command {
         /// The new result.
         new: PathBuf,
     },
-    /// Shows results: as tables, or as a page.
+    /// Shows results: as tables, or as pages.
     #[command(after_help = "Examples:\n  \
         bench report result.json\n  \
         bench report result.json --html result.html\n  \
         bench report a.json b.json --markdown page.md")]
     Report {
-        /// The results, or journals of runs that were killed.
+        /// Results, journals of runs that were killed, and what `primitives --json` has printed.
         #[arg(required = true)]
         results: Vec<PathBuf>,
         /// Writes one self-contained page with plots.
@@ -74,6 +74,13 @@ enum Command {
         /// Writes a Markdown page.
         #[arg(long, value_name = "FILE")]
         markdown: Option<PathBuf>,
+    },
+    /// Measures what this machine's smallest steps cost: system calls, copies, cache misses.
+    #[command(after_help = "Example:\n  bench primitives --json > bench/results/primitives.json")]
+    Primitives {
+        /// Prints JSON instead of the table, for `report`.
+        #[arg(long)]
+        json: bool,
     },
     /// Says which reference systems are here, and what would bring the absent ones.
     Systems,
@@ -147,6 +154,7 @@ fn main() -> ExitCode {
             html,
             markdown,
         } => command::report(&results, html.as_deref(), markdown.as_deref()),
+        Command::Primitives { json } => command::primitives(json),
         Command::Systems => command::systems(),
         Command::Clean => command::clean(),
         Command::Completion { shell } => command::completion::<Arguments>(shell),

@@ -36,8 +36,8 @@ const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 /// Longest file that is read, in bytes: all of them are a line, but /proc/cpuinfo.
 const SIZE_MAX: u64 = 1 << 20;
 
-/// Looks at this machine.
-pub fn look(plan: &Plan) -> Manifest {
+/// Looks at this machine, about to run a plan or something else.
+pub fn look(plan: Option<&Plan>) -> Manifest {
     Manifest {
         started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         seconds: 0.0,
@@ -45,7 +45,7 @@ pub fn look(plan: &Plan) -> Manifest {
         kernel: line("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
         cpu: cpu_model(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        seed: plan.scenario.seed,
+        seed: plan.map_or(0, |plan| plan.scenario.seed),
         facts: facts(plan),
         systems: BTreeMap::new(),
     }
@@ -55,7 +55,7 @@ fn unknown() -> String {
     "unknown".to_owned()
 }
 
-fn facts(plan: &Plan) -> BTreeMap<String, String> {
+fn facts(plan: Option<&Plan>) -> BTreeMap<String, String> {
     let mut facts = BTreeMap::new();
     let mut note = |name: String, value: Option<String>| {
         if let Some(value) = value {
@@ -66,7 +66,7 @@ fn facts(plan: &Plan) -> BTreeMap<String, String> {
     note("profile".into(), Some(env!("BENCH_PROFILE").to_owned()));
     note(
         "placement".into(),
-        Some(word(&plan.scenario.load.placement)),
+        plan.map(|plan| word(&plan.scenario.load.placement)),
     );
     note("load-average".into(), line("/proc/loadavg"));
     note("command-line".into(), line("/proc/cmdline"));
@@ -152,7 +152,7 @@ mod tests {
             "name = \"t\"\ntopology = \"pair\"\nmeasure = \"idle\"\nsystems = [\"bridge\"]\n",
         )
         .unwrap();
-        let manifest = look(&plan);
+        let manifest = look(Some(&plan));
         assert!(manifest.kernel.contains('.'), "{}", manifest.kernel);
         assert!(manifest.started.ends_with('Z'), "{}", manifest.started);
         assert!(manifest.cpus >= 1);

@@ -16,6 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::primitives::{self, Primitives};
 use crate::result::{Absent, FORMAT, Results, SystemSamples, Taken};
 
 /// Largest document that is read, in bytes: a hundred times the largest scenario's.
@@ -225,19 +226,37 @@ pub fn write(path: &Path, results: &Results) -> anyhow::Result<()> {
     fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// What a file may hold.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Document {
+    /// A result, whole or partial.
+    Results(Box<Results>),
+    /// What the machine's smallest steps cost.
+    Primitives(Primitives),
+}
+
+/// Reads a result, its journal, or primitives.
+///
+/// # Errors
+/// What is wrong with it, with the path.
+pub fn read_any(path: &Path) -> anyhow::Result<Document> {
+    let text = read_text(path)?;
+    match serde_json::from_str::<Primitives>(&text) {
+        Ok(primitives) if primitives.format == primitives::FORMAT => {
+            Ok(Document::Primitives(primitives))
+        }
+        Ok(_) | Err(_) => Ok(Document::Results(Box::new(read(path)?))),
+    }
+}
+
 /// Reads a document, or the journal of a run that did not end.
 ///
 /// # Errors
 /// What is wrong with it, with the path.
 pub fn read(path: &Path) -> anyhow::Result<Results> {
+    let text = read_text(path)?;
     let shown = path.display();
-    let size = fs::metadata(path)
-        .with_context(|| format!("cannot read {shown}"))?
-        .len();
-    if size > SIZE_MAX {
-        bail!("{shown} has {size} bytes, too much for a result");
-    }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+
     let journal = path.extension().is_some_and(|end| end == "jsonl");
     let results = if journal {
         read_journal(&text)
@@ -252,6 +271,17 @@ pub fn read(path: &Path) -> anyhow::Result<Results> {
         );
     }
     Ok(results)
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let size = fs::metadata(path)
+        .with_context(|| format!("cannot read {shown}"))?
+        .len();
+    if size > SIZE_MAX {
+        bail!("{shown} has {size} bytes, too much for a result");
+    }
+    fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))
 }
 
 /// The last line of a journal may be torn; any other must be whole.

@@ -89,7 +89,7 @@ pub fn run(plan: &Plan, mut hall: Box<dyn Hall>, out: &Path) -> anyhow::Result<S
     watch_signals(&events)?;
     let record = Arc::new(Record::begin(
         out,
-        Results::empty(plan, manifest::look(plan)),
+        Results::empty(plan, manifest::look(Some(plan))),
     )?);
     let stop = Arc::new(AtomicBool::new(false));
     let progress = Arc::new(Progress::new(plan));

@@ -261,7 +261,7 @@ fn figures_table(view: &View) -> Markup {
                     @for point in &view.points {
                         @for metric in &point.metrics {
                             @for (index, row) in metric.rows.iter().enumerate() {
-                                (table_row(point, metric, row, index == 0))
+                                (table_row(point, metric, row, &view.baseline, index == 0))
                             }
                         }
                     }
@@ -271,7 +271,13 @@ fn figures_table(view: &View) -> Markup {
     }
 }
 
-fn table_row(point: &PointView, metric: &MetricView, row: &Row, first: bool) -> Markup {
+fn table_row(
+    point: &PointView,
+    metric: &MetricView,
+    row: &Row,
+    baseline: &str,
+    first: bool,
+) -> Markup {
     let e = row.estimate;
     html! {
         tr.first[first] {
@@ -292,7 +298,7 @@ fn table_row(point: &PointView, metric: &MetricView, row: &Row, first: bool) -> 
                     } }
                 }
             } @else {
-                td {} td {} td.quiet { "baseline" }
+                td {} td {} td.quiet { @if row.system == baseline { "baseline" } }
             }
         }
     }

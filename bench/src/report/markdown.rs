@@ -1,23 +1,131 @@
-//! Results as a Markdown page.
+//! Results as a Markdown page, the estimate first.
 
 use std::fmt::Write as _;
 
-use crate::compare::{summary, view};
-use crate::plan::AGAIN;
-use crate::report::table::{self, Style};
+use crate::compare::{MetricView, PointView, shown, summary, view};
+use crate::plan::{AGAIN, word};
+use crate::primitives::{LARGE, Primitives};
+use crate::report::table::{self, Style, table};
 use crate::result::{Manifest, Results};
+use crate::scenario::MeasureName;
+use crate::system::SystemName;
 
-/// A page: each result with its sentences, its table and its manifest.
-pub fn render(results: &[Results]) -> String {
-    let mut page = String::new();
+/// A page: what the machine's primitives let expect, where reality disagrees, then each result with
+/// its sentences, its table and its manifest.
+pub fn render(primitives: Option<&Primitives>, results: &[Results]) -> String {
+    let mut page = String::from(
+        "# Performance\n\nThis page is generated from results that the bench wrote: `cargo run \
+         --release -p bench -- report bench/results/*.json --markdown docs/performance.md`. \
+         Figures of different results were not measured side by side; ratios within one were.\n\n",
+    );
+    if let Some(primitives) = primitives {
+        page += &envelope(primitives);
+        page += &reality(primitives, results);
+    }
     for results in results {
         page += &section(results);
     }
-    page
+    page.truncate(page.trim_end().len());
+    page + "\n"
+}
+
+/// What can be expected without measuring a switch.
+fn envelope(primitives: &Primitives) -> String {
+    let mut text = format!(
+        "## Back of the envelope\n\nWhat the smallest steps cost here, warm and alone:\n\n{}\n\n",
+        primitives.render(Style::Markdown)
+    );
+    let small = primitives.frame_nanos(64.0);
+    let large = primitives.frame_nanos(LARGE as f64);
+    let _ = write!(
+        text,
+        "A frame from TAP to TAP costs a worker at least one read and one write, each of which \
+         enters the kernel and copies the frame, and two lookups, of its source and its \
+         destination, that miss the first cache. A pipe does the same for its bytes, so:\n\n\
+         - a frame of 64 bytes: {} ns, at most {} M frames a second for one worker;\n\
+         - a GSO frame of 64 KiB: {} µs, {} s of CPU for each GB, at most {} Gbit/s for one \
+         worker.\n\n\
+         What is left out: the network stacks of both ends, the wake-ups, and what else the \
+         kernel's TAP does for a frame.\n\n",
+        shown(small),
+        shown(1e3 / small),
+        shown(large / 1e3),
+        shown(large / LARGE as f64),
+        shown(8.0 * LARGE as f64 / large),
+    );
+    text
+}
+
+/// The estimate beside what was measured of Causeway.
+fn reality(primitives: &Primitives, results: &[Results]) -> String {
+    let mut rows = Vec::new();
+    for results in results {
+        for point in &view(results).points {
+            rows.extend(compared(primitives, results, point));
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut found = table(Style::Markdown);
+    found.set_header([
+        "result",
+        "point",
+        "figure",
+        "estimate",
+        "measured",
+        "measured / estimate",
+    ]);
+    found.add_rows(rows);
+    format!(
+        "## Where reality disagrees\n\nThe estimate is of one worker's own work and of nothing \
+         else. A rate below it, or a cost above it, is what the estimate left out; a rate above it \
+         is the work of more than one worker. Costs are of the whole machine, both ends \
+         included.\n\n{found}\n\n"
+    )
+}
+
+fn compared(primitives: &Primitives, results: &Results, point: &PointView) -> Vec<[String; 6]> {
+    let axis = |name: &str| {
+        point
+            .axes
+            .get(name)
+            .and_then(|value| value.parse::<f64>().ok())
+    };
+    let estimates = match results.scenario.measure {
+        MeasureName::FramesAtLoss => {
+            let nanos = primitives.frame_nanos(axis("frame-size").unwrap_or(64.0));
+            vec![("throughput", 1e3 / nanos), ("cpu", nanos)]
+        }
+        MeasureName::TcpBulk => {
+            let nanos = primitives.frame_nanos(LARGE as f64);
+            let bytes = LARGE as f64;
+            vec![("throughput", 8.0 * bytes / nanos), ("cpu", nanos / bytes)]
+        }
+        MeasureName::Frames
+        | MeasureName::RoundTrip
+        | MeasureName::Connections
+        | MeasureName::Idle => Vec::new(),
+    };
+    let name = word(&SystemName::Causeway);
+    let rows = estimates.into_iter().filter_map(|(metric, estimate)| {
+        let metric: &MetricView = point.metrics.iter().find(|m| m.name == metric)?;
+        let row = metric.rows.iter().find(|row| row.system == name)?;
+        let measured = row.estimate.median;
+        Some([
+            results.scenario.name.clone(),
+            point.title(),
+            format!("{}, {}", metric.name, metric.unit),
+            shown(estimate),
+            shown(measured),
+            shown(measured / estimate),
+        ])
+    });
+    rows.collect()
 }
 
 /// One result under a heading of the second level.
-pub fn section(results: &Results) -> String {
+fn section(results: &Results) -> String {
     let mut text = format!("## {}\n\n", results.scenario.name);
     if !results.scenario.about.is_empty() {
         let _ = writeln!(text, "{}\n", results.scenario.about);
@@ -30,7 +138,7 @@ pub fn section(results: &Results) -> String {
 }
 
 /// What the main metric says of each system at each point.
-pub fn sentences(results: &Results) -> Vec<String> {
+fn sentences(results: &Results) -> Vec<String> {
     let view = view(results);
     let mut sentences = Vec::new();
     for point in &view.points {

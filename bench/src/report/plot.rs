@@ -161,9 +161,13 @@ pub fn numeric_axes(view: &View) -> Vec<&'static str> {
         .collect()
 }
 
+/// Title and points of one plot.
+type Panel<'a> = (String, Vec<(f64, &'a MetricView)>);
+
 /// A metric against a numeric axis: one plot for each combination of the other axes.
 pub fn against(view: &View, metric: &str, axis: &str) -> Vec<(String, Markup)> {
-    let mut panels: BTreeMap<String, Vec<(f64, &MetricView)>> = BTreeMap::new();
+    // In the order of the scenario.
+    let mut panels: Vec<Panel<'_>> = Vec::new();
     for point in &view.points {
         let value = point.axes.get(axis).and_then(|value| value.parse().ok());
         let Some((value, metric)) = value.zip(find(point, metric)) else {
@@ -171,8 +175,11 @@ pub fn against(view: &View, metric: &str, axis: &str) -> Vec<(String, Markup)> {
         };
         let others = point.axes.iter().filter(|(name, _)| *name != axis);
         let others: Vec<String> = others.map(|(n, v)| format!("{n} {v}")).collect();
-        let panel = panels.entry(others.join(", ")).or_default();
-        panel.push((value, metric));
+        let title = others.join(", ");
+        match panels.iter_mut().find(|(known, _)| *known == title) {
+            Some((_, points)) => points.push((value, metric)),
+            None => panels.push((title, vec![(value, metric)])),
+        }
     }
     let enough = panels.into_iter().filter(|(_, points)| points.len() > 1);
     let drawn = enough.map(|(title, mut points)| {

@@ -1,6 +1,8 @@
 //! A result as a table, for terminals and for Markdown.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 
 use crate::compare::{MetricView, PointView, Row, View, sentence, shown, view};
 use crate::plan::AGAIN;
@@ -8,6 +10,9 @@ use crate::result::{Flag, Results};
 
 /// Comparisons of one result from which on the reader is warned of chance.
 const MANY: usize = 5;
+
+/// Metrics that are shown beside the main one unless all of them are 0; the pages have every one.
+const SHOWN: [&str; 5] = ["cpu", "loss", "p99", "connect-p99", "fairness"];
 
 /// Where a table is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +41,12 @@ pub fn render(results: &Results, style: Style) -> String {
 pub fn table(style: Style) -> Table {
     let mut table = Table::new();
     match style {
-        Style::Terminal => table.load_preset(presets::UTF8_HORIZONTAL_ONLY),
+        Style::Terminal => {
+            table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+            // A line below each row tells nothing.
+            table.remove_style(TableComponent::HorizontalLines);
+            table.remove_style(TableComponent::MiddleIntersections)
+        }
         Style::Markdown => table.load_preset(presets::ASCII_MARKDOWN),
     };
     table.set_content_arrangement(ContentArrangement::Disabled);
@@ -65,7 +75,8 @@ fn comparisons(view: &View, style: Style, flags: &mut Vec<Flag>) -> Table {
                 cells.push(row.map_or_else(|| "-".to_owned(), |row| figure(row, flags)));
             }
             let main = metrics.first().and_then(|(n, _)| find(point, n, system));
-            let (ratio, finding) = main.map_or_else(Default::default, compared);
+            let (ratio, finding) =
+                main.map_or_else(Default::default, |row| compared(row, &view.baseline));
             cells.extend([ratio, finding]);
             table.add_row(cells);
         }
@@ -77,11 +88,17 @@ fn comparisons(view: &View, style: Style, flags: &mut Vec<Flag>) -> Table {
     table
 }
 
-/// Name and unit of every metric, the main one first.
+/// Name and unit of the metrics that are shown, the main one first.
 fn metrics(view: &View) -> Vec<(&str, &str)> {
     let mut all: Vec<(&str, &str)> = Vec::new();
-    for metric in view.points.iter().flat_map(|point| &point.metrics) {
-        if !all.iter().any(|(name, _)| *name == metric.name) {
+    let every = || view.points.iter().flat_map(|point| &point.metrics);
+    for metric in every() {
+        let something = every()
+            .filter(|other| other.name == metric.name)
+            .flat_map(|other| &other.rows)
+            .any(|row| row.values.iter().any(|value| *value != 0.0));
+        let new = !all.iter().any(|(name, _)| *name == metric.name);
+        if new && (all.is_empty() || something && SHOWN.contains(&metric.name.as_str())) {
             all.push((&metric.name, &metric.unit));
         }
     }
@@ -124,9 +141,14 @@ fn figure(row: &Row, flags: &mut Vec<Flag>) -> String {
     )
 }
 
-fn compared(row: &Row) -> (String, String) {
+fn compared(row: &Row, baseline: &str) -> (String, String) {
     let Some(comparison) = row.comparison else {
-        return (String::new(), "baseline".to_owned());
+        let word = if row.system == baseline {
+            "baseline"
+        } else {
+            ""
+        };
+        return (String::new(), word.to_owned());
     };
     let r = comparison.ratio;
     let word = match row.system == AGAIN {
@@ -185,14 +207,28 @@ pub fn notes(results: &Results, view: &View, flags: &[Flag]) -> Vec<String> {
     for absent in &results.absent {
         notes.push(format!("Absent: {}: {}", absent.system, absent.reason));
     }
+    notes.extend(missing(results, view));
+    notes
+}
+
+/// Who is here and has no figure, with the points.
+fn missing(results: &Results, view: &View) -> Vec<String> {
+    let mut points: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     for point in &view.points {
         for (system, reason) in &point.missing {
-            let absent = results.absent.iter().any(|a| a.system == *system);
-            if !absent {
-                let title = point.title();
-                notes.push(format!("No figure: {system} {title}: {reason}"));
+            if !results.absent.iter().any(|absent| absent.system == *system) {
+                let at = points.entry((system, reason)).or_default();
+                at.push(point.title());
             }
         }
     }
-    notes
+    let lines = points.into_iter().map(|((system, reason), points)| {
+        let everywhere = points.len() == view.points.len();
+        let at = match everywhere {
+            true => String::new(),
+            false => format!(" at {}", points.join("; ")),
+        };
+        format!("No figure: {system}{at}: {reason}.")
+    });
+    lines.collect()
 }
