@@ -32,6 +32,27 @@ const SYSCTLS: [&str; 17] = [
     "net/ipv4/tcp_rmem",
     "net/ipv4/tcp_wmem",
 ];
+/// Beginnings of boot parameters that change what is measured. The others may name what is nobody's
+/// business.
+const BOOT: [&str; 17] = [
+    "amd_pstate=",
+    "clocksource=",
+    "cpuidle",
+    "haltpoll.",
+    "hugepages",
+    "idle=",
+    "intel_idle.",
+    "intel_pstate=",
+    "isolcpus=",
+    "mitigations=",
+    "nohz",
+    "nosmt",
+    "preempt=",
+    "processor.max_cstate=",
+    "rcu_nocbs=",
+    "transparent_hugepage=",
+    "tsc=",
+];
 const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 /// Longest file that is read, in bytes: all of them are a line, but /proc/cpuinfo.
 const SIZE_MAX: u64 = 1 << 20;
@@ -69,7 +90,10 @@ fn facts(plan: Option<&Plan>) -> BTreeMap<String, String> {
         plan.map(|plan| word(&plan.scenario.load.placement)),
     );
     note("load-average".into(), line("/proc/loadavg"));
-    note("command-line".into(), line("/proc/cmdline"));
+    note(
+        "boot-parameters".into(),
+        line("/proc/cmdline").map(|l| boot(&l)),
+    );
     let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     note("clocksource".into(), line(clock));
     let governor = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
@@ -102,6 +126,14 @@ fn line(path: impl AsRef<Path>) -> Option<String> {
     let file = fs::File::open(path).ok()?;
     file.take(SIZE_MAX).read_to_string(&mut text).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// The parameters that matter of a kernel's command line.
+fn boot(line: &str) -> String {
+    let kernel = line.split(" -- ").next().unwrap_or_default();
+    let known = |word: &&str| BOOT.iter().any(|beginning| word.starts_with(beginning));
+    let words: Vec<&str> = kernel.split_whitespace().filter(known).collect();
+    words.join(" ")
 }
 
 /// The wake-up latency that somebody has asked the idle states to keep, in microseconds.
@@ -145,6 +177,12 @@ fn commit() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_boot_parameters_that_matter_are_kept() {
+        let line = "root=/dev/vda mitigations=auto,nosmt secret=1 isolcpus=1 -- idle=poll";
+        assert_eq!(boot(line), "mitigations=auto,nosmt isolcpus=1");
+    }
 
     #[test]
     fn a_manifest_says_what_machine_it_was() {
