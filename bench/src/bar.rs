@@ -1,14 +1,13 @@
 //! The performance bar: every line with its least, its stretch and what was reached.
 
-use std::io;
-use std::time::{Duration, Instant};
-
 use serde::Serialize;
 
-use crate::core_alone;
-use crate::load::{self, Placement};
-use crate::summary::{Series, quantile};
-use crate::systems::{self, Pair, Tuning};
+use crate::summary::Series;
+
+mod contest;
+mod core_lines;
+mod nat_lines;
+mod pair_lines;
 
 /// How the bar is measured.
 #[derive(Clone, Debug)]
@@ -29,7 +28,7 @@ pub struct Line {
     /// Number of the bar's line.
     pub number: u8,
     /// What is measured.
-    pub name: &'static str,
+    pub name: String,
     /// Unit of `reached`, `least` and `stretch`.
     pub unit: &'static str,
     /// Whether more is better.
@@ -42,311 +41,69 @@ pub struct Line {
     pub reached: Option<Series>,
     /// The figures behind it: label, unit, medians.
     pub behind: Vec<(String, f64)>,
+    /// Why there is no figure, or what makes it doubtful.
+    pub note: Option<String>,
 }
-
-/// Idle ports of the idle line.
-const IDLE_PORTS: u8 = 100;
-/// No frame for this long is quiet.
-const SETTLE_QUIET: Duration = Duration::from_secs(2);
-/// Longest wait for quiet; the line is measured all the same, and shows it.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// How long idleness is watched.
-const IDLE_TIME: Duration = Duration::from_secs(3);
 
 /// Measures every line that is built.
 ///
 /// # Errors
-/// When a socket fails. Namespaces are gone then as well.
-pub fn run(options: &Options) -> io::Result<Vec<Line>> {
-    let tuning = Tuning {
-        workers: options.workers,
-        spin: options.spin,
-    };
+/// When Causeway or a system of the kernel cannot be measured; a reference that cannot is named
+/// as absent. Namespaces are gone then as well.
+pub fn run(options: &Options) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
-    let wanted = |name: &str| {
-        options
-            .only
-            .as_ref()
-            .is_none_or(|only| name.contains(only.as_str()))
-    };
-    if wanted("bulk tcp") {
-        lines.extend(bulk_lines(options, tuning)?);
+    if options.wants("bulk tcp") {
+        lines.extend(pair_lines::bulk(options)?);
     }
-    if wanted("small frames") {
-        lines.push(small_frames_line(options, tuning)?);
+    if options.wants("small frames") {
+        lines.extend(pair_lines::small_frames(options)?);
     }
-    if wanted("latency") {
-        lines.extend(latency_lines(options, tuning)?);
+    if options.wants("latency") {
+        lines.extend(pair_lines::latency(options)?);
     }
-    if wanted("idle") {
-        lines.push(idle_line(tuning)?);
+    if options.wants("idle") {
+        lines.push(pair_lines::idle(options)?);
     }
-    if wanted("nat") {
-        lines.push(not_built(
-            4,
-            "NAT out and port-forward in, against nft and docker-proxy",
-        ));
+    if options.wants("nat") {
+        lines.extend(nat_lines::lines(options)?);
     }
-    lines.extend(core_lines(options));
-    if wanted("scale") {
-        lines.push(not_built(
-            6,
-            "scale: 2,000 ports, a million sessions, 65,000 published ports",
-        ));
+    lines.extend(core_lines::lines(options));
+    if options.wants("scale") {
+        let what = "scale: 2,000 ports, a million sessions, 65,000 published ports";
+        lines.push(Line::unmeasured(6, what, "not built"));
     }
     Ok(lines)
+}
+
+impl Options {
+    /// Whether a group or a line is asked for.
+    fn wants(&self, name: &str) -> bool {
+        let name = name.to_lowercase();
+        let only = self.only.as_ref().map(|only| only.to_lowercase());
+        only.is_none_or(|only| name.contains(&only))
+    }
 }
 
 fn progress(what: &str, repeat: usize, of: usize) {
     eprintln!("{what}: {} of {of}", repeat + 1);
 }
 
-/// Both systems, in turn, each measured `repeats` times.
-fn in_turn(
-    options: &Options,
-    tuning: Tuning,
-    what: &str,
-    mut measure: impl FnMut(&Pair) -> io::Result<f64>,
-) -> io::Result<(Series, Series)> {
-    let (kernel, ours) = (systems::kernel_bridge(), systems::causeway(tuning));
-    let (mut theirs, mut own) = (Series::default(), Series::default());
-    for repeat in 0..options.repeats {
-        progress(what, repeat, options.repeats);
-        theirs.push(measure(&kernel)?);
-        own.push(measure(&ours)?);
-    }
-    Ok((own, theirs))
-}
-
-fn bulk_lines(options: &Options, tuning: Tuning) -> io::Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    for (congestion, name, cpu_name, least, stretch, cpu_least) in [
-        (
-            "bbr",
-            "bulk TCP, BBR: ratio to the bridge",
-            "bulk TCP, BBR: CPU",
-            0.60,
-            0.90,
-            1.2,
-        ),
-        (
-            "cubic",
-            "bulk TCP, cubic: ratio to the bridge",
-            "bulk TCP, cubic: CPU",
-            0.80,
-            1.0,
-            0.8,
-        ),
-    ] {
-        let mut cpu = (Series::default(), Series::default());
-        let mut turn = 0;
-        let (own, theirs) = in_turn(options, tuning, name, |pair| {
-            let bulk = load::bulk(pair, congestion)?;
-            let series = if turn % 2 == 0 {
-                &mut cpu.1
-            } else {
-                &mut cpu.0
-            };
-            series.push(bulk.cpu_seconds_per_gb);
-            turn += 1;
-            Ok(bulk.gbits)
-        })?;
-        lines.push(Line {
-            number: 1,
-            name,
-            unit: "x",
-            more_is_better: true,
-            least: Some(least),
-            stretch: Some(stretch),
-            behind: behind(&own, &theirs, "Gbit/s"),
-            reached: Some(own.ratio(&theirs)),
-        });
-        lines.push(Line {
-            number: 1,
-            name: cpu_name,
-            unit: "s/GB",
-            more_is_better: false,
-            least: Some(cpu_least),
-            stretch: None,
-            behind: behind(&cpu.0, &cpu.1, "s/GB"),
-            reached: Some(cpu.0),
-        });
-    }
-    Ok(lines)
-}
-
-fn small_frames_line(options: &Options, tuning: Tuning) -> io::Result<Line> {
-    let name = "64 B frames to a socket at <= 1 % loss, TAP: ratio to the bridge";
-    let (own, theirs) = in_turn(options, tuning, name, load::small_frames)?;
-    Ok(Line {
-        number: 2,
-        name,
-        unit: "x",
-        more_is_better: true,
-        least: Some(1.05),
-        stretch: Some(1.25),
-        behind: behind(&own, &theirs, "Mframes/s"),
-        reached: Some(own.ratio(&theirs)),
-    })
-}
-
-fn latency_lines(options: &Options, tuning: Tuning) -> io::Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    for (placement, name, least, stretch) in [
-        (
-            Placement::Together,
-            "latency p50, ends on one CPU: ratio to the bridge",
-            2.5,
-            1.4,
-        ),
-        (
-            Placement::Apart,
-            "latency p50, ends apart: ratio to the bridge",
-            1.0,
-            1.0,
-        ),
-    ] {
-        let mut tails = (Vec::new(), Vec::new());
-        let mut turn = 0;
-        let (own, theirs) = in_turn(options, tuning, name, |pair| {
-            let times = load::round_trips(pair, placement)?;
-            let tail = if turn % 2 == 0 {
-                &mut tails.1
-            } else {
-                &mut tails.0
-            };
-            tail.push((quantile(&times, 0.99), quantile(&times, 0.999)));
-            turn += 1;
-            Ok(quantile(&times, 0.5))
-        })?;
-        let mut figures = behind(&own, &theirs, "µs p50");
-        for (label, tail) in [("Causeway", &tails.0), ("bridge", &tails.1)] {
-            let median = |pick: fn(&(f64, f64)) -> f64| {
-                quantile(&tail.iter().map(pick).collect::<Vec<_>>(), 0.5)
-            };
-            figures.push((format!("{label} µs p99"), median(|t| t.0)));
-            figures.push((format!("{label} µs p99.9"), median(|t| t.1)));
-        }
-        lines.push(Line {
-            number: 3,
-            name,
-            unit: "x",
-            more_is_better: false,
-            least: Some(least),
-            stretch: Some(stretch),
-            behind: figures,
-            reached: Some(own.ratio(&theirs)),
-        });
-    }
-    Ok(lines)
-}
-
-/// Waits until the sandboxes have stopped announcing themselves (duplicate address detection,
-/// multicast reports), which is traffic and not idleness.
-fn settle(rig: &tests::rig::Rig) {
-    let deadline = Instant::now() + SETTLE_MAX;
-    let mut quiet_since = (rig.dataplane.stats().rx, Instant::now());
-    while quiet_since.1.elapsed() < SETTLE_QUIET && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
-        let rx = rig.dataplane.stats().rx;
-        if rx != quiet_since.0 {
-            quiet_since = (rx, Instant::now());
-        }
-    }
-}
-
-fn idle_line(tuning: Tuning) -> io::Result<Line> {
-    let rig = systems::idle(tuning, IDLE_PORTS);
-    settle(&rig);
-    let (start, before) = (Instant::now(), load::process_cpu_seconds()?);
-    // Nothing is waited for but time itself: this line measures doing nothing.
-    std::thread::sleep(IDLE_TIME);
-    let cpu = load::process_cpu_seconds()? - before;
-    let share = 100.0 * cpu / start.elapsed().as_secs_f64();
-    drop(rig);
-    Ok(Line {
-        number: 3,
-        name: "idle with 100 ports: share of a core",
-        unit: "%",
-        more_is_better: false,
-        least: Some(1.0),
-        stretch: None,
-        behind: Vec::new(),
-        reached: Some(Series {
-            values: vec![share],
-        }),
-    })
-}
-
-fn core_lines(options: &Options) -> Vec<Line> {
-    type Measure = fn() -> f64;
-    let lines: [(&'static str, Measure, f64); 5] = [
-        (
-            "core: known unicast, 64 stations",
-            core_alone::unicast_64,
-            40.0,
-        ),
-        (
-            "core: 1 M stations, uniform",
-            core_alone::unicast_million_uniform,
-            120.0,
-        ),
-        (
-            "core: 1 M stations, Zipf(1.0)",
-            core_alone::unicast_million_zipf,
-            60.0,
-        ),
-        ("core: NAT hit", core_alone::nat_hit, 90.0),
-        ("core: new NAT session", core_alone::nat_new_session, 700.0),
-    ];
-    let wanted = |name: &str| {
-        options
-            .only
-            .as_ref()
-            .is_none_or(|only| name.contains(only.as_str()))
-    };
-    let lines = lines.into_iter().filter(|(name, ..)| wanted(name));
-    let measured = lines.map(|(name, measure, least)| {
-        let mut reached = Series::default();
-        for repeat in 0..options.repeats {
-            progress(name, repeat, options.repeats);
-            reached.push(measure());
-        }
-        Line {
-            number: 5,
-            name,
-            unit: "ns/frame",
-            more_is_better: false,
-            least: Some(least),
-            stretch: Some(least / 2.0),
-            behind: Vec::new(),
-            reached: Some(reached),
-        }
-    });
-    measured.collect()
-}
-
-fn behind(own: &Series, theirs: &Series, unit: &str) -> Vec<(String, f64)> {
-    vec![
-        (format!("Causeway {unit}"), own.median()),
-        (format!("bridge {unit}"), theirs.median()),
-    ]
-}
-
-const fn not_built(number: u8, name: &'static str) -> Line {
-    Line {
-        number,
-        name,
-        unit: "",
-        more_is_better: true,
-        least: None,
-        stretch: None,
-        reached: None,
-        behind: Vec::new(),
-    }
-}
-
 impl Line {
+    /// A line without a figure.
+    fn unmeasured(number: u8, name: &str, why: &str) -> Self {
+        Self {
+            number,
+            name: name.to_owned(),
+            unit: "",
+            more_is_better: true,
+            least: None,
+            stretch: None,
+            reached: None,
+            behind: Vec::new(),
+            note: Some(why.to_owned()),
+        }
+    }
+
     /// Whether the median reaches a mark.
     fn reaches(&self, mark: f64) -> Option<bool> {
         let median = self.reached.as_ref()?.median();
@@ -363,7 +120,8 @@ pub fn print(lines: &[Line]) {
     println!("{}", machine());
     for line in lines {
         let Some(reached) = &line.reached else {
-            println!("{}  {:<66} not built", line.number, line.name);
+            let why = line.note.as_deref().unwrap_or("not built");
+            println!("{}  {:<66} {why}", line.number, line.name);
             continue;
         };
         let (low, high) = reached.spread();
@@ -388,6 +146,9 @@ pub fn print(lines: &[Line]) {
                 .iter()
                 .map(|(label, value)| format!("{label} {value:.2}"));
             println!("     {}", figures.collect::<Vec<_>>().join(", "));
+        }
+        if let Some(note) = &line.note {
+            println!("     {note}");
         }
     }
 }

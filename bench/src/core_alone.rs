@@ -162,11 +162,14 @@ pub fn unicast_million_uniform() -> f64 {
 
 /// Known unicast among a million stations by Zipf's law with exponent 1.
 pub fn unicast_million_zipf() -> f64 {
-    // The inverse of the harmonic sum, which grows as the logarithm.
+    bridged(1 << 20, 2_000_000, zipf_million)
+}
+
+/// One of a million by Zipf's law with exponent 1: the inverse of the harmonic sum, which grows as
+/// the logarithm.
+pub fn zipf_million(rng: &mut fastrand::Rng) -> usize {
     let harmonic = f64::from(1 << 20).ln();
-    bridged(1 << 20, 2_000_000, move |rng| {
-        (((rng.f64() * harmonic).exp() - 1.0) as usize).min((1 << 20) - 1)
-    })
+    (((rng.f64() * harmonic).exp() - 1.0) as usize).min((1 << 20) - 1)
 }
 
 fn datagram(src_port: u16, dst: [u8; 4]) -> Vec<u8> {

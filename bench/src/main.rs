@@ -94,7 +94,7 @@ enum Command {
     },
     /// Prints every line of the bar that is built: least, stretch, reached.
     ///
-    /// Needs root, for network namespaces. Takes about three minutes.
+    /// Needs root, for network namespaces. Takes about seven minutes.
     #[command(after_help = "Examples:\n  cargo run --release -p bench -- bar\n  \
                             cargo run --release -p bench -- bar --repeats 9 --json > bar.json")]
     Bar {

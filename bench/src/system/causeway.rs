@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dataplane::{Config, Waiting};
 use dataplane_core::nat::Transport;
+use dataplane_port::BATCH_MAX;
 use tests::lab;
 use tests::rig::{Backend, HOST_ADDRESS, Rig};
 
@@ -15,17 +16,20 @@ use super::{
 };
 
 /// How long adaptive workers look for frames before they sleep: the product's default.
-const SPIN: Duration = Duration::from_micros(50);
+pub const SPIN: Duration = Duration::from_micros(50);
 /// Names of the dataplane's threads begin so.
 const WORKERS: &str = "worker-";
 
-/// Starts it.
-pub fn start(setup: &Setup) -> Result<System, Refusal> {
-    if setup.batch.is_some() {
-        let reason = "the size of its batches cannot be set; leave the axis 'batch' out";
-        return Err(Refusal::Impossible(reason.to_owned()));
+/// Starts it; adaptive workers look for frames for `spin` before they sleep.
+pub fn start(setup: &Setup, spin: Duration) -> Result<System, Refusal> {
+    if setup
+        .batch
+        .is_some_and(|frames| !(1..=BATCH_MAX).contains(&frames.into()))
+    {
+        let reason = format!("batches have 1 to {BATCH_MAX} frames");
+        return Err(Refusal::Impossible(reason));
     }
-    let mut rig = Rig::new("bench-causeway", &config(setup));
+    let mut rig = Rig::new("bench-causeway", &config(setup, spin));
     let backend = backend(setup);
     let sandboxes: Vec<_> = (0..host::sandboxes(setup))
         .map(|index| {
@@ -86,14 +90,15 @@ pub fn start(setup: &Setup) -> Result<System, Refusal> {
     })
 }
 
-fn config(setup: &Setup) -> Config {
+fn config(setup: &Setup, spin: Duration) -> Config {
     Config {
         workers: setup.workers.into(),
         waiting: match setup.waiting {
             WaitingMode::Sleep => Waiting::Sleep,
-            WaitingMode::Adaptive => Waiting::Adaptive { spin: SPIN },
+            WaitingMode::Adaptive => Waiting::Adaptive { spin },
             WaitingMode::Always => Waiting::Always,
         },
+        batch_frames_max: setup.batch.map_or(BATCH_MAX, usize::from),
         ..Config::default()
     }
 }

@@ -5,9 +5,11 @@
 //! namespaces and directories are gone. No configuration of the machine is touched, and no daemon
 //! of the machine is used: each program is started by hand with files of its own.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tests::lab::{Lab, Namespace};
@@ -165,8 +167,26 @@ pub struct System {
 struct Held {
     processes: Vec<Process>,
     _rig: Option<Box<Rig>>,
+    /// Whatever else: threads of a prototype.
+    _other: Option<Box<dyn Any>>,
     namespaces: Vec<Namespace>,
     lab: Option<Lab>,
+}
+
+impl System {
+    /// Two sandboxes with a switch of the caller's own, which ends when `keep` is dropped.
+    pub fn of_pair(sandboxes: &[Namespace], work: Work, keep: Box<dyn Any>) -> Self {
+        Self {
+            name: SystemName::Causeway,
+            paths: host::paths(sandboxes, &Setup::default()),
+            work: vec![work],
+            facts: BTreeMap::from([("prototype".to_owned(), "yes".to_owned())]),
+            _held: Held {
+                _other: Some(keep),
+                ..Held::default()
+            },
+        }
+    }
 }
 
 /// Why a system did not start.
@@ -261,6 +281,14 @@ impl std::fmt::Display for Shape {
 /// # Errors
 /// [`StartError`]; nothing of the system is left then.
 pub fn start(name: SystemName, setup: &Setup) -> Result<System, StartError> {
+    start_with(name, setup, causeway::SPIN)
+}
+
+/// Starts a system; adaptive workers of Causeway look for frames for `spin` before they sleep.
+///
+/// # Errors
+/// [`StartError`]; nothing of the system is left then.
+pub fn start_with(name: SystemName, setup: &Setup, spin: Duration) -> Result<System, StartError> {
     let impossible = |reason: String| StartError::Impossible {
         system: name,
         reason,
@@ -275,7 +303,7 @@ pub fn start(name: SystemName, setup: &Setup) -> Result<System, StartError> {
     let version = availability(name)?;
     // The lab and the rig panic with what went wrong; a run goes on with its other systems.
     let started = panic::catch_unwind(AssertUnwindSafe(|| match name {
-        SystemName::Causeway => causeway::start(setup),
+        SystemName::Causeway => causeway::start(setup, spin),
         SystemName::Veth => kernel::veth(setup),
         SystemName::Bridge => kernel::bridge(setup),
         SystemName::Nft => kernel::nft(setup),

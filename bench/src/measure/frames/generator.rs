@@ -32,7 +32,8 @@ const CALL_MAX: usize = 64;
 pub struct Generator<'a> {
     clients: &'a [UdpSocket],
     run: u32,
-    rate: f64,
+    /// Datagrams a second.
+    pub rate: f64,
     /// Datagrams of a burst.
     burst: u64,
     /// Datagrams before those that count.
@@ -104,11 +105,6 @@ impl<'a> Generator<'a> {
             total: uncounted + frames(pace.duration).max(1),
             payload_size,
         }
-    }
-
-    /// Datagrams that the schedule has and that count.
-    pub fn scheduled(&self) -> u64 {
-        self.total - self.uncounted
     }
 
     /// Flows.

@@ -251,8 +251,8 @@ impl Course {
 }
 
 fn flags(generator: &Generator<'_>, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
-    let scheduled = generator.scheduled() as f64;
-    let limited = (sent.frames as f64) < OFFERED_LEAST * scheduled;
+    let offered = sent.frames as f64 / sent.seconds;
+    let limited = offered < OFFERED_LEAST * generator.rate;
     let flags = [
         (limited, Flag::GeneratorLimited),
         (arrived.overflowed > 0, Flag::ReceiverLimited),

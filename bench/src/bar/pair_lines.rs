@@ -1,0 +1,149 @@
+//! Lines 1 to 3: two sandboxes on one switch, and a hundred that are idle.
+
+use super::contest::{self, BRIDGE, CAUSEWAY, Contest, Entrant, PROTOTYPES, at_least, at_most};
+use super::{Line, Options};
+use crate::measure::{Request, measure};
+use crate::result::Metric;
+use crate::scenario::{MeasureName, Placement};
+use crate::summary::Series;
+use crate::system::{self, Setup, Shape, SystemName};
+
+/// Learning switches in userspace.
+const USERSPACE: [SystemName; 2] = [SystemName::OvsXdp, SystemName::Vde];
+/// Ports of the idle line.
+const IDLE_PORTS: u16 = 100;
+/// Milliseconds that idleness is watched.
+const IDLE_MS: u64 = 3_000;
+
+/// The bridge, Causeway and its prototypes.
+fn usual() -> Vec<Entrant> {
+    [&[BRIDGE, CAUSEWAY], &PROTOTYPES[..]].concat()
+}
+
+fn hold(
+    options: &Options,
+    what: &str,
+    entrants: &[Entrant],
+    request: &Request,
+) -> anyhow::Result<Contest> {
+    let setup = options.setup(Shape::Pair);
+    contest::hold(options, what, &setup, entrants, request)
+}
+
+/// Line 1.
+pub fn bulk(options: &Options) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (congestion, least, stretch, cpu_least) in
+        [("bbr", 0.60, 0.90, 1.2), ("cubic", 0.80, 1.0, 0.8)]
+    {
+        let mut request = Request::new(MeasureName::TcpBulk);
+        request.congestion = Some(congestion.to_owned());
+        let mut entrants = usual();
+        let shown = congestion.replace("bbr", "BBR");
+        if congestion == "bbr" {
+            entrants.extend(USERSPACE.map(Entrant::System));
+        }
+        let name = format!("bulk TCP, {shown}: ratio to the bridge");
+        let held = hold(options, &name, &entrants, &request)?;
+        lines.push(held.line(
+            at_least(1, &name, least, stretch),
+            "throughput",
+            "Gbit/s",
+            BRIDGE,
+        ));
+        lines.push(Line {
+            number: 1,
+            name: format!("bulk TCP, {shown}: CPU"),
+            unit: "s/GB",
+            more_is_better: false,
+            least: Some(cpu_least),
+            stretch: None,
+            behind: held.medians("cpu", "s/GB"),
+            reached: held.figure(CAUSEWAY, "cpu"),
+            note: None,
+        });
+        if congestion == "bbr" {
+            let name = "bulk TCP, BBR: ratio to the best userspace switch";
+            lines.push(match held.best_of(&USERSPACE, "throughput") {
+                None => Line::unmeasured(1, name, &held.absent.join("; ")),
+                Some(best) => held.line(at_least(1, name, 2.5, 4.0), "throughput", "Gbit/s", best),
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// Line 2.
+pub fn small_frames(options: &Options) -> anyhow::Result<Vec<Line>> {
+    let name = "64 B small frames to a socket at <= 1 % loss, TAP: ratio to the bridge";
+    let held = hold(
+        options,
+        name,
+        &usual(),
+        &Request::new(MeasureName::FramesAtLoss),
+    )?;
+    let wanted = at_least(2, name, 1.05, 1.25);
+    Ok(vec![
+        held.line(wanted, "throughput", "Mframes/s", BRIDGE),
+        Line::unmeasured(2, "64 B small frames to a socket, AF_XDP", "not built"),
+    ])
+}
+
+/// Line 3, the latencies.
+pub fn latency(options: &Options) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (placement, name, least, stretch) in [
+        (
+            Placement::Together,
+            "latency p50, ends on one CPU, switch on others: ratio to the bridge",
+            2.5,
+            1.4,
+        ),
+        (
+            Placement::Apart,
+            "latency p50, ends apart: ratio to the bridge",
+            1.0,
+            1.0,
+        ),
+    ] {
+        let mut request = Request::new(MeasureName::RoundTrip);
+        request.load.placement = placement;
+        let held = hold(options, name, &usual(), &request)?;
+        let mut line = held.line(at_most(3, name, least, stretch), "p50", "µs p50", BRIDGE);
+        for (metric, unit) in [("p99", "µs p99"), ("p99.9", "µs p99.9")] {
+            line.behind.extend(held.medians(metric, unit));
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+/// Line 3, idleness.
+pub fn idle(options: &Options) -> anyhow::Result<Line> {
+    let setup = Setup {
+        ports: IDLE_PORTS,
+        ..options.setup(Shape::Star)
+    };
+    let spin = std::time::Duration::from_micros(options.spin);
+    let system = system::start_with(SystemName::Causeway, &setup, spin)?;
+    let mut request = Request::new(MeasureName::Idle);
+    request.load.duration_ms = IDLE_MS;
+    let sample = measure(&request, &system)?;
+    let share = sample
+        .metrics
+        .first()
+        .map_or(f64::NAN, |Metric { value, .. }| *value);
+    Ok(Line {
+        number: 3,
+        name: format!("idle with {IDLE_PORTS} ports: share of a core"),
+        unit: "%",
+        more_is_better: false,
+        least: Some(1.0),
+        stretch: None,
+        behind: Vec::new(),
+        reached: Some(Series {
+            values: vec![share],
+        }),
+        note: None,
+    })
+}
