@@ -127,7 +127,8 @@ pub struct WorkerCounters {
     pub batches: Counter,
     /// Nanoseconds spent on frames: received, or handed over by other workers.
     pub busy_nanos: Counter,
-    /// Nanoseconds spent looking for frames in vain. The rest of the time the worker slept.
+    /// Nanoseconds spent looking for frames in vain, and giving way to other threads meanwhile. The
+    /// rest of the time the worker slept.
     pub spin_nanos: Counter,
     /// Trace records lost because their reader was too slow.
     pub traces_lost: Counter,

@@ -197,6 +197,10 @@ impl Worker {
         while clock < limit && !found {
             self.poll_once(events, Duration::ZERO);
             found = self.has_work() || !self.shared.handovers[self.index].is_empty();
+            if !found {
+                // Whoever else could use this CPU may be the one that sends the next frame.
+                std::thread::yield_now();
+            }
             clock = Clock::now();
         }
         let nanos = clock.saturating_duration_since(start).as_nanos() as u64;
