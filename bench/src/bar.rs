@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Line>> {
     if options.wants("nat") {
         lines.extend(nat_lines::lines(options)?);
     }
-    lines.extend(core_lines::lines(options));
+    lines.extend(core_lines::lines(options)?);
     if options.wants("scale") {
         let what = "scale: 2,000 ports, a million sessions, 65,000 published ports";
         lines.push(Line::unmeasured(6, what, "not built"));

@@ -25,6 +25,7 @@ pub mod record;
 pub mod report;
 pub mod result;
 pub mod run;
+mod scaling;
 pub mod scenario;
 pub mod session;
 pub mod stats;

@@ -1,6 +1,7 @@
 //! Line 5: the core alone, in memory, on one CPU.
 
 use super::{Line, Options, progress};
+use crate::scaling::{self, MemoryPath};
 use crate::summary::Series;
 use crate::{core_alone, prototype};
 
@@ -40,14 +41,25 @@ const LINES: [(&str, Measure, f64, Option<Measure>); 5] = [
     ),
 ];
 
-/// What the bar asks for and nothing measures here yet.
-const NOT_BUILT: [&str; 2] = [
-    "core: two workers on memory ports, ratio to a two-thread ALU loop",
-    "core: cost of tracing that is off",
-];
+const SCALING: &str = "core: two workers on memory ports, ratio to a two-thread ALU loop";
+const TRACING: &str = "core: cost of tracing that is off";
 
 /// Every line that is asked for.
-pub fn lines(options: &Options) -> Vec<Line> {
+///
+/// # Errors
+/// When the workers on memory ports cannot start.
+pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
+    let mut lines = alone(options);
+    if options.wants(SCALING) {
+        lines.push(two_workers(options)?);
+    }
+    if options.wants(TRACING) {
+        lines.push(tracing_off(options)?);
+    }
+    Ok(lines)
+}
+
+fn alone(options: &Options) -> Vec<Line> {
     let wanted = LINES.iter().filter(|(name, ..)| options.wants(name));
     let measured = wanted.map(|(name, measure, least, prototype)| {
         let (mut reached, mut least_possible) = (Series::default(), Series::default());
@@ -71,7 +83,72 @@ pub fn lines(options: &Options) -> Vec<Line> {
             note: None,
         }
     });
-    let missing = NOT_BUILT.iter().filter(|name| options.wants(name));
-    let missing = missing.map(|name| Line::unmeasured(5, name, "not built"));
-    measured.chain(missing).collect()
+    measured.collect()
+}
+
+/// How much faster two workers are than one, over how much faster two threads are that only
+/// compute.
+fn two_workers(options: &Options) -> anyhow::Result<Line> {
+    let (mut reached, mut one, mut two) = <(Series, Series, Series)>::default();
+    let (mut workers, mut threads) = (Series::default(), Series::default());
+    for repeat in 0..options.repeats {
+        progress(SCALING, repeat, options.repeats);
+        // Never two at a time: workers on memory ports do not sleep.
+        one.push(MemoryPath::start(1)?.nanos()?);
+        two.push(MemoryPath::start(2)?.nanos()?);
+        let last = one.values.len() - 1;
+        workers.push(one.values[last] / two.values[last]);
+        threads.push(scaling::alu(2)? / scaling::alu(1)?);
+        reached.push(workers.values[last] / threads.values[last]);
+    }
+    Ok(Line {
+        number: 5,
+        name: SCALING.to_owned(),
+        unit: "x",
+        more_is_better: true,
+        least: Some(0.9),
+        stretch: Some(1.0),
+        behind: vec![
+            ("one worker ns/frame".to_owned(), one.median()),
+            ("two workers ns/frame".to_owned(), two.median()),
+            ("workers x".to_owned(), workers.median()),
+            ("threads x".to_owned(), threads.median()),
+        ],
+        reached: Some(reached),
+        note: None,
+    })
+}
+
+/// A worker whose trace has ended against one that was never traced.
+fn tracing_off(options: &Options) -> anyhow::Result<Line> {
+    let (mut never, mut ended) = (Series::default(), Series::default());
+    for repeat in 0..options.repeats {
+        progress(TRACING, repeat, options.repeats);
+        never.push(MemoryPath::start(1)?.nanos()?);
+        let traced = MemoryPath::start(1)?;
+        traced.trace_once()?;
+        ended.push(traced.nanos()?);
+    }
+    let cost = |(ended, never): (&f64, &f64)| 100.0 * (ended / never - 1.0);
+    let reached = Series {
+        values: ended.values.iter().zip(&never.values).map(cost).collect(),
+    };
+    Ok(Line {
+        number: 5,
+        name: TRACING.to_owned(),
+        unit: "%",
+        more_is_better: false,
+        least: Some(2.0),
+        stretch: Some(1.0),
+        behind: vec![
+            ("never traced ns/frame".to_owned(), never.median()),
+            ("trace ended ns/frame".to_owned(), ended.median()),
+        ],
+        reached: Some(reached),
+        note: Some(
+            "a worker whose trace has ended, against one that was never traced: within the core \
+             a trace that is off is compiled away"
+                .to_owned(),
+        ),
+    })
 }
