@@ -2,9 +2,10 @@
 //! TCP, and leaves nothing behind.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bench::measure::{Request, measure};
@@ -17,26 +18,45 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 const SHAPES: [Shape; 4] = [Shape::Pair, Shape::Star, Shape::NatOut, Shape::PortForward];
 
+/// Connections tried for one byte: pasta loses the first one, or answers it for a server that it
+/// cannot reach yet.
+const CONNECTIONS_MAX: usize = 5;
+
 /// A byte there and back.
 fn tcp_byte(path: &Path) {
     let listener = path.to.run(|| TcpListener::bind(path.listen));
     let listener = listener.expect("a listening socket");
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a client");
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("a byte");
-        stream.write_all(&byte).expect("the byte back");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut byte = [0];
+                if stream.read_exact(&mut byte).is_ok() {
+                    let _ = stream.write_all(&byte);
+                }
+            }
+        });
+        let mut echoed = Vec::new();
+        while echoed.len() < CONNECTIONS_MAX && !matches!(echoed.last(), Some(Ok(7))) {
+            echoed.push(echo(path));
+        }
+        done.store(true, Ordering::Relaxed);
+        // Wakes the server from its last accept.
+        let _ = path.to.run(|| TcpStream::connect(path.listen));
+        let last = echoed.last().expect("one attempt at least");
+        assert!(matches!(last, Ok(7)), "{echoed:?}");
     });
-    let mut client = path
-        .from
-        .run(|| TcpStream::connect_timeout(&path.connect, lab::DEADLINE))
-        .expect("a connection");
-    client.set_read_timeout(Some(lab::DEADLINE)).expect("set");
-    client.write_all(&[7]).expect("a byte");
+}
+
+fn echo(path: &Path) -> io::Result<u8> {
+    let connect = || TcpStream::connect_timeout(&path.connect, lab::DEADLINE);
+    let mut client = path.from.run(connect)?;
+    client.set_read_timeout(Some(lab::DEADLINE))?;
+    client.write_all(&[7])?;
     let mut byte = [0];
-    client.read_exact(&mut byte).expect("the byte back");
-    assert_eq!(byte, [7]);
-    server.join().expect("a server that does not panic");
+    client.read_exact(&mut byte)?;
+    Ok(byte[0])
 }
 
 /// A datagram, sent again until it arrives: the first ones may wait for addresses.
@@ -105,7 +125,7 @@ fn every_system_carries_traffic_on_its_shapes_and_leaves_nothing() {
             let system = match system::start(name, &setup) {
                 Ok(system) => system,
                 Err(refused @ (StartError::Impossible { .. } | StartError::Absent { .. })) => {
-                    println!("not tested: {refused}");
+                    println!("no such shape: {refused}");
                     continue;
                 }
                 Err(failed) => panic!("{shape}: {failed}"),
