@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //! The run has a thread of its own; the calling one waits for its end or for a signal. A signal
-//! asks the run to stop and gives it [`GRACE`] to end the measurement that goes on, which also
+//! asks the run to stop and gives it `GRACE` to end the measurement that goes on, which also
 //! stops the systems. If that is too long, the record is finished with what it has, what was
 //! started is killed, and the caller is told to exit: the kernel takes the namespaces away with the
 //! process.

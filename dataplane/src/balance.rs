@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //! Workers count the nanoseconds that they spend on frames ([`WorkerStats::busy_nanos`]), and each
-//! port those spent on what it received. [`Meter::measure`] turns two readings into shares of a core.
+//! port those spent on what it received. `Meter::measure` turns two readings into shares of a core.
 //! Multi-queue ports have a queue on every worker and the kernel spreads their flows; a port with a
 //! single queue is bound to one worker, so a few busy ones can share a worker while another idles.
 //! [`choose_move`] finds the port whose move helps most; `Dataplane::balance` carries it out, one
