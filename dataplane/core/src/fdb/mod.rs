@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //! One [`Fdb`] serves all workers. The *table of record* is a sharded concurrent map from
-//! [`FdbKey`] to [`FdbEntry`]; whoever writes it holds a shard's lock. The *index* (`index.rs`)
+//! [`FdbKey`] to `FdbEntry`; whoever writes it holds a shard's lock. The *index* (`index.rs`)
 //! repeats it in atomic words: a frame whose stations are known reads only that, takes no lock and
 //! writes nothing shared. Each worker has an [`FdbView`], which says where the index is.
 //!
