@@ -322,10 +322,15 @@ fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     fn load(text: &str) -> Result<Config, String> {
-        let name = format!("cw-config-{}-{}", std::process::id(), text.len());
+        // Tests run side by side.
+        static LOADED: AtomicU32 = AtomicU32::new(0);
+        let number = LOADED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cw-config-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).unwrap();
         let config = Config::load(Some(&path), Overrides::default());
