@@ -9,10 +9,13 @@
 //! [nat]
 //! port_first = 49152
 //! port_last = 65535
+//! tcp_opening_timeout_seconds = 240
 //! tcp_established_timeout_seconds = 7440
-//! tcp_transitory_timeout_seconds = 240
+//! tcp_closing_timeout_seconds = 240
 //! udp_timeout_seconds = 300
+//! udp_dns_timeout_seconds = 300   # datagrams to port 53
 //! icmp_timeout_seconds = 60
+//! force = false                   # true: timeouts below the RFCs' least are taken
 //! sessions_max = 1048576
 //! sessions_per_endpoint_max = 65536
 //! ```
@@ -22,7 +25,7 @@
 use std::path::{Path, PathBuf};
 
 use dataplane::Waiting;
-use dataplane_core::nat::NatConfig;
+use dataplane_core::nat::{NatConfig, NatConfigError, Timeouts};
 use dataplane_core::time::Duration;
 use dataplane_core::topology::UPLINKS_MAX;
 use serde::Deserialize;
@@ -41,6 +44,8 @@ const SPIN_MICROSECONDS_DEFAULT: u64 = 50;
 const SPIN_MICROSECONDS_MAX: u64 = 100_000;
 /// External ports that a NAT range must have at least, so that every one of its shards gets some.
 const NAT_PORTS_MIN: u16 = 512;
+/// A session that is silent for longer than a week is nobody's.
+const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 /// Ports that stay the host's at least when the NAT range is chosen.
 const HOST_PORTS_MIN: u16 = 4_096;
 
@@ -110,6 +115,9 @@ pub enum Error {
         /// Last port.
         last: u16,
     },
+    /// Settings of the NAT that make no sense or are below what an RFC asks.
+    #[error("nat: {0}")]
+    Nat(#[from] NatConfigError),
     /// Not an interface.
     #[error(transparent)]
     IfName(#[from] IfNameError),
@@ -152,12 +160,16 @@ pub enum WaitingMode {
 struct NatFile {
     port_first: Option<u16>,
     port_last: Option<u16>,
+    tcp_opening_timeout_seconds: Option<u64>,
     tcp_established_timeout_seconds: Option<u64>,
-    tcp_transitory_timeout_seconds: Option<u64>,
+    tcp_closing_timeout_seconds: Option<u64>,
     udp_timeout_seconds: Option<u64>,
+    udp_dns_timeout_seconds: Option<u64>,
     icmp_timeout_seconds: Option<u64>,
     sessions_max: Option<usize>,
     sessions_per_endpoint_max: Option<usize>,
+    #[serde(default)]
+    force: bool,
 }
 
 /// What the command line says over the file.
@@ -269,34 +281,7 @@ fn nat(file: &NatFile) -> Result<NatConfig, Error> {
         return Err(Error::NatRange { first, last });
     }
     nat.port_range = first..=last;
-    let day = 24 * 3_600;
-    for (key, value, target) in [
-        (
-            "nat.tcp_established_timeout_seconds",
-            file.tcp_established_timeout_seconds,
-            &mut nat.timeouts.tcp_established,
-        ),
-        (
-            "nat.tcp_transitory_timeout_seconds",
-            file.tcp_transitory_timeout_seconds,
-            &mut nat.timeouts.tcp_transitory,
-        ),
-        (
-            "nat.udp_timeout_seconds",
-            file.udp_timeout_seconds,
-            &mut nat.timeouts.udp,
-        ),
-        (
-            "nat.icmp_timeout_seconds",
-            file.icmp_timeout_seconds,
-            &mut nat.timeouts.icmp,
-        ),
-    ] {
-        if let Some(seconds) = value {
-            check_range(key, seconds, 1, 7 * day)?;
-            *target = Duration::from_secs(seconds);
-        }
-    }
+    set_timeouts(file, &mut nat.timeouts)?;
     if let Some(count) = file.sessions_max {
         check_range("nat.sessions_max", count as u64, 64, 64 << 20)?;
         nat.sessions_max = count;
@@ -305,7 +290,54 @@ fn nat(file: &NatFile) -> Result<NatConfig, Error> {
         check_range("nat.sessions_per_endpoint_max", count as u64, 1, 64 << 20)?;
         nat.sessions_per_endpoint_max = count;
     }
+    nat.check()?;
+    if !file.force {
+        nat.timeouts.check()?;
+    }
     Ok(nat)
+}
+
+fn set_timeouts(file: &NatFile, timeouts: &mut Timeouts) -> Result<(), Error> {
+    let mut dns = timeouts.udp;
+    for (key, value, target) in [
+        (
+            "nat.tcp_opening_timeout_seconds",
+            file.tcp_opening_timeout_seconds,
+            &mut timeouts.tcp_opening,
+        ),
+        (
+            "nat.tcp_established_timeout_seconds",
+            file.tcp_established_timeout_seconds,
+            &mut timeouts.tcp_established,
+        ),
+        (
+            "nat.tcp_closing_timeout_seconds",
+            file.tcp_closing_timeout_seconds,
+            &mut timeouts.tcp_closing,
+        ),
+        (
+            "nat.udp_timeout_seconds",
+            file.udp_timeout_seconds,
+            &mut timeouts.udp,
+        ),
+        (
+            "nat.udp_dns_timeout_seconds",
+            file.udp_dns_timeout_seconds,
+            &mut dns,
+        ),
+        (
+            "nat.icmp_timeout_seconds",
+            file.icmp_timeout_seconds,
+            &mut timeouts.icmp,
+        ),
+    ] {
+        if let Some(seconds) = value {
+            check_range(key, seconds, 1, TIMEOUT_SECONDS_MAX)?;
+            *target = Duration::from_secs(seconds);
+        }
+    }
+    timeouts.udp_dns = file.udp_dns_timeout_seconds.map(|_| dns);
+    Ok(())
 }
 
 fn check_range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error> {
@@ -398,6 +430,28 @@ mod tests {
         let config = Config::load(None, overrides).unwrap();
         assert_eq!(config.socket, Path::new("/tmp/s"));
         assert_eq!(config.uplinks, Uplinks::Named(Vec::new()));
+    }
+
+    #[test]
+    fn timeouts_below_the_rfcs_least_need_force() {
+        let short = "[nat]\ntcp_closing_timeout_seconds = 10";
+        let error = load(short).unwrap_err();
+        assert!(
+            error.contains("RFC 5382") && error.contains("force"),
+            "{error}"
+        );
+        let timeouts = load(&format!("{short}\nforce = true"))
+            .unwrap()
+            .nat
+            .timeouts;
+        assert_eq!(timeouts.tcp_closing.as_secs(), 10);
+        assert_eq!(timeouts.udp_dns, None);
+        let dns = load("[nat]\nudp_dns_timeout_seconds = 10").unwrap();
+        let timeouts = dns.nat.timeouts;
+        assert_eq!(
+            (timeouts.udp_dns, timeouts.udp.as_secs()),
+            (Some(Duration::from_secs(10)), 300)
+        );
     }
 
     #[test]

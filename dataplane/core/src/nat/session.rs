@@ -32,6 +32,9 @@ use crate::topology::RouteMark;
 
 use super::{Timeouts, Transport};
 
+/// The port of name servers (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+
 /// A protocol that is translated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[repr(u8)]
@@ -141,45 +144,73 @@ impl Session {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub(super) enum Class {
-    /// TCP, opening or closing: the first to be given up when the table is full.
-    TcpTransitory,
+    /// TCP before its handshake is through.
+    TcpOpening,
     /// TCP, both sides heard.
     TcpEstablished,
+    /// TCP after a RST or both FINs.
+    TcpClosing,
     /// UDP.
     Udp,
+    /// UDP to a name server.
+    UdpDns,
     /// ICMP echo.
     Icmp,
 }
 
 impl Class {
-    pub const ALL: [Self; 4] = [
-        Self::TcpTransitory,
+    pub const ALL: [Self; 6] = [
+        Self::TcpOpening,
         Self::TcpEstablished,
+        Self::TcpClosing,
         Self::Udp,
+        Self::UdpDns,
         Self::Icmp,
     ];
 
-    /// The class of a session of `protocol` in TCP state `tcp`.
-    #[inline]
-    pub const fn of(protocol: NatProtocol, tcp: TcpState) -> Self {
+    /// The classes that are given up first when the table is full.
+    pub const TRANSITORY: [Self; 2] = [Self::TcpOpening, Self::TcpClosing];
+
+    /// The class of a session of `protocol` with `remote`, in TCP state `tcp`.
+    pub const fn of(protocol: NatProtocol, remote: L4Addr, tcp: TcpState) -> Self {
         match protocol {
+            NatProtocol::Udp if remote.l4_port.0 == DNS_PORT => Self::UdpDns,
             NatProtocol::Udp => Self::Udp,
             NatProtocol::Icmp => Self::Icmp,
-            NatProtocol::Tcp => match tcp.phase() {
-                SessionState::Established => Self::TcpEstablished,
-                SessionState::Opening | SessionState::Closing | SessionState::Active => {
-                    Self::TcpTransitory
-                }
-            },
+            NatProtocol::Tcp => Self::of_tcp(tcp),
         }
+    }
+
+    /// The class of a TCP session.
+    #[inline]
+    pub const fn of_tcp(tcp: TcpState) -> Self {
+        match tcp.phase() {
+            SessionState::Established => Self::TcpEstablished,
+            SessionState::Closing => Self::TcpClosing,
+            SessionState::Opening | SessionState::Active => Self::TcpOpening,
+        }
+    }
+
+    /// Whether its sessions are TCP's.
+    #[inline]
+    pub const fn is_tcp(self) -> bool {
+        matches!(
+            self,
+            Self::TcpOpening | Self::TcpEstablished | Self::TcpClosing
+        )
     }
 
     #[inline]
     pub const fn timeout(self, timeouts: &Timeouts) -> Duration {
         match self {
-            Self::TcpTransitory => timeouts.tcp_transitory,
+            Self::TcpOpening => timeouts.tcp_opening,
             Self::TcpEstablished => timeouts.tcp_established,
+            Self::TcpClosing => timeouts.tcp_closing,
             Self::Udp => timeouts.udp,
+            Self::UdpDns => match timeouts.udp_dns {
+                Some(timeout) => timeout,
+                None => timeouts.udp,
+            },
             Self::Icmp => timeouts.icmp,
         }
     }

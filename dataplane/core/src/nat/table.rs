@@ -280,10 +280,10 @@ impl NatShard {
         }
         let second = event.now.second();
         let mut class = session.class;
-        if matches!(class, Class::TcpTransitory | Class::TcpEstablished) {
+        if class.is_tcp() {
             let before = session.tcp;
             session.tcp = before.next(event.direction, event.flags);
-            class = Class::of(NatProtocol::Tcp, session.tcp);
+            class = Class::of_tcp(session.tcp);
             let closing = |state: TcpState| state.phase() == SessionState::Closing;
             if closing(before) && closing(session.tcp) {
                 return;
@@ -368,7 +368,11 @@ impl NatShard {
     /// Gives up the transitory TCP session that was unheard for longest. An established session
     /// is never given up for a new one.
     pub fn evict(&mut self, counts: &Counts) -> Option<Mapping> {
-        let oldest = self.oldest(Class::TcpTransitory)?;
+        let oldest = Class::TRANSITORY.map(|class| self.oldest(class));
+        let oldest = oldest
+            .into_iter()
+            .flatten()
+            .min_by_key(|index| self.heard(*index))?;
         let mapping = *self.at(oldest).1;
         self.remove(oldest, counts);
         Some(mapping)
@@ -383,18 +387,34 @@ impl NatShard {
         inside: IpAddr,
         counts: &Counts,
     ) -> Option<Mapping> {
-        let mut next = self.oldest(Class::TcpTransitory);
+        let found = Class::TRANSITORY.map(|class| self.oldest_of(class, domain, inside));
+        let found = found
+            .into_iter()
+            .flatten()
+            .min_by_key(|index| self.heard(*index))?;
+        let mapping = *self.at(found).1;
+        self.remove(found, counts);
+        Some(mapping)
+    }
+
+    /// The session of a class and of one inside address that was unheard for longest, as far as it
+    /// is among the [`EVICT_SCAN_MAX`] oldest.
+    fn oldest_of(&self, class: Class, domain: DomainId, inside: IpAddr) -> Option<u32> {
+        let mut next = self.oldest(class);
         for _ in 0..EVICT_SCAN_MAX {
             let index = next?;
             let (session, mapping) = self.at(index);
-            let (newer, mapping) = (session.newer, *mapping);
             if (mapping.domain, mapping.inside.ip) == (domain, inside) {
-                self.remove(index, counts);
-                return Some(mapping);
+                return Some(index);
             }
-            next = (newer != NONE).then_some(newer);
+            next = (session.newer != NONE).then_some(session.newer);
         }
         None
+    }
+
+    /// The second in which a session was last heard.
+    fn heard(&self, session: u32) -> u32 {
+        self.sessions[session].last_seen
     }
 
     /// Removes the sessions that `condemned` names; how many.
@@ -490,7 +510,7 @@ fn fresh(mapping: u32, protocol: NatProtocol, remote: L4Addr, event: Event) -> S
         last_seen: event.now.second(),
         created: event.now.second(),
         tcp,
-        class: Class::of(protocol, tcp),
+        class: Class::of(protocol, remote, tcp),
         route_stamp: RouteMark::NONE.stamp,
         route: RouteMark::NONE.route,
         packets_out: u64::from(event.direction == Direction::Out),

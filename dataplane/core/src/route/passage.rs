@@ -186,7 +186,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             .inbound(self.topology, self.frame, self.headers, self.now);
         let inbound = match inbound {
             Ok(inbound) => inbound,
-            Err(reason) if self.is_guarded(&ip) => return Err(reason),
+            Err(reason) if self.is_guarded(&ip) || is_of_an_error(reason) => return Err(reason),
             Err(_) => return Ok(Verdict::NotOurs),
         };
         self.trace_nat(&inbound.translation);
@@ -497,6 +497,15 @@ fn is_echo_request(headers: &Headers, ip: &Ip) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// Reasons to drop an ICMP error from outside: its quoted packet is of a port of ours, or nobody,
+/// the host included, could read it.
+fn is_of_an_error(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::NatIcmpUnmatched | DropReason::NatIcmpMalformed
+    )
 }
 
 /// Errors of the NAT that speak of a mapping or limit of ours, not of "nothing here".

@@ -9,6 +9,7 @@ mod published;
 mod sharing;
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use etherparse::{IpHeaders, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
@@ -17,7 +18,7 @@ use super::*;
 use crate::addr::{DomainId, L4Addr, PortId};
 use crate::frame::{Frame, FrameBuf};
 use crate::headers::{Headers, TcpFlags};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::topology::Topology;
 use crate::verdict::DropReason;
 

@@ -1,0 +1,337 @@
+//! RFC 4787: UDP.
+
+use dataplane_core::nat::{StaticRule, Transport};
+use dataplane_core::verdict::DropReason;
+use tests::wire::{self, at};
+use tests::world::{BLUE, HOST_LINK, RED, UPLINK, ip};
+
+use crate::lab::{A, B, FAR, Kind, OUTSIDE, OUTSIDE_LINK, addresses, icmp, inside_link};
+use crate::{Claim, rows};
+
+use Claim::{Meets, MeetsAfter};
+use Kind::Udp;
+
+const HOST: &str = "10.1.0.2:50001";
+const SAME_PORT: &str = "10.1.0.3:50001";
+const DNS: &str = "198.51.100.9:53";
+const REMOTE: &str = "198.51.100.9:4000";
+
+rows!(
+    rfc4787_req1_one_port_for_every_remote(
+        "4787 REQ-1",
+        "endpoint-independent mapping",
+        "one external port for all remotes of an inside address and port",
+        Meets,
+        |lab| {
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            for remote in [
+                REMOTE,
+                "198.51.100.9:5000",
+                "198.51.100.10:53",
+                "192.0.2.7:1",
+            ] {
+                assert_eq!(lab.out(Udp, HOST, remote), Ok(external));
+                assert_eq!(lab.back(Udp, remote, external), Ok(at(HOST)));
+            }
+        }
+    ),
+    rfc4787_req4_parity_is_kept(
+        "4787 REQ-4",
+        "an even port stays even, an odd one odd (7857 section 8: may be turned off)",
+        "always: external and inside port agree modulo 64",
+        Meets,
+        |lab| {
+            for port in [1_234u16, 1_235, 50_000, 50_001] {
+                for host in [A, B] {
+                    let external = lab.out(Udp, &format!("{host}:{port}"), DNS).unwrap();
+                    assert_eq!(external.port() % 2, port % 2);
+                }
+            }
+        }
+    ),
+    rfc4787_req5_a_mapping_lives_for_more_than_two_minutes(
+        "4787 REQ-5",
+        "a UDP mapping lives for at least 2 minutes without traffic",
+        "5 minutes",
+        MeetsAfter(120),
+        |lab| {
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            lab.wait(121);
+            assert!(lab.open(Udp, DNS, external));
+        }
+    ),
+    rfc4787_req5a_a_name_servers_answer_need_not_be_waited_for_as_long(
+        "4787 REQ-5 a",
+        "the timer may be shorter for well-known destination ports",
+        "port 53, by `udp_dns_timeout_seconds`; off by default",
+        MeetsAfter(121),
+        |lab| {
+            lab.set(|nat| nat.timeouts.udp_dns = Some(std::time::Duration::from_secs(20)));
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            lab.out(Udp, HOST, REMOTE).unwrap();
+            lab.wait(20);
+            assert!(lab.open(Udp, DNS, external));
+            lab.wait(21);
+            assert!(!lab.open(Udp, DNS, external));
+            lab.wait(100);
+            assert!(lab.open(Udp, REMOTE, external));
+        }
+    ),
+    rfc4787_req5b_the_timer_can_be_set(
+        "4787 REQ-5 b",
+        "the timer may be configurable",
+        "`udp_timeout_seconds`; below 2 minutes only with `force`",
+        MeetsAfter(600),
+        |lab| {
+            lab.set(|nat| nat.timeouts.udp = std::time::Duration::from_secs(600));
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            lab.wait(600);
+            assert!(lab.open(Udp, DNS, external));
+            lab.wait(601);
+            assert!(!lab.open(Udp, DNS, external));
+        }
+    ),
+    rfc4787_req5c_five_minutes_by_default(
+        "4787 REQ-5 c",
+        "5 minutes or more are RECOMMENDED as the default",
+        "5 minutes, and no session lives on in silence",
+        MeetsAfter(301),
+        |lab| {
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            lab.wait(300);
+            assert!(lab.open(Udp, DNS, external));
+            lab.wait(301);
+            assert!(!lab.open(Udp, DNS, external));
+            assert_eq!(lab.sessions(), 0);
+        }
+    ),
+    rfc4787_req6_outbound_traffic_refreshes(
+        "4787 REQ-6",
+        "packets from inside refresh the timer",
+        "they do",
+        MeetsAfter(1_000),
+        |lab| {
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            for _ in 0..5 {
+                lab.wait(200);
+                assert_eq!(lab.out(Udp, HOST, DNS), Ok(external));
+            }
+            lab.wait(200);
+            assert!(lab.open(Udp, DNS, external));
+        }
+    ),
+    rfc4787_req6a_inbound_traffic_refreshes(
+        "4787 REQ-6 a",
+        "packets from outside MAY refresh the timer",
+        "packets of a session do",
+        MeetsAfter(1_000),
+        |lab| {
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            for _ in 0..5 {
+                lab.wait(200);
+                assert!(lab.open(Udp, DNS, external));
+            }
+            assert_eq!(lab.out(Udp, HOST, REMOTE), Ok(external));
+        }
+    ),
+    rfc4787_req7_the_same_addresses_inside_and_outside(
+        "4787 REQ-7",
+        "inside and outside may use the same address space",
+        "the network's own addresses are inside; what lies behind the uplink in the same prefix \
+         is reached by no route and answered for, and the host's own address is the host's",
+        Meets,
+        |lab| {
+            // Outside, a station has the very address of a host inside and a source in its prefix.
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            let imposter = wire::udp(OUTSIDE_LINK, at("10.1.0.3:53"), external, 64, b"x");
+            assert_eq!(lab.send(UPLINK.0, &imposter), Err(DropReason::NatFiltered));
+            let straight = wire::udp(OUTSIDE_LINK, at(DNS), at(HOST), 64, b"x");
+            assert_eq!(
+                lab.send(UPLINK.0, &straight),
+                Err(DropReason::UplinkForeignDestination)
+            );
+            assert!(lab.open(Udp, DNS, external));
+            // Two networks inside with one prefix keep apart.
+            lab.world.edit(|topology| {
+                let twin = topology.domains[BLUE.index()].as_mut().unwrap();
+                twin.subnets = vec![dataplane_core::addr::Prefix::new(ip("10.1.0.0"), 16)];
+            });
+            let twin_link = wire::Link(tests::world::mac(4), tests::world::gateway_mac(BLUE));
+            let frame = wire::udp(twin_link, at(HOST), at(DNS), 64, b"x");
+            let (port, sent) = lab.send(4, &frame).unwrap();
+            assert_eq!((port, addresses(&sent).0), (UPLINK, ip(OUTSIDE)));
+            assert_ne!(crate::lab::ends(&sent).0, external);
+        }
+    ),
+    rfc4787_req8_only_who_was_spoken_to_comes_in(
+        "4787 REQ-8",
+        "filtering: endpoint-independent for transparency, address-dependent for strictness",
+        "address-and-port-dependent by default: only the remote address and port that were \
+         spoken to",
+        Meets,
+        |lab| {
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            assert!(lab.open(Udp, DNS, external));
+            for stranger in [REMOTE, "198.51.100.10:53"] {
+                assert_eq!(
+                    lab.back(Udp, stranger, external),
+                    Err(DropReason::NatFiltered)
+                );
+            }
+        }
+    ),
+    rfc4787_req9_hosts_inside_meet_by_their_external_ports(
+        "4787 REQ-9",
+        "hairpinning",
+        "between mappings of one network or two, and to published ports",
+        Meets,
+        |lab| {
+            let b = "10.1.0.3:50002";
+            let outside_a = lab.out(Udp, HOST, DNS).unwrap();
+            let outside_b = lab.out(Udp, b, DNS).unwrap();
+            // Each has to have spoken to the other, as with any remote.
+            let first = lab.around(Udp, HOST, outside_b);
+            assert_eq!(first, Err(DropReason::NatFiltered));
+            assert_eq!(lab.around(Udp, b, outside_a), Ok((outside_b, at(HOST))));
+            assert_eq!(lab.around(Udp, HOST, outside_b), Ok((outside_a, at(b))));
+        }
+    ),
+    rfc4787_req9a_the_hairpin_shows_the_external_source(
+        "4787 REQ-9 a",
+        "a hairpinned packet has the external address and port as its source",
+        "it has, also when a host addresses its own published port",
+        Meets,
+        |lab| {
+            lab.world.edit(|topology| {
+                let rule = StaticRule {
+                    id: 1,
+                    transport: Transport::Udp,
+                    external: None,
+                    external_ports: 8_080..=8_080,
+                    domain: RED,
+                    inside: ip(A),
+                    inside_port_first: 80,
+                    from: None,
+                };
+                topology.statics.add(rule).unwrap();
+            });
+            let public = at("192.0.2.1:8080");
+            let own = lab.around(Udp, HOST, public).unwrap();
+            assert_eq!(own, (at("192.0.2.1:50001"), at("10.1.0.2:80")));
+            let sibling = lab.around(Udp, SAME_PORT, public).unwrap();
+            assert_eq!(
+                (sibling.0.ip(), sibling.1),
+                (ip(OUTSIDE), at("10.1.0.2:80"))
+            );
+        }
+    ),
+    rfc4787_req10_payload_is_never_touched(
+        "4787 REQ-10, 5382 REQ-6",
+        "application gateways are off by default",
+        "there are none",
+        Meets,
+        |lab| {
+            let payload = b"PORT 10,1,0,2,195,81\r\nc=IN IP4 10.1.0.2\r\n";
+            for port in [21, 53, 69, 554, 1_723, 5_060] {
+                let remote = at(&format!("{FAR}:{port}"));
+                let frame = wire::udp(inside_link(at(HOST)), at(HOST), remote, 64, payload);
+                let (_, sent) = lab.send(1, &frame).unwrap();
+                assert!(sent.ends_with(payload));
+            }
+            assert_eq!(lab.sessions(), 6);
+        }
+    ),
+    rfc4787_req11_the_same_again(
+        "4787 REQ-11",
+        "behaviour does not change at any time, whatever the load",
+        "the same packets get the same mappings; a conflict changes the port, never the rules",
+        Meets,
+        |lab| {
+            let mut again = crate::lab::Lab::new();
+            let mapped = |lab: &mut crate::lab::Lab| -> Vec<_> {
+                (0..200u16)
+                    .map(|n| {
+                        let host = format!("10.1.{}.{}:{}", n % 7, 2 + n % 50, 1_000 + n % 9);
+                        lab.out(Udp, &host, DNS).unwrap()
+                    })
+                    .collect()
+            };
+            let first = mapped(lab);
+            assert_eq!(first, mapped(&mut again));
+            assert_eq!(first, mapped(lab));
+        }
+    ),
+    rfc4787_req12_no_icmp_error_ends_a_mapping(
+        "4787 REQ-12, 5382 REQ-10",
+        "no ICMP message ends a mapping",
+        "errors are translated and change nothing",
+        Meets,
+        |lab| {
+            let frame = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, b"x");
+            let (_, sent) = lab.send(1, &frame).unwrap();
+            let external = crate::lab::ends(&sent).0;
+            for kind in [
+                (3, 0),
+                (3, 1),
+                (3, 2),
+                (3, 3),
+                (3, 4),
+                (3, 13),
+                (11, 0),
+                (12, 0),
+            ] {
+                let router = [198, 51, 100, 1].into();
+                let error =
+                    wire::icmp_error(OUTSIDE_LINK, router, [192, 0, 2, 1].into(), kind, &sent);
+                let (port, got) = lab.send(UPLINK.0, &error).unwrap();
+                assert_eq!((port.0, addresses(&got).1), (1, ip(A)));
+                assert!(lab.open(Udp, DNS, external), "{kind:?}");
+            }
+            assert_eq!(lab.out(Udp, HOST, DNS), Ok(external));
+        }
+    ),
+    rfc4787_req13_too_large_with_df_is_told_the_mtu(
+        "4787 REQ-13",
+        "DF set and too large: the sender is told \"fragmentation needed\"",
+        "type 3 code 4 with the MTU; IPv6: packet too big",
+        Meets,
+        |lab| {
+            lab.world.edit(|topology| topology.uplinks[0].mtu = 1_300);
+            let mut frame = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, &[7; 1_400]);
+            wire::set_dont_fragment(&mut frame, true);
+            let (port, told) = lab.send(1, &frame).unwrap();
+            let (kind, code, quoted) = icmp(&told);
+            assert_eq!((port.0, kind, code), (1, 3, 4));
+            assert_eq!(told[14 + 20 + 6..14 + 20 + 8], 1_300u16.to_be_bytes());
+            assert_eq!(quoted[..28], frame[14..42]);
+            let v6 = at("[fd00:1::2]:50001");
+            let remote = at("[2001:db8:9::9]:53");
+            let frame = wire::udp(inside_link(at(HOST)), v6, remote, 64, &[7; 1_400]);
+            let (port, told) = lab.send(1, &frame).unwrap();
+            let (kind, code, _) = icmp(&told);
+            assert_eq!((port.0, kind, code), (1, 2, 0));
+            assert_eq!(told[14 + 40 + 4..14 + 40 + 8], 1_300u32.to_be_bytes());
+        }
+    ),
+    rfc4787_stray_packets_to_the_host_are_the_hosts(
+        "4787 section 4",
+        "what is not the NAT's is nobody's or the host's",
+        "outside the port range the host answers, inside it nobody does",
+        Meets,
+        |lab| {
+            let free = at("192.0.2.1:60000");
+            assert_eq!(lab.back(Udp, DNS, free), Err(DropReason::NatNoMapping));
+            let host = wire::udp(OUTSIDE_LINK, at(DNS), at("192.0.2.1:53"), 64, b"x");
+            let out = lab.world.send(UPLINK.0, &host);
+            assert_eq!(out.verdict, dataplane_core::verdict::Verdict::NotOurs);
+            let inside = wire::udp(
+                inside_link(at(HOST)),
+                at(HOST),
+                at("192.0.2.1:53"),
+                64,
+                b"x",
+            );
+            assert_eq!(lab.send(1, &inside).unwrap().0, HOST_LINK);
+        }
+    ),
+);
