@@ -14,8 +14,8 @@ use bench::system::{Path, System, Work};
 use nix::sys::socket::{setsockopt, sockopt};
 use tests::lab::{self, Lab};
 
-const RELAY: &str = "127.0.0.1:6000";
-const SERVER: &str = "127.0.0.1:5201";
+const RELAY: &str = "10.0.0.3:6000";
+const SERVER: &str = "10.0.0.3:5201";
 
 /// What the relay does to the datagrams of a measurement, by their number; 0 is never.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,7 +87,10 @@ fn relay(socket: &UdpSocket, harm: Harm, stop: &AtomicBool) -> Done {
 /// Measures 10,000 datagrams in half a second through a relay.
 fn through(harm: Harm, flows: u16) -> (Sample, Done) {
     let lab = Lab::new("bench-relay");
-    let ns = lab.namespace("relay");
+    let (from, ns) = (lab.namespace("from"), lab.namespace("relay"));
+    lab.cable(&from, "eth0", &ns, "eth0");
+    from.add_address("eth0", "10.0.0.2/16");
+    ns.add_address("eth0", "10.0.0.3/16");
     ns.set_up("lo");
     let socket = ns.run(|| UdpSocket::bind(RELAY)).expect("a relay");
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("room");
@@ -100,9 +103,9 @@ fn through(harm: Harm, flows: u16) -> (Sample, Done) {
         name: "relay".to_owned(),
         prefix: "relay".to_owned(),
     };
-    let mut system = System::of_pair(&[ns.clone(), ns.clone()], work, Box::new(lab));
+    let mut system = System::of_pair(&[from.clone(), ns.clone()], work, Box::new(lab));
     system.paths = vec![Path {
-        from: ns.clone(),
+        from,
         to: ns,
         listen: SERVER.parse().expect("an address"),
         connect: RELAY.parse().expect("an address"),

@@ -31,10 +31,12 @@ pub mod generator;
 pub mod payload;
 pub mod receiver;
 pub mod search;
+pub mod way;
 
-use self::generator::{Generator, Sent};
+use self::generator::{Flow, Generator, Lane, Sent};
 use self::payload::PAYLOAD_SIZE_MIN;
 use self::receiver::{Arrivals, Receiver};
+use self::way::Way;
 
 /// Bytes of a frame around a datagram's payload: Ethernet with its check sequence, IPv4, UDP.
 const AROUND_PAYLOAD: u16 = 18 + 20 + 8;
@@ -42,8 +44,8 @@ const _: () = assert!((FRAME_SIZE_MIN - AROUND_PAYLOAD) as usize == PAYLOAD_SIZE
 
 /// Datagrams of one measurement at most: each has a bit in the receiver's memory, 32 MiB in all.
 pub const FRAMES_MAX: f64 = (1 << 28) as f64;
-/// Bytes that a receiver's socket may queue, as the kernel counts them: a tenth of a second.
-const RECEIVE_BUFFER_SIZE: usize = 64 << 20;
+/// Bytes that a socket may queue, as the kernel counts them: a tenth of a second.
+const SOCKET_BUFFER_SIZE: usize = 64 << 20;
 /// How long a flow may take to come through for the first time.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 /// Pause between two greetings.
@@ -53,10 +55,14 @@ const OFFERED_LEAST: f64 = 0.98;
 
 /// Sockets of every flow, with addresses resolved and translations made.
 pub struct Course {
-    /// One for each flow, connected.
-    pub clients: Vec<UdpSocket>,
+    /// One for each flow, connected: it sends the greeting, and keeps its port from others.
+    clients: Vec<UdpSocket>,
     /// One for each path, with its namespace.
     pub servers: Vec<(Namespace, UdpSocket)>,
+    /// One for each path.
+    lanes: Vec<Lane>,
+    /// One for each client.
+    flows: Vec<Flow>,
     /// Names this measurement, so that datagrams of another are not taken for its.
     pub run: u32,
 }
@@ -101,13 +107,13 @@ impl Outcome {
 
 /// Datagrams at the load's rate.
 pub fn frames(request: &Request, system: &System) -> Result<Sample, MeasureError> {
-    let course = Course::open(request, system)?;
+    let mut course = Course::open(request, system)?;
     let pace = Pace {
         rate: request.load.rate,
         warm_up: Duration::from_millis(request.load.warm_up_ms),
         duration: Duration::from_millis(request.load.duration_ms),
     };
-    let outcome = course.run(request, system, pace)?;
+    let outcome = course.run(system, pace)?;
     let mut sample = sample(&outcome);
     let latency = &outcome.arrived.latency;
     let quantile = |q| latency.value_at_quantile(q) as f64 * 1e-3;
@@ -163,15 +169,39 @@ impl Course {
         let flows = 0..usize::from(request.flows);
         let path = |flow: usize| &system.paths[flow % system.paths.len()];
         let clients = flows.map(|flow| client(path(flow)));
-        let course = Self {
+        let mut course = Self {
             clients: clients.collect::<Result<_, _>>()?,
             servers,
+            lanes: Vec::new(),
+            flows: Vec::new(),
             run: fastrand::Rng::with_seed(request.seed).u32(1..),
         };
         for flow in 0..course.clients.len() {
             course.greet(flow, path(flow))?;
         }
+        course.build(request, &system.paths)?;
         Ok(course)
+    }
+
+    /// Opens the lanes and writes the frames: a greeting has found the way of every flow.
+    fn build(&mut self, request: &Request, paths: &[Path]) -> Result<(), MeasureError> {
+        let payload_size = usize::from(request.frame_size - AROUND_PAYLOAD);
+        let frame_size = usize::from(request.frame_size);
+        let used = paths.iter().take(self.clients.len());
+        let mut ways = Vec::new();
+        for path in used {
+            let way = Way::find(&path.from, path.connect.ip())?;
+            let lane = Lane::open(&path.from, &way, frame_size);
+            let action = format!("send frames by {}", way.interface);
+            self.lanes.push(lane.map_err(refused(action))?);
+            ways.push(way);
+        }
+        for (flow, client) in self.clients.iter().enumerate() {
+            let lane = flow % paths.len();
+            let frame = ways[lane].frame(client, payload_size)?;
+            self.flows.push(Flow { lane, frame });
+        }
+        Ok(())
     }
 
     /// Sends greetings until one comes through: the first ones may be lost while the way is found.
@@ -200,12 +230,7 @@ impl Course {
     ///
     /// # Errors
     /// When a socket fails, or the pace needs too much memory.
-    pub fn run(
-        &self,
-        request: &Request,
-        system: &System,
-        pace: Pace,
-    ) -> Result<Outcome, MeasureError> {
+    pub fn run(&mut self, system: &System, pace: Pace) -> Result<Outcome, MeasureError> {
         let total = (pace.warm_up + pace.duration).as_secs_f64();
         if pace.rate * total > FRAMES_MAX {
             return Err(MeasureError::Request(format!(
@@ -213,9 +238,13 @@ impl Course {
                 pace.rate
             )));
         }
-        let payload_size = usize::from(request.frame_size - AROUND_PAYLOAD);
-        let generator = Generator::new(self, pace, payload_size);
-        let receiver = Receiver::new(self, &generator);
+        let mut generator = Generator::new(&mut self.lanes, &self.flows, self.run, pace);
+        let receiver = Receiver {
+            servers: &self.servers,
+            flows: self.flows.len(),
+            run: self.run,
+            uncounted: generator.uncounted,
+        };
         let cpu_times = || Used::now(system).map_err(refused("read CPU times of the switch"));
         let done = Arc::new(AtomicBool::new(false));
         let panicked = || MeasureError::Stuck("a thread of the load panicked".to_owned());
@@ -240,7 +269,7 @@ impl Course {
         };
         let (mut cpu, machine) = after?.since(&before?, ends);
         cpu.values_mut().for_each(|seconds| *seconds *= share);
-        let flags = flags(&generator, &sent, &arrived);
+        let flags = flags(pace, &sent, &arrived);
         Ok(Outcome {
             sent,
             arrived,
@@ -250,9 +279,9 @@ impl Course {
     }
 }
 
-fn flags(generator: &Generator<'_>, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
+fn flags(pace: Pace, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
     let offered = sent.frames as f64 / sent.seconds;
-    let limited = offered < OFFERED_LEAST * generator.rate;
+    let limited = offered < OFFERED_LEAST * pace.rate;
     let flags = [
         (limited, Flag::GeneratorLimited),
         (arrived.overflowed > 0, Flag::ReceiverLimited),
@@ -267,7 +296,7 @@ fn server(path: &Path, measure: MeasureName) -> Result<UdpSocket, MeasureError> 
     let open = || -> Result<UdpSocket, Errno> {
         let socket = UdpSocket::bind(path.listen).map_err(|e| errno(&e))?;
         socket.set_nonblocking(true).map_err(|e| errno(&e))?;
-        socket::setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_SIZE)?;
+        socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER_SIZE)?;
         // A search does not look at times, and they are not for free.
         let stamped = measure == MeasureName::Frames;
         socket::setsockopt(&socket, sockopt::ReceiveTimestampns, &stamped)?;
@@ -286,9 +315,7 @@ fn client(path: &Path) -> Result<UdpSocket, MeasureError> {
     let open = || -> Result<UdpSocket, Errno> {
         let socket = UdpSocket::bind(any).map_err(|e| errno(&e))?;
         socket.connect(path.connect).map_err(|e| errno(&e))?;
-        // An open loop does not wait for room.
         socket.set_nonblocking(true).map_err(|e| errno(&e))?;
-        socket::setsockopt(&socket, sockopt::SndBufForce, &RECEIVE_BUFFER_SIZE)?;
         Ok(socket)
     };
     path.from

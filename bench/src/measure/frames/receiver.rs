@@ -12,8 +12,6 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage};
 use nix::sys::time::TimeSpec;
 
-use super::Course;
-use super::generator::Generator;
 use super::payload::{PAYLOAD_SIZE_MIN, Tag};
 use crate::measure::cpu;
 
@@ -31,10 +29,14 @@ const LATENCY_MAX: u64 = 60_000_000_000;
 
 /// Receives on the sockets of a course.
 pub struct Receiver<'a> {
-    servers: &'a [(Namespace, UdpSocket)],
-    flows: usize,
-    run: u32,
-    uncounted: u64,
+    /// One socket for each path.
+    pub servers: &'a [(Namespace, UdpSocket)],
+    /// Flows that are sent.
+    pub flows: usize,
+    /// The run that datagrams must belong to.
+    pub run: u32,
+    /// Datagrams of the schedule before those that count.
+    pub uncounted: u64,
 }
 
 /// What came.
@@ -94,17 +96,7 @@ impl Seen {
     }
 }
 
-impl<'a> Receiver<'a> {
-    /// A receiver for what the generator sends.
-    pub fn new(course: &'a Course, generator: &Generator<'_>) -> Self {
-        Self {
-            servers: &course.servers,
-            flows: generator.flows(),
-            run: course.run,
-            uncounted: generator.uncounted,
-        }
-    }
-
+impl Receiver<'_> {
     /// Receives until `done`, and then until silence.
     ///
     /// # Errors

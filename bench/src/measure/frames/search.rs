@@ -37,7 +37,7 @@ const PROBE_WARM_UP: Duration = Duration::from_millis(30);
 
 /// Searches.
 pub fn frames_at_loss(request: &Request, system: &System) -> Result<Sample, MeasureError> {
-    let course = Course::open(request, system)?;
+    let mut course = Course::open(request, system)?;
     let load = &request.load;
     let duration = Duration::from_millis(load.duration_ms) / PROBE_SHARE;
     let mut last = None;
@@ -47,7 +47,7 @@ pub fn frames_at_loss(request: &Request, system: &System) -> Result<Sample, Meas
             warm_up: PROBE_WARM_UP,
             duration: duration.max(PROBE_MIN),
         };
-        let outcome = course.run(request, system, pace)?;
+        let outcome = course.run(system, pace)?;
         let probe = Probe {
             delivered: outcome.rate(),
             lost_little: outcome.loss() <= load.loss_max,
