@@ -6,6 +6,7 @@ use crate::summary::Series;
 
 mod contest;
 mod core_lines;
+mod modes;
 mod nat_lines;
 mod pair_lines;
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Measurements of one quantity.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Series {
     /// In the order in which they were taken.
     pub values: Vec<f64>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::modes::{self, Mode};
 use super::{Line, Options, progress};
 use crate::measure::{Request, measure};
 use crate::prototype::{self, Threads};
@@ -157,6 +158,14 @@ impl Contest {
     pub fn ratio_to(&self, other: Entrant, metric: &str) -> Option<Series> {
         let (ours, theirs) = (self.figure(CAUSEWAY, metric)?, self.figure(other, metric)?);
         Some(ours.ratio(&theirs))
+    }
+
+    /// Causeway's ratios to another's figure, by the modes of the latter.
+    pub fn modes(&self, other: Entrant, metric: &str) -> Vec<Mode> {
+        let figures = self
+            .figure(CAUSEWAY, metric)
+            .zip(self.figure(other, metric));
+        figures.map_or_else(Vec::new, |(ours, theirs)| modes::of(&ours, &theirs))
     }
 
     /// The reference with the highest median.

@@ -1,7 +1,7 @@
 //! Lines 1 to 3: two sandboxes on one switch, and a hundred that are idle.
 
 use super::contest::{self, BRIDGE, CAUSEWAY, Contest, Entrant, PROTOTYPES, at_least, at_most};
-use super::{Line, Options};
+use super::{Line, Options, modes};
 use crate::measure::{Request, measure};
 use crate::result::Metric;
 use crate::scenario::{MeasureName, Placement};
@@ -45,12 +45,19 @@ pub fn bulk(options: &Options) -> anyhow::Result<Vec<Line>> {
         }
         let name = format!("bulk TCP, {shown}: ratio to the bridge");
         let held = hold(options, &name, &entrants, &request)?;
-        lines.push(held.line(
-            at_least(1, &name, least, stretch),
-            "throughput",
-            "Gbit/s",
-            BRIDGE,
-        ));
+        let wanted = at_least(1, &name, least, stretch);
+        let mut line = held.line(wanted, "throughput", "Gbit/s", BRIDGE);
+        let parted = held.modes(BRIDGE, "throughput");
+        line.behind.extend(modes::shown(&parted, "Gbit/s"));
+        if congestion == "cubic" {
+            line.name = "bulk TCP, cubic: ratio to the bridge in its worst mode".to_owned();
+            line.reached = modes::worst(&parted).map(|mode| mode.ratios.clone());
+            if line.reached.is_none() {
+                let why = "no mode of the bridge came up twice; give more --repeats";
+                line.note = Some(why.to_owned());
+            }
+        }
+        lines.push(line);
         lines.push(Line {
             number: 1,
             name: format!("bulk TCP, {shown}: CPU"),
