@@ -16,16 +16,26 @@
 //! udp_dns_timeout_seconds = 300   # datagrams to port 53
 //! icmp_timeout_seconds = 60
 //! force = false                   # true: timeouts below the RFCs' least are taken
+//! udp_inbound_refresh = true      # packets from the remote keep a UDP session alive
 //! sessions_max = 1048576
 //! sessions_per_endpoint_max = 65536
+//! share_ports = true              # towards different remotes, when no port is free
+//! external_addresses = ["198.51.100.1", "198.51.100.2"]   # each endpoint behind one of them
+//! mapping = "endpoint-independent"             # or "address-dependent",
+//! filtering = "address-and-port-dependent"     #    "address-and-port-dependent"
+//!
+//! [nat.networks.games]            # a network with a behaviour of its own
+//! filtering = "endpoint-independent"
 //! ```
 //!
 //! Options of the command line win over the file.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use dataplane::Waiting;
-use dataplane_core::nat::{NatConfig, NatConfigError, Timeouts};
+use dataplane_core::nat::{Behaviour, Dependence, NatConfig, NatConfigError, Timeouts};
 use dataplane_core::time::Duration;
 use dataplane_core::topology::UPLINKS_MAX;
 use serde::Deserialize;
@@ -115,6 +125,9 @@ pub enum Error {
         /// Last port.
         last: u16,
     },
+    /// A pool of no address.
+    #[error("nat.external_addresses names no address; leave it out to use the uplink's own")]
+    NoExternalAddress,
     /// Settings of the NAT that make no sense or are below what an RFC asks.
     #[error("nat: {0}")]
     Nat(#[from] NatConfigError),
@@ -168,8 +181,42 @@ struct NatFile {
     icmp_timeout_seconds: Option<u64>,
     sessions_max: Option<usize>,
     sessions_per_endpoint_max: Option<usize>,
+    udp_inbound_refresh: Option<bool>,
+    share_ports: Option<bool>,
+    external_addresses: Option<Vec<IpAddr>>,
+    mapping: Option<DependenceName>,
+    filtering: Option<DependenceName>,
+    #[serde(default)]
+    networks: BTreeMap<String, BehaviourFile>,
     #[serde(default)]
     force: bool,
+}
+
+/// A network's own behaviour; what it leaves out is as for the others.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BehaviourFile {
+    mapping: Option<DependenceName>,
+    filtering: Option<DependenceName>,
+}
+
+/// [`Dependence`] as RFC 4787 calls it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum DependenceName {
+    EndpointIndependent,
+    AddressDependent,
+    AddressAndPortDependent,
+}
+
+impl From<DependenceName> for Dependence {
+    fn from(name: DependenceName) -> Self {
+        match name {
+            DependenceName::EndpointIndependent => Self::EndpointIndependent,
+            DependenceName::AddressDependent => Self::AddressDependent,
+            DependenceName::AddressAndPortDependent => Self::AddressAndPortDependent,
+        }
+    }
 }
 
 /// What the command line says over the file.
@@ -290,11 +337,36 @@ fn nat(file: &NatFile) -> Result<NatConfig, Error> {
         check_range("nat.sessions_per_endpoint_max", count as u64, 1, 64 << 20)?;
         nat.sessions_per_endpoint_max = count;
     }
+    set_behaviour(file, &mut nat)?;
     nat.check()?;
     if !file.force {
         nat.timeouts.check()?;
     }
     Ok(nat)
+}
+
+fn set_behaviour(file: &NatFile, nat: &mut NatConfig) -> Result<(), Error> {
+    let over =
+        |mapping: Option<DependenceName>, filtering: Option<DependenceName>, base: Behaviour| {
+            Behaviour {
+                mapping: mapping.map_or(base.mapping, Into::into),
+                filtering: filtering.map_or(base.filtering, Into::into),
+            }
+        };
+    nat.behaviour = over(file.mapping, file.filtering, nat.behaviour);
+    for (name, own) in &file.networks {
+        let behaviour = over(own.mapping, own.filtering, nat.behaviour);
+        nat.networks.insert(name.clone(), behaviour);
+    }
+    nat.share_ports = file.share_ports.unwrap_or(nat.share_ports);
+    nat.udp_inbound_refresh = file.udp_inbound_refresh.unwrap_or(nat.udp_inbound_refresh);
+    if let Some(addresses) = &file.external_addresses {
+        if addresses.is_empty() {
+            return Err(Error::NoExternalAddress);
+        }
+        nat.external_addresses.clone_from(addresses);
+    }
+    Ok(())
 }
 
 fn set_timeouts(file: &NatFile, timeouts: &mut Timeouts) -> Result<(), Error> {
@@ -430,6 +502,28 @@ mod tests {
         let config = Config::load(None, overrides).unwrap();
         assert_eq!(config.socket, Path::new("/tmp/s"));
         assert_eq!(config.uplinks, Uplinks::Named(Vec::new()));
+    }
+
+    #[test]
+    fn a_network_may_behave_otherwise_than_the_rest() {
+        let text = "[nat]\nmapping = \"address-dependent\"\nshare_ports = false\n\
+                    udp_inbound_refresh = false\nexternal_addresses = [\"192.0.2.1\"]\n\
+                    [nat.networks.games]\nfiltering = \"endpoint-independent\"";
+        let nat = load(text).unwrap().nat;
+        let strict = Dependence::AddressAndPortDependent;
+        let (games, web) = (nat.behaviour_of("games"), nat.behaviour_of("web"));
+        assert_eq!(games.mapping, Dependence::AddressDependent);
+        assert_eq!(games.filtering, Dependence::EndpointIndependent);
+        assert_eq!(
+            (web.mapping, web.filtering),
+            (Dependence::AddressDependent, strict)
+        );
+        assert!(!nat.share_ports && !nat.udp_inbound_refresh);
+        assert_eq!(nat.external_addresses.len(), 1);
+        let empty = load("[nat]\nexternal_addresses = []").unwrap_err();
+        assert!(empty.contains("names no address"), "{empty}");
+        let wrong = load("[nat]\nfiltering = \"symmetric\"").unwrap_err();
+        assert!(wrong.contains("symmetric"), "{wrong}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use rustc_hash::FxBuildHasher;
 
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
-use crate::nat::{NatConfig, StaticRules};
+use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
 use crate::route::PrefixTable;
 use crate::time::Duration;
@@ -147,6 +147,8 @@ pub struct Domain {
     pub gateway: Option<Gateway>,
     /// Endpoints by address: the gateway's static neighbours.
     pub neighbours: HashMap<IpAddr, Neighbour, FxBuildHasher>,
+    /// How its mappings are made and whom they let in.
+    pub nat: Behaviour,
     /// Nothing outside the network is reachable.
     pub internal: bool,
     /// The host may reach the network and be reached from it.
@@ -384,6 +386,7 @@ impl Domain {
             subnets: Vec::new(),
             gateway: None,
             neighbours: HashMap::default(),
+            nat: Behaviour::default(),
             internal: false,
             host_link: true,
         }

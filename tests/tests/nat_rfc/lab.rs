@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane_core::addr::PortId;
 use dataplane_core::counters::Counters;
-use dataplane_core::nat::NatConfig;
+use dataplane_core::nat::{Behaviour, Dependence, NatConfig};
 use dataplane_core::topology::Topology;
 use dataplane_core::verdict::{DropReason, Verdict};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -96,6 +96,14 @@ impl Lab {
         self.world.edit(|topology| change(&mut topology.nat));
     }
 
+    /// Changes how the network of A and B is treated.
+    pub fn behave(&mut self, mapping: Dependence, filtering: Dependence) {
+        self.world.edit(|topology| {
+            let red = topology.domains[RED.index()].as_mut().unwrap();
+            red.nat = Behaviour { mapping, filtering };
+        });
+    }
+
     /// Sessions that are there.
     pub fn sessions(&self) -> usize {
         self.world.tables.nat.session_count()
@@ -124,6 +132,12 @@ impl Lab {
         let (external, to) = ends(&sent);
         assert_eq!(to, at(dst));
         Ok(external)
+    }
+
+    /// A host inside sends a packet that the NAT refuses: for which reason.
+    pub fn refused(&mut self, kind: Kind, src: &str, dst: &str) -> DropReason {
+        let frame = packet(kind, inside_link(at(src)), at(src), at(dst));
+        self.send(port_of(at(src).ip()), &frame).unwrap_err()
     }
 
     /// A remote sends a packet to an external address and port: who inside gets it.

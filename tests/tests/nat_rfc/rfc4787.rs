@@ -1,6 +1,6 @@
 //! RFC 4787: UDP.
 
-use dataplane_core::nat::{StaticRule, Transport};
+use dataplane_core::nat::{Dependence, StaticRule, Transport};
 use dataplane_core::verdict::DropReason;
 use tests::wire::{self, at};
 use tests::world::{BLUE, HOST_LINK, RED, UPLINK, ip};
@@ -33,6 +33,131 @@ rows!(
                 assert_eq!(lab.out(Udp, HOST, remote), Ok(external));
                 assert_eq!(lab.back(Udp, remote, external), Ok(at(HOST)));
             }
+        }
+    ),
+    rfc4787_req1_a_port_for_each_remote_where_it_is_asked_for(
+        "4787 REQ-1",
+        "other mapping behaviours are not what an application expects",
+        "`mapping` of a network: address-dependent or address-and-port-dependent, for experiments",
+        Meets,
+        |lab| {
+            let (first, second) = ("198.51.100.9:53", "198.51.100.9:54");
+            let third = "198.51.100.10:53";
+            let mapped = |lab: &mut crate::lab::Lab, mapping| {
+                lab.behave(mapping, Dependence::AddressAndPortDependent);
+                [first, second, third].map(|remote| {
+                    let external = lab.out(Udp, HOST, remote).unwrap();
+                    assert_eq!(lab.back(Udp, remote, external), Ok(at(HOST)));
+                    assert_eq!(lab.out(Udp, HOST, remote), Ok(external));
+                    external.port()
+                })
+            };
+            let [a, b, c] = mapped(lab, Dependence::AddressDependent);
+            assert!(a == b && b != c, "{a} {b} {c}");
+            lab.wait(301);
+            let [a, b, c] = mapped(lab, Dependence::AddressAndPortDependent);
+            assert!(a != b && b != c && a != c, "{a} {b} {c}");
+        }
+    ),
+    rfc4787_req2_all_of_a_host_behind_one_address(
+        "4787 REQ-2",
+        "paired pooling: all sessions of an inside address have one external address",
+        "`external_addresses`: each endpoint is behind one of them, on the uplink of its route,          also when it is hairpinned; without the setting there is one",
+        Meets,
+        |lab| {
+            let pool = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(ip);
+            lab.world.edit(|topology| {
+                topology.uplinks[0].addresses = pool.to_vec();
+                topology.local_addresses.extend(pool);
+                topology.nat.external_addresses = pool.to_vec();
+            });
+            let mut used = std::collections::BTreeMap::new();
+            for host in 2..60 {
+                let external = lab.out(Udp, &format!("10.1.0.{host}:4000"), DNS).unwrap();
+                *used.entry(external.ip()).or_insert(0) += 1;
+                for (port, remote) in [(4_000, REMOTE), (4_001, DNS)] {
+                    let again = lab
+                        .out(Udp, &format!("10.1.0.{host}:{port}"), remote)
+                        .unwrap();
+                    assert_eq!(again.ip(), external.ip());
+                }
+            }
+            assert_eq!(used.len(), 3);
+            assert!(used.values().all(|count| *count >= 8), "{used:?}");
+            let (a, b) = (
+                lab.out(Udp, HOST, DNS).unwrap(),
+                lab.out(Udp, SAME_PORT, DNS).unwrap(),
+            );
+            let _ = lab.around(Udp, SAME_PORT, a);
+            assert_eq!(lab.around(Udp, HOST, b), Ok((a, at(SAME_PORT))));
+        }
+    ),
+    rfc4787_req3_a_port_is_shared_only_when_none_is_free(
+        "4787 REQ-3, 5382 REQ-7",
+        "no port overloading",
+        "a port of one mapping is another's only when none is left, and then only towards other          remotes: endpoint-dependent for the latecomer",
+        Claim::Deviates("a setting, `share_ports`; off, the latecomer is refused"),
+        |lab| {
+            lab.set(|nat| nat.port_range = 50_000..=50_127);
+            let first = lab.out(Udp, HOST, DNS).unwrap();
+            let second = lab.out(Udp, SAME_PORT, DNS).unwrap();
+            assert_ne!(first, second);
+            let shared = lab.out(Udp, "10.1.0.4:50001", REMOTE).unwrap();
+            assert!([first, second].contains(&shared));
+            assert_eq!(lab.back(Udp, REMOTE, shared), Ok(at("10.1.0.4:50001")));
+            assert_eq!(lab.back(Udp, DNS, first), Ok(at(HOST)));
+            assert_eq!(lab.back(Udp, DNS, second), Ok(at(SAME_PORT)));
+        }
+    ),
+    rfc4787_req3_no_port_is_shared_when_that_is_forbidden(
+        "4787 REQ-3, 5382 REQ-7",
+        "no port overloading",
+        "with `share_ports = false` never: a flow that finds no port is refused, those that are          there stay",
+        Meets,
+        |lab| {
+            lab.set(|nat| {
+                nat.port_range = 50_000..=50_127;
+                nat.share_ports = false;
+            });
+            let first = lab.out(Udp, HOST, DNS).unwrap();
+            let second = lab.out(Udp, SAME_PORT, DNS).unwrap();
+            let refused = lab.refused(Udp, "10.1.0.4:50001", REMOTE);
+            assert_eq!(refused, DropReason::NatNoPort);
+            assert_eq!(lab.out(Udp, HOST, REMOTE), Ok(first));
+            assert_eq!(lab.back(Udp, DNS, second), Ok(at(SAME_PORT)));
+            lab.wait(301);
+            assert!(lab.out(Udp, "10.1.0.4:50001", REMOTE).is_ok());
+        }
+    ),
+    rfc4787_req3a_system_ports_keep_their_class(
+        "4787 REQ-3 a",
+        "a port below 1024 SHOULD get one below 1024, any other one above",
+        "so it is where the range has ports below 1024",
+        Meets,
+        |lab| {
+            lab.set(|nat| nat.port_range = 1..=65_535);
+            for port in [1u16, 123, 500, 1_023] {
+                for host in [A, B] {
+                    let external = lab.out(Udp, &format!("{host}:{port}"), DNS).unwrap();
+                    assert!(external.port() < 1_024, "{port}: {external}");
+                }
+            }
+            for port in [1_024u16, 5_000, 65_535] {
+                for host in [A, B] {
+                    let external = lab.out(Udp, &format!("{host}:{port}"), DNS).unwrap();
+                    assert!(external.port() >= 1_024, "{port}: {external}");
+                }
+            }
+        }
+    ),
+    rfc4787_req3a_a_shared_host_keeps_its_system_ports(
+        "4787 REQ-3 a",
+        "a port below 1024 SHOULD get one below 1024",
+        "a port of the range, for the range of a daemon excludes those below 1024",
+        Claim::Deviates("the address is the host's, whose own services have these ports"),
+        |lab| {
+            let external = lab.out(Udp, "10.1.0.2:123", DNS).unwrap();
+            assert!(external.port() >= 49_152);
         }
     ),
     rfc4787_req4_parity_is_kept(
@@ -134,6 +259,20 @@ rows!(
             assert_eq!(lab.out(Udp, HOST, REMOTE), Ok(external));
         }
     ),
+    rfc4787_req6a_inbound_traffic_need_not_refresh(
+        "4787 REQ-6 a",
+        "packets from outside MAY refresh the timer",
+        "with `udp_inbound_refresh = false` they do not",
+        MeetsAfter(301),
+        |lab| {
+            lab.set(|nat| nat.udp_inbound_refresh = false);
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            lab.wait(200);
+            assert!(lab.open(Udp, DNS, external));
+            lab.wait(101);
+            assert!(!lab.open(Udp, DNS, external));
+        }
+    ),
     rfc4787_req7_the_same_addresses_inside_and_outside(
         "4787 REQ-7",
         "inside and outside may use the same address space",
@@ -178,6 +317,45 @@ rows!(
                     Err(DropReason::NatFiltered)
                 );
             }
+        }
+    ),
+    rfc4787_req8_endpoint_independent_filtering(
+        "4787 REQ-8",
+        "endpoint-independent filtering, where transparency matters most",
+        "`filtering` of a network: whoever addresses an open external port comes in, of the same          protocol",
+        Meets,
+        |lab| {
+            let open = Dependence::EndpointIndependent;
+            lab.behave(open, open);
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            for stranger in [REMOTE, "198.51.100.10:53", "192.0.2.7:9"] {
+                assert_eq!(lab.back(Udp, stranger, external), Ok(at(HOST)));
+                assert_eq!(lab.out(Udp, HOST, stranger), Ok(external));
+            }
+            let tcp = lab.back(crate::lab::ACK, DNS, external);
+            assert_eq!(tcp, Err(DropReason::NatNoMapping));
+        }
+    ),
+    rfc4787_req8_address_dependent_filtering(
+        "4787 REQ-8",
+        "address-dependent filtering, where strictness matters most",
+        "`filtering` of a network: any port of an address that was spoken to comes in, for as long          as one session with it lives",
+        MeetsAfter(301),
+        |lab| {
+            lab.behave(
+                Dependence::EndpointIndependent,
+                Dependence::AddressDependent,
+            );
+            let external = lab.out(Udp, HOST, DNS).unwrap();
+            assert_eq!(lab.back(Udp, REMOTE, external), Ok(at(HOST)));
+            let stranger = lab.back(Udp, "198.51.100.10:53", external);
+            assert_eq!(stranger, Err(DropReason::NatFiltered));
+            for _ in 0..2 {
+                lab.wait(200);
+                lab.out(Udp, HOST, "192.0.2.7:9").unwrap();
+            }
+            let gone = lab.back(Udp, REMOTE, external);
+            assert_eq!(gone, Err(DropReason::NatFiltered));
         }
     ),
     rfc4787_req9_hosts_inside_meet_by_their_external_ports(

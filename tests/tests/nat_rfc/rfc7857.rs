@@ -1,5 +1,6 @@
 //! RFC 7857: what the others were found to lack.
 
+use dataplane_core::nat::Dependence;
 use dataplane_core::verdict::DropReason;
 use tests::wire::at;
 
@@ -72,6 +73,26 @@ rows!(
             let ping = lab.out(Ask, HOST, "198.51.100.9:0").unwrap();
             assert_eq!(ping, udp);
             assert_eq!(lab.sessions(), 3);
+        }
+    ),
+    rfc7857_section6_strangers_do_not_keep_a_mapping(
+        "7857 section 6",
+        "with endpoint-independent filtering, packets from outside SHOULD NOT keep a mapping",
+        "strangers are let in by the mapping without a session of their own, and keep nothing",
+        MeetsAfter(301),
+        |lab| {
+            let open = Dependence::EndpointIndependent;
+            lab.behave(open, open);
+            let external = lab.out(Udp, HOST, WEB).unwrap();
+            for _ in 0..3 {
+                lab.wait(100);
+                let stranger = lab.back(Udp, "198.51.100.77:7", external);
+                assert_eq!(stranger, Ok(at(HOST)));
+            }
+            assert_eq!(lab.sessions(), 1);
+            lab.wait(1);
+            let gone = lab.back(Udp, "198.51.100.77:7", external);
+            assert_eq!(gone, Err(DropReason::NatNoMapping));
         }
     ),
     rfc7857_section9_a_port_that_is_not_kept_cannot_be_foretold(

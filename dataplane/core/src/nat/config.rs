@@ -1,5 +1,7 @@
 //! Ranges, timeouts and limits of the NAT, and which of them make no sense.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use crate::time::Duration;
@@ -12,9 +14,53 @@ pub const SESSIONS_MAX_DEFAULT: usize = 1_048_576;
 /// Sessions of one inside address, so that one endpoint cannot starve the others.
 pub const SESSIONS_PER_ENDPOINT_MAX_DEFAULT: usize = 65_536;
 
+/// On what of the remote a behaviour depends (RFC 4787 sections 4.1 and 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Dependence {
+    /// Nothing: all remotes are treated alike.
+    #[default]
+    EndpointIndependent,
+    /// Its address.
+    AddressDependent,
+    /// Its address and port.
+    AddressAndPortDependent,
+}
+
+/// How a network's mappings are made, and whom they let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behaviour {
+    /// Which remotes share one external port of an inside address and port.
+    pub mapping: Dependence,
+    /// Whether a remote that was not spoken to comes in: any, one whose address was spoken to, or
+    /// none.
+    pub filtering: Dependence,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            mapping: Dependence::EndpointIndependent,
+            filtering: Dependence::AddressAndPortDependent,
+        }
+    }
+}
+
 /// Ranges, timeouts and limits of the NAT.
 #[derive(Clone, Debug)]
 pub struct NatConfig {
+    /// Behaviour towards networks that [`NatConfig::networks`] does not name.
+    pub behaviour: Behaviour,
+    /// Behaviour by the network's name.
+    pub networks: BTreeMap<String, Behaviour>,
+    /// External addresses that inside addresses are spread over, each inside address on one of
+    /// them, as far as the uplink has them. Empty: the address that the host itself would use.
+    pub external_addresses: Vec<IpAddr>,
+    /// Whether endpoints share a port towards different remotes when none is free (a deviation
+    /// from RFC 4787 REQ-3); otherwise the latecomer is refused.
+    pub share_ports: bool,
+    /// Whether packets from the remote keep a UDP session alive (RFC 4787 REQ-6 a).
+    pub udp_inbound_refresh: bool,
     /// External ports that dynamic mappings are made from, ICMP identifiers included.
     pub port_range: RangeInclusive<u16>,
     /// How long sessions live.
@@ -28,6 +74,11 @@ pub struct NatConfig {
 impl Default for NatConfig {
     fn default() -> Self {
         Self {
+            behaviour: Behaviour::default(),
+            networks: BTreeMap::new(),
+            external_addresses: Vec::new(),
+            share_ports: true,
+            udp_inbound_refresh: true,
             port_range: PORT_RANGE_DEFAULT,
             timeouts: Timeouts::default(),
             sessions_max: SESSIONS_MAX_DEFAULT,
@@ -102,6 +153,12 @@ pub enum NatConfigError {
 }
 
 impl NatConfig {
+    /// The behaviour towards a network.
+    pub fn behaviour_of(&self, network: &str) -> Behaviour {
+        let own = self.networks.get(network);
+        own.copied().unwrap_or(self.behaviour)
+    }
+
     /// Whether a NAT can work with these settings at all.
     ///
     /// # Errors

@@ -90,6 +90,7 @@ impl NatView {
         let event = Event {
             direction: Direction::Out,
             flags,
+            refreshes: true,
             now: leaving.now,
         };
         shard.table.touch(index, event);

@@ -27,7 +27,7 @@ impl HashKey {
         let external = self.ip(key.external);
         self.join(
             self.l4(key.inside) ^ tag(key.protocol, key.domain),
-            external.rotate_left(32),
+            external.rotate_left(32) ^ u64::from(key.scope),
         )
     }
 
@@ -46,6 +46,18 @@ impl HashKey {
     pub fn flow(&self, key: &FlowKey) -> u64 {
         let inside = self.l4(key.inside) ^ tag(key.protocol, key.domain);
         self.join(inside, self.l4(key.remote).rotate_left(32))
+    }
+
+    /// The hash of an address inside towards one outside: a choice between outside ones that is
+    /// always the same for an inside.
+    pub fn pairing(&self, domain: DomainId, inside: IpAddr, external: IpAddr) -> u64 {
+        let inside = self.ip(inside) ^ u64::from(domain.0);
+        self.join(inside, self.ip(external).rotate_left(32))
+    }
+
+    /// The hash of a remote that a mapping knows.
+    pub fn contact(&self, mapping: u32, remote: IpAddr) -> u64 {
+        self.join(u64::from(mapping), self.ip(remote))
     }
 
     /// The hash of an address alone.

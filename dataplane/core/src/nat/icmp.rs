@@ -28,7 +28,7 @@ use super::pool::shard_of_port;
 use super::rewrite::{self, Layout, Side};
 use super::session::{Direction, NatProtocol};
 use super::shared::NatView;
-use super::table::{FlowKey, Origin};
+use super::table::{FlowKey, InsideKey, Origin};
 use super::translate::{Inbound, Query, Translation};
 
 /// Bytes of ICMP header in front of the quoted packet.
@@ -171,11 +171,24 @@ impl NatView {
             (self.tables.shard_of_remote(remote), Origin::Published),
             (shard_of_port(inside.l4_port), Origin::Dynamic(external)),
         ];
-        places.into_iter().find_map(|(shard, origin)| {
+        let of_session = places.into_iter().find_map(|(shard, origin)| {
             let shard = self.tables.shard(shard);
             let session = shard.table.session_by_inside(&flow, origin)?;
             let alive = shard.table.alive(session, query.now, config);
             alive.then(|| shard.table.at(session).1.external)
+        });
+        of_session.or_else(|| {
+            // A stranger whom the mapping let in.
+            let shard = self.tables.shard(shard_of_port(inside.l4_port));
+            let mapping = shard.table.mapping_by_inside(&InsideKey {
+                protocol: query.protocol,
+                domain,
+                inside,
+                external,
+                scope: 0,
+            })?;
+            let admitted = shard.table.admits(mapping, remote.ip);
+            admitted.then(|| shard.table.mapping(mapping).external)
         })
     }
 

@@ -42,7 +42,7 @@ mod translate;
 mod tests;
 
 pub use config::{
-    NatConfig, NatConfigError, PORT_RANGE_DEFAULT, SESSIONS_MAX_DEFAULT,
+    Behaviour, Dependence, NatConfig, NatConfigError, PORT_RANGE_DEFAULT, SESSIONS_MAX_DEFAULT,
     SESSIONS_PER_ENDPOINT_MAX_DEFAULT, Timeouts,
 };
 pub(crate) use follow::Leaving;

@@ -4,10 +4,11 @@
 //! bounded search: [`EXPIRE_ON_FULL_MAX`] expired ones first, then the oldest transitory one, both
 //! in the shard at hand. Where neither exists the new session is refused and the old ones stay.
 //!
-//! When every port of a residue has a mapping, a port is shared: two inside endpoints may hold the
-//! same external port as long as they speak to different remotes, for a session is known by both
-//! of its ends. RFC 4787 REQ-1 is then given up for the latecomer rather than its flow, and one
-//! endpoint that opens thousands of ports does not shut out the others.
+//! When every port of a residue has a mapping, a port is shared, unless the configuration forbids
+//! it: two inside endpoints may hold the same external port as long as they speak to different
+//! remotes, for a session is known by both of its ends. RFC 4787 REQ-3 is then given up rather than
+//! the latecomer's flow, and one endpoint that opens thousands of ports does not shut out the
+//! others.
 
 use std::net::IpAddr;
 
@@ -15,12 +16,12 @@ use crate::addr::{DomainId, L4Addr};
 use crate::time::Instant;
 use crate::verdict::DropReason;
 
-use super::NatConfig;
 use super::forward::{StaticRule, StaticRules};
 use super::pool;
 use super::session::{Mapping, NatProtocol, SessionState};
 use super::shared::{Counts, Shard};
 use super::table::{Event, FlowKey, InsideKey, NatShard, Origin};
+use super::{Behaviour, Dependence, NatConfig};
 
 /// Expired sessions that one new session clears away when it finds the table full. A few pay for
 /// it now; the sweep does the rest.
@@ -34,6 +35,7 @@ const EVICT_FOR_PORT_MAX: usize = 8;
 pub(super) struct Opening<'a> {
     pub config: &'a NatConfig,
     pub statics: &'a StaticRules,
+    pub behaviour: Behaviour,
     pub event: Event,
 }
 
@@ -48,12 +50,21 @@ impl Opening<'_> {
         remote: L4Addr,
     ) -> Result<u32, DropReason> {
         let Shard { table, counts } = shard;
+        let key = &InsideKey {
+            scope: table.scope(self.behaviour.mapping, remote),
+            ..*key
+        };
         self.reserve(table, counts, key.domain, key.inside.ip)?;
         // Looked up only now: making room may have ended the mapping. One that shares its port may
         // find the way to this remote taken.
-        let mapping = table
-            .mapping_by_inside(key)
-            .filter(|mapping| unused(table, key.protocol, table.external(*mapping), remote));
+        let mapping = table.mapping_by_inside(key).filter(|mapping| {
+            unused(
+                table,
+                key.protocol,
+                table.mapping(*mapping).external,
+                remote,
+            )
+        });
         let mapping = match mapping {
             Some(mapping) => mapping,
             None => {
@@ -67,6 +78,8 @@ impl Opening<'_> {
                     domain: key.domain,
                     protocol: key.protocol,
                     rule: None,
+                    scope: key.scope,
+                    filtering: self.behaviour.filtering,
                     sessions: 0,
                 })
             }
@@ -100,6 +113,8 @@ impl Opening<'_> {
             domain: key.domain,
             protocol: key.protocol,
             rule: Some(rule.id),
+            scope: 0,
+            filtering: Dependence::AddressAndPortDependent,
             sessions: 0,
         };
         Ok(table.add_published(mapping, key.remote, self.event))
@@ -166,8 +181,9 @@ impl Opening<'_> {
             return Some(found);
         }
         let shareable = |table: &NatShard, external| {
-            unused(table, key.protocol, external, remote)
-                && !self.published_port(key.protocol, external)
+            let (protocol, share) = (key.protocol, self.config.share_ports);
+            (share && unused(table, protocol, external, remote) || free(table, external))
+                && !self.published_port(protocol, external)
         };
         if let Some(found) = self.pick(key, rng, |external| shareable(table, external)) {
             return Some(found);

@@ -5,6 +5,9 @@
 //! the residue the inside port itself is preferred (port preservation); failing that, one that
 //! nobody outside can predict (RFC 6056 section 3.3.3: a keyed hash of the inside), because a
 //! predictable port helps whoever forges packets.
+//!
+//! A port below 1024 gets one below 1024 where the range has any, and no other port does (RFC 4787
+//! REQ-3 a).
 
 use std::ops::RangeInclusive;
 
@@ -18,6 +21,9 @@ pub const SHARDS: usize = 64;
 /// Random ports that are tried before the residue is searched in order: with half of the residue
 /// taken, 8 tries fail once in 256.
 const PROBES_MAX: usize = 8;
+
+/// The first port behind the system ports (RFC 6335 section 6).
+const REGISTERED_FIRST: u16 = 1_024;
 
 /// The shard of a port.
 #[inline]
@@ -33,8 +39,7 @@ pub(super) fn pick(
     rng: &mut fastrand::Rng,
     free: impl Fn(L4Port) -> bool,
 ) -> Option<L4Port> {
-    // Port 0 is reserved (RFC 6335 section 6) and never given out.
-    let (first, last) = ((*range.start()).max(1), *range.end());
+    let (first, last) = class_of(range, inside);
     if (first..=last).contains(&inside.0) && free(inside) {
         return Some(inside);
     }
@@ -50,6 +55,17 @@ pub(super) fn pick(
     (0..count)
         .map(|step| port((start + step) % count))
         .find(|port| free(*port))
+}
+
+/// The part of `range` for an inside port: first and last, in the wrong order when there is none.
+fn class_of(range: &RangeInclusive<u16>, inside: L4Port) -> (u16, u16) {
+    // Port 0 is reserved (RFC 6335 section 6) and never given out.
+    let (first, last) = ((*range.start()).max(1), *range.end());
+    if inside.0 < REGISTERED_FIRST && first < REGISTERED_FIRST {
+        (first, last.min(REGISTERED_FIRST - 1))
+    } else {
+        (first.max(REGISTERED_FIRST), last)
+    }
 }
 
 #[cfg(test)]
@@ -90,8 +106,11 @@ mod tests {
                     assert_eq!(port.0 % 64, inside % 64);
                     assert!(taken.insert(port));
                 }
+                let has_low = *range.start() < 1_024;
                 let wanted = range.clone().filter(|p| *p != 0 && p % 64 == inside % 64);
-                assert_eq!(taken.len(), wanted.count(), "{range:?} {inside}");
+                let low = inside < 1_024 && has_low;
+                let of_its_class = wanted.filter(|port| (*port < 1_024) == low);
+                assert_eq!(taken.len(), of_its_class.count(), "{range:?} {inside}");
             }
         }
     }

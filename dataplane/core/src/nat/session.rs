@@ -30,7 +30,7 @@ use crate::headers::TcpFlags;
 use crate::time::{Duration, Instant};
 use crate::topology::RouteMark;
 
-use super::{Timeouts, Transport};
+use super::{Dependence, Timeouts, Transport};
 
 /// The port of name servers (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -96,6 +96,10 @@ pub(super) struct Mapping {
     pub protocol: NatProtocol,
     /// The published port that it belongs to; `None` for a dynamic mapping.
     pub rule: Option<u32>,
+    /// What it depends on of the remote: 0 for nothing, else a keyed hash of it.
+    pub scope: u32,
+    /// Whom it lets in besides the remotes of its sessions.
+    pub filtering: Dependence,
     /// Sessions that hold it; the last one takes it along.
     pub sessions: u32,
 }

@@ -330,7 +330,7 @@ impl Tables {
     }
 
     #[inline]
-    fn key(&self) -> &HashKey {
+    pub fn key(&self) -> &HashKey {
         match self {
             Self::Live(nat) => &nat.key,
             Self::Overlay(overlay) => &overlay.nat.key,

@@ -22,7 +22,7 @@ use super::hash::HashKey;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
 use super::shared::Counts;
 use super::slab::Slab;
-use super::{NatConfig, Timeouts};
+use super::{Dependence, NatConfig, Timeouts};
 
 /// Transitory sessions that are looked at for one of an endpoint at its quota: such an endpoint
 /// holds so many that one of the oldest is nearly always its own.
@@ -39,6 +39,8 @@ pub(super) struct InsideKey {
     pub domain: DomainId,
     pub inside: L4Addr,
     pub external: IpAddr,
+    /// What the mapping depends on of the remote: 0 for nothing.
+    pub scope: u32,
 }
 
 /// The two ends of a session, as the inside sees them.
@@ -76,6 +78,8 @@ pub(super) struct Event {
     pub direction: Direction,
     /// No flags for UDP and ICMP.
     pub flags: TcpFlags,
+    /// Whether it keeps a session that is not TCP's alive.
+    pub refreshes: bool,
     pub now: Instant,
 }
 
@@ -91,7 +95,17 @@ pub(super) struct NatShard {
     sessions_by_inside: HashTable<u32>,
     sessions_by_external: HashTable<u32>,
     lists: [List; Class::ALL.len()],
+    /// Remotes of mappings that let in whoever's address was spoken to.
+    contacts: HashTable<Contact>,
     pub(super) fragments: super::fragment::Fragments,
+}
+
+/// A remote address that a mapping of address-dependent filtering has sessions with.
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    mapping: u32,
+    remote: IpAddr,
+    sessions: u32,
 }
 
 /// The sessions of a class, by age.
@@ -115,7 +129,32 @@ impl NatShard {
                 oldest: NONE,
                 newest: NONE,
             }; Class::ALL.len()],
+            contacts: HashTable::new(),
             fragments: super::fragment::Fragments::new(),
+        }
+    }
+
+    /// What a mapping that depends on the remote as `dependence` says is told apart by. A keyed
+    /// hash stands for the remote: should two collide, they share a mapping.
+    pub fn scope(&self, dependence: Dependence, remote: L4Addr) -> u32 {
+        match dependence {
+            Dependence::EndpointIndependent => 0,
+            Dependence::AddressDependent => (self.key.ip(remote.ip) >> 32) as u32 | 1,
+            Dependence::AddressAndPortDependent => (self.key.l4(remote) >> 32) as u32 | 1,
+        }
+    }
+
+    /// Whether a mapping lets in a remote that it has no session with.
+    pub fn admits(&self, mapping: u32, remote: IpAddr) -> bool {
+        match self.mappings[mapping].filtering {
+            Dependence::EndpointIndependent => true,
+            Dependence::AddressAndPortDependent => false,
+            Dependence::AddressDependent => {
+                let hash = self.key.contact(mapping, remote);
+                let same =
+                    |contact: &Contact| (contact.mapping, contact.remote) == (mapping, remote);
+                self.contacts.find(hash, same).is_some()
+            }
         }
     }
 
@@ -144,9 +183,9 @@ impl NatShard {
         self.mappings_by_external.find(hash, found).copied()
     }
 
-    /// The external address and port of a mapping.
-    pub fn external(&self, mapping: u32) -> L4Addr {
-        self.mappings[mapping].external
+    /// The mapping at an index that a lookup returned under the same lock.
+    pub fn mapping(&self, index: u32) -> &Mapping {
+        &self.mappings[index]
     }
 
     /// The session of a flow, as a packet from inside shows it.
@@ -242,9 +281,13 @@ impl NatShard {
     pub fn add_session(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
         let owner = &mut self.mappings[mapping];
         owner.sessions += 1;
+        let (protocol, filtering) = (owner.protocol, owner.filtering);
+        if filtering == Dependence::AddressDependent {
+            self.meet(mapping, remote.ip);
+        }
         let index = self
             .sessions
-            .insert(fresh(mapping, owner.protocol, remote, event));
+            .insert(fresh(mapping, protocol, remote, event));
         self.link(index);
         let (key, sessions, mappings) = (&self.key, &self.sessions, &self.mappings);
         let inside = |index: &u32| {
@@ -277,6 +320,9 @@ impl NatShard {
         match event.direction {
             Direction::Out => session.packets_out += 1,
             Direction::In => session.packets_in += 1,
+        }
+        if !event.refreshes && !session.class.is_tcp() {
+            return;
         }
         let second = event.now.second();
         let mut class = session.class;
@@ -320,12 +366,43 @@ impl NatShard {
             .pair(mapping.protocol, mapping.external, session.remote);
         erase(&mut self.sessions_by_external, external, own);
         self.sessions.remove(index);
+        if mapping.filtering == Dependence::AddressDependent {
+            self.part(session.mapping, session.remote.ip);
+        }
         let left = &mut self.mappings[session.mapping].sessions;
         *left -= 1;
         if *left == 0 {
             self.remove_mapping(session.mapping);
         }
         counts.release(mapping.domain, mapping.inside.ip);
+    }
+
+    /// Counts a session of a mapping with a remote address.
+    fn meet(&mut self, mapping: u32, remote: IpAddr) {
+        let key = self.key;
+        let same = |contact: &Contact| (contact.mapping, contact.remote) == (mapping, remote);
+        let hash = |contact: &Contact| key.contact(contact.mapping, contact.remote);
+        self.contacts
+            .entry(key.contact(mapping, remote), same, hash)
+            .or_insert(Contact {
+                mapping,
+                remote,
+                sessions: 0,
+            })
+            .get_mut()
+            .sessions += 1;
+    }
+
+    /// Forgets a session of a mapping with a remote address.
+    fn part(&mut self, mapping: u32, remote: IpAddr) {
+        let same = |contact: &Contact| (contact.mapping, contact.remote) == (mapping, remote);
+        let hash = self.key.contact(mapping, remote);
+        if let Ok(mut entry) = self.contacts.find_entry(hash, same) {
+            entry.get_mut().sessions -= 1;
+            if entry.get().sessions == 0 {
+                entry.remove();
+            }
+        }
     }
 
     /// Removes a mapping without sessions.
@@ -485,6 +562,7 @@ fn inside_key(mapping: &Mapping) -> InsideKey {
         domain: mapping.domain,
         inside: mapping.inside,
         external: mapping.external.ip,
+        scope: mapping.scope,
     }
 }
 

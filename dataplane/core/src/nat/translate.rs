@@ -9,7 +9,7 @@ use crate::addr::{DomainId, L4Addr};
 use crate::frame::Frame;
 use crate::headers::{Headers, TcpFlags};
 use crate::time::Instant;
-use crate::topology::{RouteMark, Topology};
+use crate::topology::{RouteMark, Topology, Uplink};
 use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
@@ -20,8 +20,12 @@ use super::packet::{Body, Packet};
 use super::pool::shard_of_port;
 use super::rewrite::Side;
 use super::session::{Direction, NatProtocol};
-use super::shared::NatView;
-use super::table::{Event, FlowKey, InsideKey, Origin};
+use super::shared::{NatView, Shard};
+use super::table::{Event, FlowKey, InsideKey, NatShard, Origin};
+
+/// Expired sessions that a packet of no session clears away before it asks for a mapping, so that
+/// none outlives its timeout by more than the sweep's delay.
+const EXPIRE_FOR_STRANGER_MAX: usize = 8;
 
 /// What a translation did, for traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,6 +247,7 @@ impl NatView {
             return Err(DropReason::NatNoMapping);
         }
         let before = packet.ends();
+        let external = self.paired(topology, domain, packet.src.ip, external);
         let source = self.source(&query, domain, external.into(), &packet)?;
         let seen = Packet {
             src: source.to,
@@ -269,6 +274,31 @@ impl NatView {
             domain: found.domain,
             inside: found.to.ip,
         })
+    }
+
+    /// The external address that an inside address appears under where `preferred` would do: always
+    /// the same of those that are configured and on the same uplink (RFC 4787 REQ-2). The choice
+    /// falls by rendezvous hashing, so that an address that comes or goes moves nobody else.
+    pub(crate) fn paired(
+        &self,
+        topology: &Topology,
+        domain: DomainId,
+        inside: IpAddr,
+        preferred: IpAddr,
+    ) -> IpAddr {
+        let pool = &topology.nat.external_addresses;
+        if pool.is_empty() {
+            return preferred;
+        }
+        let has = |uplink: &&Uplink| uplink.addresses.contains(&preferred);
+        let uplink = topology.uplinks.iter().find(has);
+        let key = self.tables.key();
+        pool.iter()
+            .filter(|own| own.is_ipv4() == inside.is_ipv4())
+            .filter(|own| uplink.is_some_and(|uplink| uplink.addresses.contains(own)))
+            .max_by_key(|own| key.pairing(domain, inside, **own))
+            .copied()
+            .unwrap_or(preferred)
     }
 
     /// The external address and port of an inside packet's source.
@@ -325,8 +355,9 @@ impl NatView {
             domain,
             inside: packet.src,
             external,
+            scope: 0,
         };
-        let opening = query.opening(event);
+        let opening = query.opening(domain, event);
         let session = opening.dynamic(&mut shard, &key, packet.dst)?;
         Ok(Found {
             kind: NatKind::Source,
@@ -358,11 +389,7 @@ impl NatView {
             )
             .filter(|session| shard.table.alive(*session, query.now, &query.topology.nat));
         let Some(session) = session else {
-            let mapping = shard.table.mapping_by_external(query.protocol, packet.dst);
-            return Err(match mapping {
-                Some(_) => DropReason::NatFiltered,
-                None => DropReason::NatNoMapping,
-            });
+            return query.stranger(&mut shard, packet);
         };
         shard.table.touch(session, event);
         let mapping = shard.table.at(session).1;
@@ -430,7 +457,7 @@ impl NatView {
             shard.table.remove(session, counts);
         }
         query
-            .opening(event)
+            .opening(rule.domain, event)
             .published(&mut shard, rule, external, &key)?;
         Ok(found(true))
     }
@@ -472,7 +499,7 @@ impl NatView {
         let key = query.flow(rule.domain, packet);
         let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
         query
-            .opening(query.event(Direction::Out))
+            .opening(rule.domain, query.event(Direction::Out))
             .published(&mut shard, rule, external, &key)?;
         Ok(Found {
             kind: NatKind::ForwardReturn,
@@ -498,8 +525,40 @@ impl Query<'_> {
         Event {
             direction,
             flags: self.flags,
+            refreshes: match direction {
+                Direction::Out => true,
+                Direction::In => self.topology.nat.udp_inbound_refresh,
+            },
             now: self.now,
         }
+    }
+
+    /// A packet from a remote without a session. A mapping that lets it in is translated by alone:
+    /// strangers neither make state nor keep any alive (RFC 7857 section 6).
+    #[cold]
+    fn stranger(&self, shard: &mut Shard<'_>, packet: &Packet) -> Result<Found, DropReason> {
+        let Shard { table, counts } = shard;
+        let wanted = |table: &NatShard| {
+            let mapping = table.mapping_by_external(self.protocol, packet.dst);
+            mapping.ok_or(DropReason::NatNoMapping)
+        };
+        if !table.admits(wanted(table)?, packet.src.ip) {
+            return Err(DropReason::NatFiltered);
+        }
+        // Looked up again: what let it in may have expired.
+        let timeouts = &self.topology.nat.timeouts;
+        table.expire(self.now, timeouts, EXPIRE_FOR_STRANGER_MAX, counts);
+        let mapping = wanted(table)?;
+        if !table.admits(mapping, packet.src.ip) {
+            return Err(DropReason::NatFiltered);
+        }
+        let mapping = table.mapping(mapping);
+        Ok(Found {
+            kind: NatKind::SourceReturn,
+            to: mapping.inside,
+            domain: mapping.domain,
+            created: false,
+        })
     }
 
     /// The flow of a packet from `domain`.
@@ -513,10 +572,12 @@ impl Query<'_> {
         }
     }
 
-    const fn opening(&self, event: Event) -> Opening<'_> {
+    fn opening(&self, domain: DomainId, event: Event) -> Opening<'_> {
+        let domain = self.topology.domain(domain);
         Opening {
             config: &self.topology.nat,
             statics: &self.topology.statics,
+            behaviour: domain.map_or_else(Default::default, |domain| domain.nat),
             event,
         }
     }

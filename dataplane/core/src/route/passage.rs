@@ -322,6 +322,8 @@ impl<T: Trace> Passage<'_, '_, T> {
             .source
             .or(own.copied())
             .ok_or(DropReason::NatNoAddress)?;
+        let nat = &self.state.nat;
+        let external = nat.paired(self.topology, domain.id, ip.src, external);
         let outside = Outside { external, mark };
         let translation = self.state.nat.outbound(
             self.topology,
