@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bench::measure::{Request, measure};
 use bench::scenario::MeasureName;
-use bench::system::{self, Path, Setup, Shape, StartError, SystemName, Work};
+use bench::system::{self, Path, Setup, Shape, StartError, System, SystemName, Work};
 use tests::lab;
 
 /// Namespaces and threads of the whole process are counted: one test at a time.
@@ -75,6 +75,20 @@ fn datagram(path: &Path) {
     });
 }
 
+/// A few frames of the generator on every path, which passes the sandbox's own stack by.
+fn frames(system: &System) {
+    let mut request = Request::new(MeasureName::Frames);
+    request.flows = u16::try_from(system.paths.len()).expect("few paths");
+    request.load.rate = 2_000.0;
+    request.load.warm_up_ms = 50;
+    request.load.duration_ms = 200;
+    let sample = measure(&request, system).expect("a sample");
+    let figure = |name: &str| sample.metrics.iter().find(|metric| metric.name == name);
+    let loss = figure("loss").expect("a loss").value;
+    // A busy machine may lose some; a system that does not carry them loses all.
+    assert!(loss < 50.0, "{}: {sample:?}", system.name);
+}
+
 /// Directories of running systems.
 fn dirs() -> Vec<PathBuf> {
     let own = format!("-{}-", std::process::id());
@@ -136,6 +150,7 @@ fn every_system_carries_traffic_on_its_shapes_and_leaves_nothing() {
                 tcp_byte(path);
                 datagram(path);
             }
+            frames(&system);
             carried += system.paths.len();
             let pids: Vec<u32> = system
                 .work
