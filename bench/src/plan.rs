@@ -1,8 +1,8 @@
 //! From the text of a scenario to the list of points that a run visits, or to a clear refusal.
 //!
-//! Everything that can be known to be wrong is refused here, before anything is started. What only
-//! the machine can tell (a system that is absent or cannot do the topology) is not: the run names
-//! it and goes on.
+//! Everything that can be known to be wrong is refused here, before anything is started, with what
+//! the kernel lacks for every system alike. What is a system's own (that it is absent, or cannot do
+//! the topology) is not: the run names it and goes on.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use dataplane::WORKERS_MAX;
 use dataplane_port::BATCH_MAX;
 
-use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN};
+use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN, congestion};
 use crate::scenario::{Instances, Load, MeasureName, Scenario};
 use crate::system::{BackendName, Setup, Shape, SystemName, WaitingMode};
 
@@ -331,15 +331,14 @@ fn check_values(scenario: &Scenario) -> Check {
     check(distinct(&axes.congestion), "congestion", || {
         twice("congestion")
     })?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    let bad = axes
-        .congestion
-        .iter()
-        .find(|name| name.is_empty() || name.len() > 15 || !name.chars().all(plain));
-    match bad {
+    let absent = axes.congestion.iter().find(|name| !congestion::known(name));
+    match absent {
         Some(name) => Err((
             "congestion",
-            format!("'{name}' is no congestion control; try bbr, cubic or reno"),
+            format!(
+                "this kernel has no congestion control '{name}'; it has {}",
+                congestion::available()
+            ),
         )),
         None => Ok(()),
     }

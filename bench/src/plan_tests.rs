@@ -116,10 +116,6 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
             "line 6: frames does not use TCP; remove `congestion`",
         ),
         (
-            axes("congestion = [\"a b\"]").replace("frames", "tcp-bulk"),
-            "line 6: 'a b' is no congestion control; try bbr, cubic or reno",
-        ),
-        (
             axes("frame-size = [64]").replace("frames", "tcp-bulk"),
             "line 6: tcp-bulk does not choose the size of its frames; vary `mtu`, or measure \
              frames",
@@ -156,6 +152,23 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
     for (text, wanted) in golden {
         assert_eq!(refusal(&text), wanted, "{text}");
     }
+}
+
+#[test]
+fn a_congestion_control_that_the_kernel_lacks_is_refused_with_those_that_it_has() {
+    let with = |names: &str| {
+        let text = format!("{HEAD}[axes]\ncongestion = {names}\n");
+        text.replace("frames", "tcp-bulk")
+    };
+    for name in ["cubik", "a b", "", "far-too-long-for-the-kernel"] {
+        let said = refusal(&with(&format!("[\"reno\", \"{name}\"]")));
+        let begin = format!("line 6: this kernel has no congestion control '{name}'; it has ");
+        let listed = said
+            .strip_prefix(&begin)
+            .unwrap_or_else(|| panic!("{said}"));
+        assert!(listed.contains("reno"), "every kernel has it: {said}");
+    }
+    read(&with("[\"reno\"]")).expect("a plan");
 }
 
 #[test]

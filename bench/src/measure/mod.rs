@@ -13,6 +13,7 @@ use crate::result::Sample;
 use crate::scenario::{Load, MeasureName};
 use crate::system::System;
 
+pub mod congestion;
 mod connections;
 mod cpu;
 mod frames;
