@@ -5,9 +5,12 @@
 use std::collections::BTreeMap;
 
 use crate::plan::{AGAIN, word};
-use crate::result::{Better, Flag, Metric, Point, Results, SystemSamples};
+use crate::result::{Better, Flag, Metric, OFFERED, Point, Results, SystemSamples};
 use crate::stats::{self, Estimate, Finding};
 
+/// How much less one system may have been offered than another before what each lost, or how long
+/// frames took, is no longer of the same load.
+const SAME_LOAD_LEAST: f64 = 0.98;
 /// How the names of single flows' figures begin.
 const FLOW_PREFIX: &str = "flow-";
 
@@ -158,6 +161,10 @@ fn metric_view(point: &Point, kind: &Metric, baseline: &str, seed: u64) -> Metri
                 let ratio = stats::paired_ratio(&ours, &base, seed);
                 let more = kind.better == Better::More;
                 let found = stats::judge(ratio, floor.unwrap_or(0.0), more, ours.len());
+                let found = match more {
+                    true => found,
+                    false => under_load(found, load_ratio(point, system, baseline)),
+                };
                 // Nothing is a multiple of zero, such as the loss of a baseline without any.
                 [ratio.low, ratio.median, ratio.high]
                     .iter()
@@ -186,6 +193,27 @@ const fn bounded(finding: Finding, ours_limited: bool, base_limited: bool) -> Fi
         Finding::Faster if base_limited => Finding::NoDifference,
         Finding::Faster | Finding::Slower | Finding::NoDifference => finding,
     }
+}
+
+/// What is left of a finding on a cost, such as loss or latency, when the two were really offered
+/// different loads: who had less to carry is not better, who had more is not worse.
+fn under_load(finding: Finding, load_ratio: Option<f64>) -> Finding {
+    let ratio = load_ratio.unwrap_or(1.0);
+    match finding {
+        Finding::Faster if ratio < SAME_LOAD_LEAST => Finding::NoDifference,
+        Finding::Slower if ratio > 1.0 / SAME_LOAD_LEAST => Finding::NoDifference,
+        Finding::Faster | Finding::Slower | Finding::NoDifference => finding,
+    }
+}
+
+/// How much a system was really offered, as a multiple of what the baseline was; `None` when the
+/// load has no rate.
+fn load_ratio(point: &Point, system: &SystemSamples, baseline: &str) -> Option<f64> {
+    let base = point.systems.iter().find(|s| s.system == baseline)?;
+    let (ours, base) = paired(&rounds(system, OFFERED), &rounds(base, OFFERED));
+    let ratios = ours.iter().zip(&base).map(|(ours, base)| ours / base);
+    let ratio = stats::median(&ratios.collect::<Vec<_>>());
+    ratio.is_finite().then_some(ratio)
 }
 
 /// A metric by round; where a sample does not have it, or it is not a number, there is none.

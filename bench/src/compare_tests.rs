@@ -192,6 +192,55 @@ fn who_was_limited_by_the_generator_is_not_slower_and_nobody_is_faster() {
     }
 }
 
+/// Says how long frames took, and how much was really offered.
+struct Offered(BTreeMap<SystemName, (f64, f64)>);
+
+impl Hall for Offered {
+    fn start(&mut self, system: SystemName, _setup: &Setup) -> Result<Box<dyn Subject>, Refusal> {
+        let (latency, offered) = self.0[&system];
+        Ok(Box::new(OfferedInstance { latency, offered }))
+    }
+}
+
+struct OfferedInstance {
+    latency: f64,
+    offered: f64,
+}
+
+impl Subject for OfferedInstance {
+    fn facts(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn sample(&mut self, _task: &Request) -> Result<Sample, String> {
+        Ok(Sample {
+            metrics: vec![
+                Metric::less("p50", "µs", self.latency),
+                Metric::more(OFFERED, "Mframes/s", self.offered),
+            ],
+            ..Sample::default()
+        })
+    }
+}
+
+#[test]
+fn who_was_really_offered_less_is_not_better_and_who_was_offered_more_is_not_worse() {
+    use SystemName::{Bridge, Causeway};
+    for (bridge, causeway, wanted) in [
+        ((2.0, 1.0), (1.0, 1.0), Finding::Faster),
+        ((2.0, 1.0), (1.0, 0.99), Finding::Faster),
+        ((2.0, 1.0), (1.0, 0.9), Finding::NoDifference),
+        ((2.0, 0.9), (1.0, 1.0), Finding::Faster),
+        ((1.0, 1.0), (2.0, 1.0), Finding::Slower),
+        ((1.0, 0.9), (2.0, 1.0), Finding::NoDifference),
+        ((1.0, 1.0), (2.0, 0.9), Finding::Slower),
+    ] {
+        let mut hall = Offered(BTreeMap::from([(Bridge, bridge), (Causeway, causeway)]));
+        let results = results(&scenario(5), &mut hall, 1);
+        assert_eq!(finding(&results), wanted, "{bridge:?} {causeway:?}");
+    }
+}
+
 #[test]
 fn an_absent_system_is_named_once_and_the_run_goes_on() {
     let mut hall = Limited(BTreeMap::from([(SystemName::Bridge, (1.0, false))]));

@@ -13,6 +13,9 @@ use crate::scenario::Scenario;
 /// Version of the document; another one is refused.
 pub const FORMAT: u32 = 1;
 
+/// The metric that says how much was really offered, where a load has a rate.
+pub const OFFERED: &str = "offered";
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -81,6 +81,13 @@ pub struct Sent {
     pub lateness: Histogram<u64>,
 }
 
+impl Sent {
+    /// Datagrams a second.
+    pub fn rate(&self) -> f64 {
+        self.frames as f64 / self.seconds
+    }
+}
+
 /// When what is due, by the clock that the kernel stamps arrivals with.
 struct Clock {
     origin: Instant,

@@ -8,8 +8,9 @@
 //! omission). Arrival is the kernel's time stamp, so the receiver need not run at that moment: it
 //! sleeps between looks, because a wake-up for each datagram would cost more than the switch.
 //!
-//! What could not be sent by the end was never offered; that the generator is the bottleneck is
-//! then said by a flag, and the system may do better than the figure.
+//! What could not be sent by the end was never offered: every figure is of what was really sent,
+//! and at a fixed rate that is a figure too. When all of it came, a flag says that the generator
+//! was the bottleneck and the system may do better.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use nix::sys::socket::{self, sockopt};
 
 use super::cpu::{Ends, Used};
 use super::{FRAME_SIZE_MIN, MeasureError, Request, refused};
-use crate::result::{Flag, Metric, Sample};
+use crate::result::{Flag, Metric, OFFERED, Sample};
 use crate::scenario::MeasureName;
 use crate::system::{Path, System};
 
@@ -50,7 +51,8 @@ const SOCKET_BUFFER_SIZE: usize = 64 << 20;
 const GREETING_MAX: Duration = Duration::from_secs(10);
 /// Pause between two greetings.
 const GREETING_PAUSE: Duration = Duration::from_millis(2);
-/// Share of the schedule below which the generator was the bottleneck.
+/// Share of the pace below which the generator has not kept to it, and share of what was sent from
+/// which on it has come.
 const OFFERED_LEAST: f64 = 0.98;
 
 /// Sockets of every flow, with addresses resolved and translations made.
@@ -84,6 +86,8 @@ pub struct Outcome {
     pub sent: Sent,
     /// What came.
     pub arrived: Arrivals,
+    /// Whether the generator kept to the pace.
+    pub offered_all: bool,
     /// CPU seconds by who spent them, and in all.
     pub cpu: (std::collections::BTreeMap<String, f64>, f64),
     /// What makes it doubtful.
@@ -119,6 +123,7 @@ pub fn frames(request: &Request, system: &System) -> Result<Sample, MeasureError
     let quantile = |q| latency.value_at_quantile(q) as f64 * 1e-3;
     let lateness = outcome.sent.lateness.value_at_quantile(0.5) as f64 * 1e-3;
     sample.metrics.extend([
+        Metric::more(OFFERED, "Mframes/s", outcome.sent.rate() * 1e-6),
         Metric::less("p50", "µs", quantile(0.5)),
         Metric::less("p99", "µs", quantile(0.99)),
         Metric::less("p99.9", "µs", quantile(0.999)),
@@ -269,19 +274,22 @@ impl Course {
         };
         let (mut cpu, machine) = after?.since(&before?, ends);
         cpu.values_mut().for_each(|seconds| *seconds *= share);
-        let flags = flags(pace, &sent, &arrived);
+        let offered_all = sent.rate() >= OFFERED_LEAST * pace.rate;
+        let flags = flags(offered_all, &sent, &arrived);
         Ok(Outcome {
             sent,
             arrived,
+            offered_all,
             cpu: (cpu, machine * share),
             flags,
         })
     }
 }
 
-fn flags(pace: Pace, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
-    let offered = sent.frames as f64 / sent.seconds;
-    let limited = offered < OFFERED_LEAST * pace.rate;
+/// A system that loses of what it was offered could not have carried more of a higher offer.
+fn flags(offered_all: bool, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
+    let came = arrived.unique as f64 >= OFFERED_LEAST * sent.frames as f64;
+    let limited = !offered_all && came;
     let flags = [
         (limited, Flag::GeneratorLimited),
         (arrived.overflowed > 0, Flag::ReceiverLimited),

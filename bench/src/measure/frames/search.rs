@@ -51,7 +51,7 @@ pub fn frames_at_loss(request: &Request, system: &System) -> Result<Sample, Meas
         let probe = Probe {
             delivered: outcome.rate(),
             lost_little: outcome.loss() <= load.loss_max,
-            offered_all: !outcome.flags.contains(&Flag::GeneratorLimited),
+            offered_all: outcome.offered_all,
         };
         if probe.lost_little {
             last = Some(outcome);
@@ -68,6 +68,10 @@ pub fn frames_at_loss(request: &Request, system: &System) -> Result<Sample, Meas
     })?;
     let mut sample = sample(&best);
     sample.metrics[0].value = found.rate * 1e-6;
+    // Whatever it lost was allowed.
+    if !best.offered_all && !sample.flags.contains(&Flag::GeneratorLimited) {
+        sample.flags.push(Flag::GeneratorLimited);
+    }
     if found.at_ceiling && !sample.flags.contains(&Flag::CeilingReached) {
         sample.flags.push(Flag::CeilingReached);
     }
