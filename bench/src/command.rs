@@ -118,7 +118,10 @@ fn finish(session: &Session, options: &RunOptions) -> anyhow::Result<ExitCode> {
     let Some(signal) = session.signal else {
         return Ok(ExitCode::SUCCESS);
     };
-    eprintln!("partial: interrupted by {}", signal.name());
+    eprintln!(
+        "partial: {}",
+        results.partial.as_deref().unwrap_or_default()
+    );
     out.flush()?;
     // Not a return: a measurement may still be going on, and its threads end with the process.
     std::process::exit(signal.exit_status())

@@ -115,8 +115,11 @@ pub fn run(plan: &Plan, mut hall: Box<dyn Hall>, out: &Path) -> anyhow::Result<S
         Ok(Event::Signal(signal)) => {
             stop.store(true, Ordering::Relaxed);
             progress.note(&format!("{}: stopping", signal.name()));
-            await_end(&inbox);
-            let partial = format!("interrupted by {}", signal.name());
+            let mut partial = format!("interrupted by {}", signal.name());
+            if let Some(forced) = await_end(&inbox) {
+                progress.note(&forced);
+                partial = format!("{partial}; {forced}");
+            }
             (Some(signal), Some(partial))
         }
     };
@@ -133,19 +136,25 @@ pub fn run(plan: &Plan, mut hall: Box<dyn Hall>, out: &Path) -> anyhow::Result<S
 }
 
 /// Waits for the end of a run that was asked to stop; kills what it has started when it takes too
-/// long.
-fn await_end(inbox: &mpsc::Receiver<Event>) {
+/// long, and says so.
+fn await_end(inbox: &mpsc::Receiver<Event>) -> Option<String> {
     loop {
         match inbox.recv_timeout(GRACE) {
             // Impatience changes nothing.
             Ok(Event::Signal(_)) => {}
-            Ok(Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
-    for failure in leftover::of_this_run().clean() {
+    let left = leftover::of_this_run();
+    for failure in left.clean() {
         eprintln!("cannot clean {failure}");
     }
+    let grace = GRACE.as_secs();
+    Some(match left.is_empty() {
+        true => format!("the measurement went on after {grace} s and was abandoned"),
+        false => format!("it had not ended after {grace} s, so this was killed or removed: {left}"),
+    })
 }
 
 /// Sends an event for each signal that ends a run.

@@ -157,9 +157,9 @@ fn diff_exits_with_one_and_names_what_became_slower() {
 }
 
 /// A run that goes on until somebody ends it, once its first measurement is on disk.
-fn endless(dir: &TempDir, more: &[&str]) -> Child {
+fn endless(dir: &TempDir, text: &str, more: &[&str]) -> Child {
     let scenario = dir.path().join("endless.toml");
-    fs::write(&scenario, ENDLESS).expect("a file can be written");
+    fs::write(&scenario, text).expect("a file can be written");
     let (scenario, out) = (utf8(&scenario), utf8(dir.path()));
     let mut command = bench(&[&["run", scenario, "--out", out], more].concat());
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -184,7 +184,7 @@ fn send(child: &Child, signal: Signal) {
 fn an_interrupted_run_leaves_a_partial_result() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = endless(&dir, &["--invented", "0.02"]);
+        let mut child = endless(&dir, ENDLESS, &["--invented", "0.02"]);
         send(&child, signal);
         assert_eq!(child.wait().unwrap().code(), Some(status));
         let result = only(dir.path(), "json").expect("a result");
@@ -200,7 +200,7 @@ fn an_interrupted_run_leaves_a_partial_result() {
 #[test]
 fn a_killed_run_leaves_a_journal_that_is_read_as_a_partial_result() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = endless(&dir, &["--invented", "0.02"]);
+    let mut child = endless(&dir, ENDLESS, &["--invented", "0.02"]);
     send(&child, Signal::SIGKILL);
     child.wait().unwrap();
     let journal = only(dir.path(), "jsonl").expect("the journal");
@@ -254,7 +254,7 @@ fn an_interrupted_run_of_real_systems_leaves_no_namespace() {
     }
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = endless(&dir, &[]);
+        let mut child = endless(&dir, ENDLESS, &[]);
         let spaces = wait_for(DEADLINE, "namespaces", || {
             Some(namespaces(child.id())).filter(|spaces| spaces.len() >= 2)
         });
@@ -275,6 +275,89 @@ fn an_interrupted_run_of_real_systems_leaves_no_namespace() {
         let ours = |path: &&PathBuf| path.to_string_lossy().contains(&own);
         assert_eq!(left_after.dirs.iter().find(ours), None, "before: {left}");
     }
+}
+
+/// The id of a child by its name.
+fn child_of(parent: u32, name: &str) -> Option<i32> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let own = format!("({name}) ");
+    let is = |stat: &String| {
+        let rest = stat.split_once(&own).map(|(_, rest)| rest);
+        // Its state, then its parent.
+        rest.and_then(|rest| rest.split(' ').nth(1)) == Some(&parent.to_string())
+    };
+    let stats =
+        processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    let stat = stats.filter(is).last()?;
+    stat.split(' ').next()?.parse().ok()
+}
+
+/// Stops a process, so that it cannot take a SIGTERM; `false` when it has ended before.
+fn freeze(process: i32) -> bool {
+    if kill(Pid::from_raw(process), Signal::SIGSTOP).is_err() {
+        return false;
+    }
+    let stat = || fs::read_to_string(format!("/proc/{process}/stat")).ok();
+    wait_for(DEADLINE, "the process to stand still or be gone", || {
+        let stat = stat().unwrap_or_default();
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        match state {
+            Some('T') => Some(true),
+            Some('R' | 'S' | 'D') => None,
+            _ => Some(false),
+        }
+    })
+}
+
+#[test]
+fn a_system_that_does_not_end_is_killed_after_the_grace_and_the_run_says_so() {
+    let test = "a_system_that_does_not_end_is_killed_after_the_grace_and_the_run_says_so";
+    if !tests::lab::require_root(test) {
+        return;
+    }
+    if let Err(absent) = bench::system::availability(bench::system::SystemName::Vde) {
+        eprintln!("not tested: {absent}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let vde = ENDLESS.replace("\"bridge\", \"causeway\"", "\"vde\"");
+    let mut child = endless(&dir, &vde, &[]);
+    let frozen = wait_for(DEADLINE, "a switch to freeze", || {
+        let switch = child_of(child.id(), "vde_switch")?;
+        freeze(switch).then_some(switch)
+    });
+    let spaces = namespaces(child.id());
+    assert!(!spaces.is_empty(), "the switch's own at least");
+    send(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(child_of(child.id(), "vde_switch").is_none());
+    assert!(
+        !Path::new(&format!("/proc/{frozen}")).exists(),
+        "it is gone"
+    );
+    wait_for(DEADLINE, "the namespaces to vanish", || {
+        still_there(&spaces).is_empty().then_some(())
+    });
+    let mut said = String::new();
+    let errors = child.stderr.as_mut().expect("a pipe");
+    errors.read_to_string(&mut said).expect("words");
+    let words = format!("vde_switch ({frozen})");
+    assert!(said.contains("had not ended after 2 s"), "{said}");
+    assert!(said.contains(&words), "{said}");
+    let results = bench::record::read(&only(dir.path(), "json").expect("a result")).unwrap();
+    let partial = results.partial.expect("it is marked");
+    assert!(
+        partial.starts_with("interrupted by SIGINT; it had not ended"),
+        "{partial}"
+    );
+    assert!(partial.contains(&words), "{partial}");
+    let own = format!("-{}-", child.id());
+    let left = bench::leftover::of_dead_runs();
+    let ours = |path: &&PathBuf| path.to_string_lossy().contains(&own);
+    assert_eq!(left.dirs.iter().find(ours), None);
 }
 
 #[test]
