@@ -179,6 +179,10 @@ impl Names<'_> {
                 after,
                 created,
             } => line("nat", translation(*kind, *before, *after, *created)),
+            Step::Refused(reason) => line(
+                "refused",
+                format!("({}): {}", reason.label(), reason.sentence()),
+            ),
             Step::Reply(answer) => line("reply", reply(*answer)),
             Step::Verdict(verdict) => line("verdict", self.verdict(*verdict)),
         }
@@ -242,7 +246,7 @@ impl Names<'_> {
             Verdict::Delivered(Consumer::Service(domain)) => {
                 format!("delivered to the services of {}", self.domain(domain))
             }
-            Verdict::Held => "held until the next hop is resolved".to_owned(),
+            Verdict::Held(_) => verdict.to_string(),
             Verdict::NotOurs => "left to the host".to_owned(),
             Verdict::Drop(reason) => {
                 format!("dropped ({}): {}", reason.label(), reason.sentence())

@@ -147,6 +147,8 @@ pub struct Stats {
     pub verdicts: Vec<(VerdictKind, u64)>,
     /// Frames by drop reason, in the order of [`DropReason::ALL`].
     pub drops: Vec<(DropReason, u64)>,
+    /// Packets that were refused with an answer to their sender, by reason.
+    pub refusals: Vec<(DropReason, u64)>,
     /// Stations learned, moved, not learned for lack of room, held back from flapping.
     pub learned: u64,
     /// Stations that moved.
@@ -276,6 +278,10 @@ impl Stats {
         if self.verdicts.is_empty() {
             self.verdicts = VerdictKind::ALL.iter().map(|kind| (*kind, 0)).collect();
             self.drops = DropReason::ALL.iter().map(|reason| (*reason, 0)).collect();
+            self.refusals = self.drops.clone();
+        }
+        for (reason, count) in &mut self.refusals {
+            *count += counters.refused(*reason);
         }
         for (kind, count) in &mut self.verdicts {
             *count += counters.verdict(*kind);

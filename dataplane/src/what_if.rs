@@ -104,7 +104,7 @@ pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> V
         | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
         Verdict::Flooded(domain, _) => topology.flood_set(domain, ingress).collect(),
         Verdict::Delivered(Consumer::Service(_))
-        | Verdict::Held
+        | Verdict::Held(_)
         | Verdict::NotOurs
         | Verdict::Drop(_) => Vec::new(),
     }

@@ -357,7 +357,7 @@ impl Worker {
             | Verdict::Delivered(Consumer::HostLink(port)) => self.enqueue(port, buf),
             Verdict::Flooded(domain, _) => self.flood(domain, ingress, buf),
             Verdict::Delivered(Consumer::Service(_))
-            | Verdict::Held
+            | Verdict::Held(_)
             | Verdict::NotOurs
             | Verdict::Drop(_) => self.batch.recycle(buf),
         }

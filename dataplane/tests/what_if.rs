@@ -13,7 +13,7 @@ use dataplane::{Config, Dataplane, Waiting};
 use dataplane_core::addr::{DomainId, MacAddr, PortId};
 use dataplane_core::frame::Offload;
 use dataplane_core::trace::Step;
-use dataplane_core::verdict::{DropReason, Verdict};
+use dataplane_core::verdict::{Awaited, DropReason, Verdict};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
 use dataplane_port::{Capabilities, PortIo};
 use etherparse::PacketBuilder;
@@ -129,7 +129,11 @@ fn what_is_foretold_is_what_happens_and_asking_changes_nothing() {
         let record = stream.records().recv_timeout(DEADLINE).unwrap();
         if record.verdict == Verdict::Drop(DropReason::NextHopUnresolved) {
             // How many frames wait is the worker's alone to know.
-            assert_eq!(foretold.verdict, Verdict::Held, "round {round}");
+            assert_eq!(
+                foretold.verdict,
+                Verdict::Held(Awaited::NextHop),
+                "round {round}"
+            );
             *seen.entry("next_hop_unresolved".to_owned()).or_default() += 1;
             continue;
         }

@@ -474,7 +474,7 @@ impl Sim {
             | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
             Verdict::Flooded(domain, _) => topology.flood_set(domain, ingress).collect(),
             Verdict::Delivered(Consumer::Service(_))
-            | Verdict::Held
+            | Verdict::Held(_)
             | Verdict::NotOurs
             | Verdict::Drop(_) => Vec::new(),
         };

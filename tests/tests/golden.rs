@@ -13,6 +13,7 @@ use control::explain::{explain, summary};
 use dataplane::what_if::egress_ports;
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::nat::{StaticRule, StaticRules, Transport};
+use dataplane_core::trace::Step;
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, Link, at, flags};
 use tests::world::{
@@ -59,6 +60,11 @@ impl Story {
         for line in explain(&outcome.steps, &topology) {
             let _ = writeln!(self.text, "  {:<8} {}", line.stage, line.text);
         }
+        let refused = outcome.steps.iter().filter_map(|step| match step {
+            Step::Refused(reason) => Some(reason.label()),
+            _ => None,
+        });
+        self.shown.extend(refused);
         if let Verdict::Drop(reason) = outcome.verdict {
             self.shown.insert(reason.label());
             return outcome;
@@ -167,6 +173,10 @@ fn snat_out_and_back(s: &mut Story) {
     );
     s.say("and a port that nobody opened");
     let unopened = at(&format!("{HOST}:60001"));
+    s.send(
+        9,
+        &wire::tcp(from_router(), outside, unopened, flags::SYN, b""),
+    );
     s.send(
         9,
         &wire::tcp(from_router(), outside, unopened, flags::SYN, b""),

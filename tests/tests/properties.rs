@@ -273,7 +273,7 @@ fn what_the_gateway_makes_of_valid_frames_is_valid() {
                 Verdict::Bridged(_) | Verdict::Flooded(..) => {
                     prop_assert_eq!(out.frame.bytes(), &frame[..], "bridging changes nothing");
                 }
-                Verdict::Held | Verdict::NotOurs | Verdict::Drop(_) => continue,
+                Verdict::Held(_) | Verdict::NotOurs | Verdict::Drop(_) => continue,
             }
             made.set(counts);
             let judged = wire::check(out.frame.bytes(), &out.frame.offload);

@@ -233,6 +233,9 @@ pub struct DropView {
     pub port: Option<String>,
     /// How many.
     pub count: u64,
+    /// Of how many the sender was told, by an ICMP error.
+    #[serde(default)]
+    pub answered: u64,
     /// What it means.
     pub meaning: String,
 }

@@ -170,11 +170,14 @@ impl Engine {
     pub fn drops(&self) -> Vec<DropView> {
         let topology = self.dataplane.topology();
         let stats = self.dataplane.stats();
-        let forwarding = stats.drops.iter().map(|(reason, count)| DropView {
+        let silent = stats.drops.iter().map(|(_, count)| count);
+        let told = stats.refusals.iter().zip(silent);
+        let forwarding = told.map(|((reason, answered), silent)| DropView {
             stage: reason.stage().to_string(),
             reason: reason.label().to_owned(),
             port: None,
-            count: *count,
+            count: silent + answered,
+            answered: *answered,
             meaning: reason.sentence().to_owned(),
         });
         let ports = stats.ports.iter().flat_map(|port| {
@@ -184,6 +187,7 @@ impl Engine {
                 reason: reason.label().to_owned(),
                 port: Some(name.clone()),
                 count: *count,
+                answered: 0,
                 meaning: reason.sentence().to_owned(),
             })
         });

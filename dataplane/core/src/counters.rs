@@ -50,6 +50,7 @@ pub struct Counters {
     pub errors_suppressed: Counter,
     verdicts: [Counter; VerdictKind::ALL.len()],
     drops: [Counter; DropReason::COUNT],
+    refusals: [Counter; DropReason::COUNT],
 }
 
 impl Default for Counters {
@@ -64,6 +65,7 @@ impl Default for Counters {
             errors_suppressed: Counter::default(),
             verdicts: core::array::from_fn(|_| Counter::default()),
             drops: core::array::from_fn(|_| Counter::default()),
+            refusals: core::array::from_fn(|_| Counter::default()),
         }
     }
 }
@@ -76,6 +78,17 @@ impl Counters {
             Ok(kind) => self.verdicts[kind as usize].add(1),
             Err(reason) => self.drops[reason as usize].add(1),
         }
+    }
+
+    /// Counts a packet that was refused for a reason, of which its sender is told: its verdict is
+    /// the answer.
+    pub fn record_refusal(&self, reason: DropReason) {
+        self.refusals[reason as usize].add(1);
+    }
+
+    /// Packets whose senders were told that they were refused for this reason.
+    pub fn refused(&self, reason: DropReason) -> u64 {
+        self.refusals[reason as usize].get()
     }
 
     /// Counts what learning came to.

@@ -8,7 +8,7 @@ use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId, VlanId};
 use crate::fdb::Learn;
 use crate::frame::{Frame, Offload};
 use crate::headers::Headers;
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 /// One thing that the data path did with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Step {
         /// Whether a session was created for it.
         created: bool,
     },
+    /// The packet goes no further for this reason, and its sender is told.
+    Refused(DropReason),
     /// The frame was turned into its own answer.
     Reply(Answer),
     /// The end.

@@ -21,8 +21,8 @@ pub enum Verdict {
     Routed(PortId),
     /// Turned into its own answer in place and sent to the given port.
     Replied(PortId),
-    /// Kept until its next hop is resolved; counted again when it is released.
-    Held,
+    /// Kept for later; counted again when it is released.
+    Held(Awaited),
     /// Seen on a shared interface, but the host's business and not ours.
     NotOurs,
     /// Ends here.
@@ -36,6 +36,24 @@ pub enum Consumer {
     HostLink(PortId),
     /// The service thread (DNS, DHCP) of the given domain.
     Service(DomainId),
+}
+
+/// What a held frame waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Awaited {
+    /// The MAC of its next hop.
+    NextHop,
+    /// A connection from inside that would make a SYN from outside welcome.
+    Connection,
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NextHop => "the next hop is resolved",
+            Self::Connection => "a connection from inside meets it, or six seconds have passed",
+        })
+    }
 }
 
 /// The kinds of [`Verdict`] other than a drop, as an index for counters.
@@ -94,7 +112,7 @@ impl Verdict {
             Self::Delivered(_) => Ok(VerdictKind::Delivered),
             Self::Routed(_) => Ok(VerdictKind::Routed),
             Self::Replied(_) => Ok(VerdictKind::Replied),
-            Self::Held => Ok(VerdictKind::Held),
+            Self::Held(_) => Ok(VerdictKind::Held),
             Self::NotOurs => Ok(VerdictKind::NotOurs),
             Self::Drop(reason) => Err(reason),
         }
@@ -114,7 +132,7 @@ impl fmt::Display for Verdict {
             }
             Self::Routed(port) => write!(f, "routed to {port}"),
             Self::Replied(port) => write!(f, "answered in place, back by {port}"),
-            Self::Held => f.write_str("held until the next hop is resolved"),
+            Self::Held(awaited) => write!(f, "held until {awaited}"),
             Self::NotOurs => f.write_str("left to the host"),
             Self::Drop(reason) => write!(f, "dropped at {}: {reason}", reason.stage()),
         }
@@ -169,8 +187,8 @@ drop_reasons! {
     MartianSource, Route, "martian_source", "the source address cannot be one of this network";
     MartianDestination, Route, "martian_destination", "the destination is not an address that is routed";
     HostLinkForeignSource, Route, "host_link_foreign_source", "a frame from the host link does not carry one of the host's own addresses";
-    TtlExceeded, Route, "ttl_exceeded", "no hops left, and an error may not be sent about it";
-    FragmentationNeeded, Route, "fragmentation_needed", "the packet exceeds the MTU, and an error may not be sent about it";
+    TtlExceeded, Route, "ttl_exceeded", "no hops left";
+    FragmentationNeeded, Route, "fragmentation_needed", "the packet exceeds the MTU";
     NoRoute, Route, "no_route", "no route leads to the destination";
     NoUplinkRoute, Route, "no_uplink_route", "the host routes the destination by an interface that is no uplink";
     NetworkInternal, Route, "network_internal", "the network is internal and the destination is outside it";
@@ -178,7 +196,7 @@ drop_reasons! {
     NeighbourUnknown, Route, "neighbour_unknown", "no endpoint of the network has the destination address";
     NextHopUnresolved, Route, "next_hop_unresolved", "the MAC of the next hop is not known, and no more frames are held for it";
     NoHostLink, Route, "no_host_link", "the host was addressed, but this network has no link to it";
-    GatewayClosed, Route, "gateway_closed", "the gateway offers no such service, and an error may not be sent about it";
+    GatewayClosed, Route, "gateway_closed", "the gateway offers no such service";
     UplinkForeignDestination, Route, "uplink_foreign_destination", "a frame from outside is addressed straight into a network that is not routed";
     NatNoMapping, Nat, "nat_no_mapping", "nothing inside has opened this external port";
     NatFiltered, Nat, "nat_filtered", "the external port is open, but not to this remote address and port";

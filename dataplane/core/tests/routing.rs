@@ -8,7 +8,7 @@ mod world;
 use dataplane_core::addr::PortId;
 use dataplane_core::route::{HELD_PER_NEXT_HOP_MAX, HOLD_TIME};
 use dataplane_core::trace::{IcmpErrorKind, Step, Way};
-use dataplane_core::verdict::{Consumer, DropReason, Verdict, VerdictKind};
+use dataplane_core::verdict::{Awaited, Consumer, DropReason, Verdict, VerdictKind};
 use world::packets::{arp_request, assert_error, assert_valid, from_a, udp4};
 use world::{
     BLUE, HOST_LINK, HOST_MAC, RED, ROUTER_MAC, UPLINK, UPLINK_MAC, World, gateway_mac, ip, mac,
@@ -191,7 +191,7 @@ fn no_route_and_a_route_by_no_uplink_are_told_apart() {
 fn a_frame_waits_for_its_next_hop_and_leaves_when_it_is_known() {
     let mut world = World::new();
     let out = world.send(1, &from_a("192.0.2.99"));
-    assert_eq!(out.verdict, Verdict::Held);
+    assert_eq!(out.verdict, Verdict::Held(Awaited::NextHop));
     assert_eq!(
         world.sw.gateway.take_wanted(),
         [(dataplane_core::addr::UplinkId(0), ip("192.0.2.99"))]
@@ -227,7 +227,7 @@ fn waiting_frames_are_few_and_are_given_up_in_time() {
         let verdict = world.send(1, &from_a("192.0.2.99")).verdict;
         let expected = match n {
             HELD_PER_NEXT_HOP_MAX => Verdict::Drop(DropReason::NextHopUnresolved),
-            _ => Verdict::Held,
+            _ => Verdict::Held(Awaited::NextHop),
         };
         assert_eq!(verdict, expected, "frame {n}");
     }

@@ -235,7 +235,7 @@ pub fn judge_egress(topology: &Topology, ingress: PortId, verdict: Verdict, egre
         Verdict::Routed(port) => assert_eq!(egress, [port]),
         Verdict::Replied(port) => assert_eq!((port, egress), (ingress, &[port][..])),
         Verdict::Delivered(_) => {}
-        Verdict::Held | Verdict::NotOurs | Verdict::Drop(_) => assert!(egress.is_empty()),
+        Verdict::Held(_) | Verdict::NotOurs | Verdict::Drop(_) => assert!(egress.is_empty()),
     }
 }
 

@@ -6,7 +6,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::counters::Counters;
 use dataplane_core::nat::{Behaviour, Dependence, NatConfig};
 use dataplane_core::topology::Topology;
-use dataplane_core::verdict::{DropReason, Verdict};
+use dataplane_core::verdict::{Awaited, DropReason, Verdict};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use std::sync::Arc;
 use tests::wire::{self, Link, at, flags};
@@ -134,10 +134,35 @@ impl Lab {
         Ok(external)
     }
 
-    /// A host inside sends a packet that the NAT refuses: for which reason.
+    /// A host inside sends a packet that is refused, and is told so by "administratively
+    /// prohibited" about it: for which reason.
     pub fn refused(&mut self, kind: Kind, src: &str, dst: &str) -> DropReason {
+        let before = self.refusals();
         let frame = packet(kind, inside_link(at(src)), at(src), at(dst));
-        self.send(port_of(at(src).ip()), &frame).unwrap_err()
+        let ingress = port_of(at(src).ip());
+        let (port, told) = self.send(ingress, &frame).unwrap();
+        let wanted = if at(src).is_ipv4() { (3, 13) } else { (1, 1) };
+        let (kind, code, quoted) = icmp(&told);
+        assert_eq!((port.0, (kind, code)), (ingress, wanted));
+        assert_eq!(quoted, frame[14..], "the packet as it was sent");
+        let after = self.refusals();
+        let changed = after.iter().zip(&before).position(|(a, b)| a != b);
+        DropReason::ALL[changed.unwrap()]
+    }
+
+    fn refusals(&self) -> Vec<u64> {
+        let counters = &self.world.sw.counters;
+        DropReason::ALL
+            .iter()
+            .map(|reason| counters.refused(*reason))
+            .collect()
+    }
+
+    /// A packet from a remote that is kept for later, and nothing is said of it yet.
+    pub fn held(&mut self, kind: Kind, src: &str, dst: SocketAddr) -> bool {
+        let frame = packet(kind, OUTSIDE_LINK, at(src), dst);
+        let verdict = self.world.send(UPLINK.0, &frame).verdict;
+        verdict == Verdict::Held(Awaited::Connection)
     }
 
     /// A remote sends a packet to an external address and port: who inside gets it.

@@ -1,8 +1,10 @@
 //! RFC 5382: TCP.
 
+use dataplane_core::addr::Prefix;
+use dataplane_core::nat::{StaticRule, Transport};
 use dataplane_core::verdict::DropReason;
 use tests::wire::{self, at};
-use tests::world::{UPLINK, ip};
+use tests::world::{RED, UPLINK, ip};
 
 use crate::lab::{A, ACK, FIN, OUTSIDE_LINK, RST, SYN, SYN_ACK, addresses, inside_link, packet};
 use crate::{Claim, rows};
@@ -69,6 +71,80 @@ rows!(
                 let refused = lab.back(ACK, stranger, external);
                 assert_eq!(refused, Err(DropReason::NatFiltered));
             }
+        }
+    ),
+    rfc5382_req4_an_unsolicited_syn_is_met_with_silence_at_first(
+        "5382 REQ-4",
+        "an unsolicited SYN gets no answer for 6 s, and then \"port unreachable\"",
+        "so it is, once for all repetitions; at most 64 wait on each worker, the rest ends in \
+         silence",
+        MeetsAfter(6),
+        |lab| {
+            let closed = at("192.0.2.1:60000");
+            assert!(lab.held(SYN, WEB, closed));
+            lab.wait(3);
+            let repeated = lab.back(SYN, WEB, closed);
+            assert_eq!(repeated, Err(DropReason::NatNoMapping));
+            lab.wait(2);
+            assert!(lab.later.is_empty(), "5 s have passed");
+            lab.wait(1);
+            let (port, told) = lab.later.pop().unwrap();
+            let (kind, code, quoted) = crate::lab::icmp(&told);
+            assert_eq!((port, kind, code), (UPLINK, 3, 3));
+            let syn = packet(SYN, OUTSIDE_LINK, at(WEB), closed);
+            assert_eq!(quoted, syn[14..]);
+            assert_eq!(addresses(&told), (closed.ip(), at(WEB).ip()));
+            lab.wait(10);
+            assert!(lab.later.is_empty());
+            // To an open port that filters it, too; but never more than so many.
+            let external = lab.connect(HOST, WEB);
+            let held = (0..100u16)
+                .filter(|n| lab.held(SYN, &format!("198.51.100.10:{}", 1_000 + n), external))
+                .count();
+            assert_eq!(held, dataplane_core::route::UNSOLICITED_MAX);
+            lab.wait(6);
+            assert_eq!(lab.later.len(), held);
+        }
+    ),
+    rfc5382_req4_a_syn_that_meets_one_from_inside_is_never_answered(
+        "5382 REQ-4",
+        "when a matching SYN goes out within 6 s, the unsolicited one is dropped silently",
+        "so it is: a simultaneous open succeeds",
+        MeetsAfter(6),
+        |lab| {
+            let external = at("192.0.2.1:50001");
+            assert!(lab.held(SYN, WEB, external));
+            lab.wait(1);
+            assert_eq!(lab.out(SYN, HOST, WEB), Ok(external));
+            assert_eq!(lab.back(SYN, WEB, external), Ok(at(HOST)), "repeated");
+            lab.wait(6);
+            assert!(lab.later.is_empty());
+            assert_eq!(lab.world.dropped(DropReason::NatNoMapping), 1);
+        }
+    ),
+    rfc5382_req4a_policy_goes_first(
+        "5382 REQ-4 a",
+        "no answer where it would violate a policy",
+        "a published port is silent towards clients that it is not for",
+        MeetsAfter(6),
+        |lab| {
+            lab.world.edit(|topology| {
+                let rule = StaticRule {
+                    id: 1,
+                    transport: Transport::Tcp,
+                    external: None,
+                    external_ports: 8_080..=8_080,
+                    domain: RED,
+                    inside: ip(A),
+                    inside_port_first: 80,
+                    from: Some(Prefix::new(ip("203.0.113.0"), 24)),
+                };
+                topology.statics.add(rule).unwrap();
+            });
+            let refused = lab.back(SYN, WEB, at("192.0.2.1:8080"));
+            assert_eq!(refused, Err(DropReason::NatFiltered));
+            lab.wait(7);
+            assert!(lab.later.is_empty());
         }
     ),
     rfc5382_req5_an_established_connection_lives_for_two_hours_and_four_minutes(

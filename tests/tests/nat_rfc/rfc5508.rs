@@ -250,6 +250,27 @@ rows!(
             assert_eq!(quoted[12..24], frame[14 + 12..14 + 24]);
         }
     ),
+    rfc5508_req8_who_gets_no_session_is_told(
+        "5508 REQ-8",
+        "a new flow that can have no session is answered with \"administratively prohibited\"",
+        "for want of a port, of room, or of quota; within the budget of 1,000 errors a second",
+        Meets,
+        |lab| {
+            lab.set(|nat| {
+                nat.sessions_max = 1;
+                nat.sessions_per_endpoint_max = 1;
+            });
+            lab.out(Udp, HOST, DNS).unwrap();
+            let full = lab.refused(Udp, "10.1.0.3:1", DNS);
+            assert_eq!(full, DropReason::NatTableFull);
+            lab.set(|nat| nat.sessions_max = 100);
+            assert_eq!(lab.refused(Udp, "10.1.0.2:1", DNS), DropReason::NatQuota);
+            let (v6, far) = ("[fd00:1::2]:50001", "[2001:db8:9::9]:53");
+            lab.set(|nat| nat.sessions_max = 1);
+            assert_eq!(lab.refused(Udp, v6, far), DropReason::NatTableFull);
+            assert!(lab.out(Udp, HOST, DNS).is_ok());
+        }
+    ),
     rfc5508_req10_the_gateway_answers_and_reports(
         "5508 REQ-10",
         "destination unreachable, time exceeded and echo are supported; redirects and source \

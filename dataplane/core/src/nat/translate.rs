@@ -276,6 +276,22 @@ impl NatView {
         })
     }
 
+    /// Whether there is a TCP session between an external port and a remote.
+    pub(crate) fn has_connection(
+        &mut self,
+        topology: &Topology,
+        external: L4Addr,
+        remote: L4Addr,
+        now: Instant,
+    ) -> bool {
+        let shard = self.tables.shard(shard_of_port(external.l4_port));
+        let origin = Origin::Dynamic(external.ip);
+        let table = &shard.table;
+        table
+            .session_by_external(NatProtocol::Tcp, external, remote, origin)
+            .is_some_and(|session| table.alive(session, now, &topology.nat))
+    }
+
     /// The external address that an inside address appears under where `preferred` would do: always
     /// the same of those that are configured and on the same uplink (RFC 4787 REQ-2). The choice
     /// falls by rendezvous hashing, so that an address that comes or goes moves nobody else.

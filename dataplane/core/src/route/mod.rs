@@ -9,6 +9,8 @@ mod errors;
 mod hold;
 mod passage;
 mod prefixes;
+mod refuse;
+mod unsolicited;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use errors::ErrorBudget;
 pub use hold::{HELD_MAX, HELD_PER_NEXT_HOP_MAX, HOLD_TIME, Holding};
 pub(crate) use passage::Passage;
 pub use prefixes::PrefixTable;
+use unsolicited::Unsolicited;
+pub use unsolicited::{SILENCE, UNSOLICITED_MAX};
 
 /// The gateways' tables, shared by all workers.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ pub struct State {
     nat: NatView,
     nat_tables: Arc<Nat>,
     holding: Holding,
+    unsolicited: Unsolicited,
     errors: ErrorBudget,
 }
 
@@ -71,6 +76,7 @@ impl State {
             nat,
             nat_tables,
             holding: Holding::default(),
+            unsolicited: Unsolicited::default(),
             errors: ErrorBudget::default(),
         }
     }
@@ -87,7 +93,21 @@ impl State {
         counters: &Counters,
         now: Instant,
     ) -> Option<(PortId, FrameBuf, Verdict)> {
-        let (ingress, buf, verdict) = self.holding.release(topology, now)?;
+        let Self {
+            nat,
+            holding,
+            unsolicited,
+            errors,
+            ..
+        } = self;
+        let may_answer = || {
+            let within = errors.take(now);
+            counters.errors_suppressed.add(u64::from(!within));
+            within
+        };
+        let (ingress, buf, verdict) = holding
+            .release(topology, now)
+            .or_else(|| unsolicited.release(nat, topology, now, may_answer))?;
         counters.released.add(1);
         counters.record(verdict);
         Some((ingress, buf, verdict))

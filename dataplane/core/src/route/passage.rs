@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::State;
+use super::refuse::{Reporter, is_of_an_error, is_refusal};
 use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId};
 use crate::counters::Counters;
 use crate::frame::Frame;
@@ -13,7 +14,7 @@ use crate::reply;
 use crate::time::Instant;
 use crate::topology::{Domain, Gateway, Port, Role, Topology, Uplink};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
-use crate::verdict::{Consumer, DropReason, Verdict};
+use crate::verdict::{Awaited, Consumer, DropReason, Verdict};
 
 /// Bytes of a packet's beginning that an ICMP error may have to quote as they were: Ethernet and
 /// IPv6 headers with extensions, and the ports.
@@ -28,31 +29,6 @@ pub(crate) struct Passage<'p, 'f, T> {
     pub now: Instant,
     pub counters: &'p Counters,
     pub trace: &'p mut T,
-}
-
-/// Who answers when a packet cannot go on: an address of the gateway or uplink, and its MAC.
-#[derive(Clone, Copy)]
-struct Reporter<'r> {
-    addresses: &'r [IpAddr],
-    mac: MacAddr,
-}
-
-impl<'r> From<&'r Gateway> for Reporter<'r> {
-    fn from(gateway: &'r Gateway) -> Self {
-        Self {
-            addresses: &gateway.addresses,
-            mac: gateway.mac,
-        }
-    }
-}
-
-impl<'r> From<&'r Uplink> for Reporter<'r> {
-    fn from(uplink: &'r Uplink) -> Self {
-        Self {
-            addresses: &uplink.addresses,
-            mac: uplink.mac,
-        }
-    }
 }
 
 impl<T: Trace> Passage<'_, '_, T> {
@@ -186,7 +162,8 @@ impl<T: Trace> Passage<'_, '_, T> {
             .inbound(self.topology, self.frame, self.headers, self.now);
         let inbound = match inbound {
             Ok(inbound) => inbound,
-            Err(reason) if self.is_guarded(&ip) || is_of_an_error(reason) => return Err(reason),
+            Err(reason) if is_of_an_error(reason) => return Err(reason),
+            Err(reason) if self.is_guarded(&ip) => return self.turned_away(&ip, reason),
             Err(_) => return Ok(Verdict::NotOurs),
         };
         self.trace_nat(&inbound.translation);
@@ -245,7 +222,8 @@ impl<T: Trace> Passage<'_, '_, T> {
                 reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
                 self.send_to_endpoint(target, inbound.inside, ip, Some(gateway.into()))
             }
-            Err(reason) if is_nats_own(reason) => Err(reason),
+            Err(reason) if is_refusal(reason) => self.prohibit(gateway, ip, reason),
+            Err(DropReason::NatFiltered) => Err(DropReason::NatFiltered),
             Err(_) => self.send_to_host(domain, gateway),
         }
     }
@@ -332,7 +310,12 @@ impl<T: Trace> Passage<'_, '_, T> {
             self.frame,
             self.headers,
             self.now,
-        )?;
+        );
+        let translation = match translation {
+            Ok(translation) => translation,
+            Err(reason) if is_refusal(reason) => return self.prohibit(gateway, ip, reason),
+            Err(reason) => return Err(reason),
+        };
         self.trace_nat(&translation);
         reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
         let next_hop = route.next_hop.unwrap_or(ip.dst);
@@ -341,7 +324,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             self.state
                 .holding
                 .hold(self.frame.ingress, wait_for, self.frame.buf, self.now)?;
-            return Ok(Verdict::Held);
+            return Ok(Verdict::Held(Awaited::NextHop));
         };
         Ok(self.send_by_uplink(uplink.id, uplink.port, uplink.mac, mac))
     }
@@ -380,46 +363,9 @@ impl<T: Trace> Passage<'_, '_, T> {
         Ok(self.replied(Answer::Neighbour))
     }
 
-    fn replied(&mut self, answer: Answer) -> Verdict {
+    pub(super) fn replied(&mut self, answer: Answer) -> Verdict {
         step!(self.trace, Step::Reply(answer));
         Verdict::Replied(self.frame.ingress)
-    }
-
-    /// Sends an ICMP error about the packet, or drops it for `reason` where none may be sent.
-    fn refuse(
-        &mut self,
-        reporter: Reporter<'_>,
-        ip: &Ip,
-        kind: IcmpErrorKind,
-        reason: DropReason,
-    ) -> Result<Verdict, DropReason> {
-        let same_family = |own: &&IpAddr| own.is_ipv4() == ip.src.is_ipv4();
-        let from = reporter.addresses.iter().find(same_family).ok_or(reason)?;
-        if !reply::may_report(self.headers, ip) {
-            return Err(reason);
-        }
-        if !self.state.errors.take(self.now) {
-            self.counters.errors_suppressed.add(1);
-            return Err(reason);
-        }
-        if !reply::error(self.frame.buf, self.headers, ip, kind, *from, reporter.mac) {
-            return Err(reason);
-        }
-        Ok(self.replied(Answer::Error { kind }))
-    }
-
-    /// Tells the sender of a packet that may not be fragmented how large it may be.
-    fn too_big(
-        &mut self,
-        reporter: Reporter<'_>,
-        ip: &Ip,
-        mtu: u16,
-    ) -> Result<Verdict, DropReason> {
-        if !ip.dont_fragment {
-            return Err(DropReason::FragmentationNeeded);
-        }
-        let kind = IcmpErrorKind::TooBig { mtu };
-        self.refuse(reporter, ip, kind, DropReason::FragmentationNeeded)
     }
 
     /// The MTU, when the packet or a segment of it is larger.
@@ -499,26 +445,6 @@ fn is_echo_request(headers: &Headers, ip: &Ip) -> bool {
         }
         Err(_) => false,
     }
-}
-
-/// Reasons to drop an ICMP error from outside: its quoted packet is of a port of ours, or nobody,
-/// the host included, could read it.
-fn is_of_an_error(reason: DropReason) -> bool {
-    matches!(
-        reason,
-        DropReason::NatIcmpUnmatched | DropReason::NatIcmpMalformed
-    )
-}
-
-/// Errors of the NAT that speak of a mapping or limit of ours, not of "nothing here".
-fn is_nats_own(reason: DropReason) -> bool {
-    matches!(
-        reason,
-        DropReason::NatFiltered
-            | DropReason::NatTableFull
-            | DropReason::NatQuota
-            | DropReason::NatNoPort
-    )
 }
 
 fn is_link_local(address: IpAddr) -> bool {

@@ -274,7 +274,8 @@ impl World {
     /// Holds the answer against what happened. Two things are a worker's alone to know: how many
     /// frames it holds, and how many errors it has sent this second.
     fn check_foretold(&self, foretold: &(Verdict, FrameBuf), verdict: Verdict, frame: &FrameBuf) {
-        let waits = verdict == Verdict::Drop(DropReason::NextHopUnresolved);
+        let waits = verdict == Verdict::Drop(DropReason::NextHopUnresolved)
+            || matches!(foretold.0, Verdict::Held(_));
         if waits || self.sw.counters.errors_suppressed.get() > 0 {
             return;
         }
