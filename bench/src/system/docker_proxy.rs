@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::host::{self, HOST_ADDRESS, Router, SERVER_PORT};
 use super::process::Process;
-use super::{Held, Refusal, Setup, Shape, System, SystemName, Work, packages, refuse_shape};
+use super::{Refusal, Setup, Shape, System, SystemName, packages, refuse_shape};
 
 /// The proxy tells its parent by descriptor 3 that it listens, and closes it; without one it
 /// would close a descriptor of its own.
@@ -18,8 +18,7 @@ const LISTENING: &str = "0\n";
 pub fn start(setup: &Setup) -> Result<System, Refusal> {
     refuse_shape(setup, &[Shape::PortForward])?;
     let router = Router::new("docker-proxy", setup);
-    let mut held = Held::default();
-    let mut work = Vec::new();
+    let mut processes = Vec::new();
     for transport in ["tcp", "udp"] {
         let name = format!("docker-proxy-{transport}");
         let dir = router.host.lab.dir();
@@ -35,23 +34,10 @@ pub fn start(setup: &Setup) -> Result<System, Refusal> {
             .args(["-container-port", &SERVER_PORT.to_string()]);
         let started = Process::start(&name, &router.host.ns, dir, &mut command);
         let mut process = started.map_err(Refusal::Failed)?;
-        work.push(Work::Process {
-            name: "docker-proxy".to_owned(),
-            pid: process.pid(),
-        });
         let listens = || fs::read_to_string(&told).is_ok_and(|text| text == LISTENING);
         let waited = process.wait_until("it to listen", listens);
-        held.processes.push(process);
+        processes.push(process);
         waited.map_err(Refusal::Failed)?;
     }
-    let paths = vec![router.path(setup)];
-    held.namespaces = vec![router.inside, router.outside, router.host.ns];
-    held.lab = Some(router.host.lab);
-    Ok(System {
-        name: SystemName::DockerProxy,
-        paths,
-        work,
-        facts: BTreeMap::new(),
-        _held: held,
-    })
+    Ok(router.system(SystemName::DockerProxy, setup, processes, BTreeMap::new()))
 }

@@ -1,11 +1,13 @@
 //! The namespaces around a system: a host that plays the machine, and sandboxes with `eth0`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use control::link::VethEnd;
 use tests::lab::{self, Lab, Namespace};
 
-use super::{Path, Setup, Shape};
+use super::process::Process;
+use super::{Held, Path, Setup, Shape, System, SystemName, Work};
 
 /// Where servers listen, and where they are published.
 pub const SERVER_PORT: u16 = 5201;
@@ -162,8 +164,34 @@ impl Router {
         }
     }
 
+    /// The running system of which this is the surroundings and `processes` the work.
+    pub fn system(
+        self,
+        name: SystemName,
+        setup: &Setup,
+        processes: Vec<Process>,
+        facts: BTreeMap<String, String>,
+    ) -> System {
+        let work = processes.iter().map(|process| Work::Process {
+            name: name.to_string(),
+            pid: process.pid(),
+        });
+        System {
+            name,
+            paths: vec![self.path(setup)],
+            work: work.collect(),
+            facts,
+            _held: Held {
+                processes,
+                namespaces: vec![self.inside, self.outside, self.host.ns],
+                lab: Some(self.host.lab),
+                ..Held::default()
+            },
+        }
+    }
+
     /// The way of the shape: out of the sandbox, or into its published port.
-    pub fn path(&self, setup: &Setup) -> Path {
+    fn path(&self, setup: &Setup) -> Path {
         let server = |address| SocketAddr::new(address, SERVER_PORT);
         let (inside, outside) = (self.inside.clone(), self.outside.clone());
         if setup.shape == Shape::PortForward {

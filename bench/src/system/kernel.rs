@@ -79,13 +79,7 @@ pub fn nft(setup: &Setup) -> Result<System, Refusal> {
     )
     .and_then(Process::finish)
     .map_err(Refusal::Failed)?;
-    let paths = vec![router.path(setup)];
-    let held = Held {
-        namespaces: vec![router.inside, router.outside, router.host.ns],
-        lab: Some(router.host.lab),
-        ..Held::default()
-    };
-    Ok(system(SystemName::Nft, paths, held))
+    Ok(router.system(SystemName::Nft, setup, Vec::new(), BTreeMap::new()))
 }
 
 fn system(name: SystemName, paths: Vec<Path>, held: Held) -> System {

@@ -5,9 +5,7 @@ use std::process::Command;
 
 use super::host::{self, GATEWAY, HOST_ADDRESS, OUTSIDE_ADDRESS, Router, SERVER_PORT};
 use super::process::Process;
-use super::{
-    Held, Refusal, Setup, Shape, System, SystemName, Work, offload, packages, refuse_shape,
-};
+use super::{Refusal, Setup, Shape, System, SystemName, offload, packages, refuse_shape};
 
 /// MTU inside: its own default. It ends every TCP connection itself, so the MTU outside, which is
 /// the one of the setup, does not bind it, and nobody runs it with a small one.
@@ -43,27 +41,11 @@ pub fn start(setup: &Setup) -> Result<System, Refusal> {
     let made = process.wait_until("its interface", || {
         links().iter().any(|link| link.name == "eth0" && link.up)
     });
-    let pid = process.pid();
-    let mut held = Held {
-        processes: vec![process],
-        ..Held::default()
-    };
     made.map_err(Refusal::Failed)?;
     inside.set_mtu("eth0", MTU);
     if !setup.gso {
         offload::turn_off(inside, "eth0", &offload::SEGMENTATION);
     }
-    let paths = vec![router.path(setup)];
-    held.namespaces = vec![router.inside, router.outside, router.host.ns];
-    held.lab = Some(router.host.lab);
-    Ok(System {
-        name: SystemName::Pasta,
-        paths,
-        work: vec![Work::Process {
-            name: "pasta".to_owned(),
-            pid,
-        }],
-        facts: BTreeMap::from([("mtu inside".to_owned(), MTU.to_string())]),
-        _held: held,
-    })
+    let facts = BTreeMap::from([("mtu inside".to_owned(), MTU.to_string())]);
+    Ok(router.system(SystemName::Pasta, setup, vec![process], facts))
 }
