@@ -230,8 +230,11 @@ fn warn_of_debug_build() {
     }
 }
 
-/// Says which systems are here.
-pub fn systems() -> anyhow::Result<ExitCode> {
+/// Says which systems are here, after bringing the absent ones if that is asked for.
+pub fn systems(install: bool) -> anyhow::Result<ExitCode> {
+    if install {
+        system::install(&SystemName::ALL).context("cannot install")?;
+    }
     let mut found = table::table(Style::Terminal);
     found.set_header(["system", "here", "version, or what would bring it"]);
     for name in SystemName::ALL {

@@ -83,7 +83,11 @@ enum Command {
         json: bool,
     },
     /// Says which reference systems are here, and what would bring the absent ones.
-    Systems,
+    Systems {
+        /// Brings the absent ones first; no daemon of theirs that changes the machine is started.
+        #[arg(long)]
+        install: bool,
+    },
     /// Ends processes and removes directories that a killed run has left behind.
     Clean,
     /// Prints a completion script.
@@ -155,7 +159,7 @@ fn main() -> ExitCode {
             markdown,
         } => command::report(&results, html.as_deref(), markdown.as_deref()),
         Command::Primitives { json } => command::primitives(json),
-        Command::Systems => command::systems(),
+        Command::Systems { install } => command::systems(install),
         Command::Clean => command::clean(),
         Command::Completion { shell } => command::completion::<Arguments>(shell),
         Command::Bar {
