@@ -16,6 +16,7 @@
 //! udp_dns_timeout_seconds = 300   # datagrams to port 53
 //! icmp_timeout_seconds = 60
 //! force = false                   # true: timeouts below the RFCs' least are taken
+//! clamp_mss = false               # true: TCP's offers are held to the MTU of the way
 //! udp_inbound_refresh = true      # packets from the remote keep a UDP session alive
 //! sessions_max = 1048576
 //! sessions_per_endpoint_max = 65536
@@ -181,6 +182,7 @@ struct NatFile {
     icmp_timeout_seconds: Option<u64>,
     sessions_max: Option<usize>,
     sessions_per_endpoint_max: Option<usize>,
+    clamp_mss: Option<bool>,
     udp_inbound_refresh: Option<bool>,
     share_ports: Option<bool>,
     external_addresses: Option<Vec<IpAddr>>,
@@ -359,6 +361,7 @@ fn set_behaviour(file: &NatFile, nat: &mut NatConfig) -> Result<(), Error> {
         nat.networks.insert(name.clone(), behaviour);
     }
     nat.share_ports = file.share_ports.unwrap_or(nat.share_ports);
+    nat.clamp_mss = file.clamp_mss.unwrap_or(nat.clamp_mss);
     nat.udp_inbound_refresh = file.udp_inbound_refresh.unwrap_or(nat.udp_inbound_refresh);
     if let Some(addresses) = &file.external_addresses {
         if addresses.is_empty() {
@@ -506,7 +509,7 @@ mod tests {
 
     #[test]
     fn a_network_may_behave_otherwise_than_the_rest() {
-        let text = "[nat]\nmapping = \"address-dependent\"\nshare_ports = false\n\
+        let text = "[nat]\nmapping = \"address-dependent\"\nshare_ports = false\nclamp_mss = true\n\
                     udp_inbound_refresh = false\nexternal_addresses = [\"192.0.2.1\"]\n\
                     [nat.networks.games]\nfiltering = \"endpoint-independent\"";
         let nat = load(text).unwrap().nat;
@@ -518,7 +521,7 @@ mod tests {
             (web.mapping, web.filtering),
             (Dependence::AddressDependent, strict)
         );
-        assert!(!nat.share_ports && !nat.udp_inbound_refresh);
+        assert!(nat.clamp_mss && !nat.share_ports && !nat.udp_inbound_refresh);
         assert_eq!(nat.external_addresses.len(), 1);
         let empty = load("[nat]\nexternal_addresses = []").unwrap_err();
         assert!(empty.contains("names no address"), "{empty}");

@@ -103,7 +103,7 @@ pub fn tcp(link: Link, src: SocketAddr, dst: SocketAddr, flags: u8, payload: &[u
         builder = builder.syn();
     }
     if flags & flags::ACK != 0 {
-        builder = builder.ack(2_000);
+        builder = builder.ack(1_000);
     }
     if flags & flags::RST != 0 {
         builder = builder.rst();

@@ -68,6 +68,8 @@ struct Index {
     gateways: HashSet<IpAddr, FxBuildHasher>,
     /// Where each of [`Topology::routes`] leaves; `None` for one that leads to no uplink that is up.
     exits: Vec<Option<Exit>>,
+    /// The smallest MTU of the networks' gateways.
+    mtu_min: u16,
     /// Tells this picture from every other of the process; 0 before `finish`.
     stamp: u32,
 }
@@ -276,6 +278,12 @@ impl Topology {
         self.index.stamp
     }
 
+    /// The smallest MTU of the networks: what is no larger fits into each.
+    #[inline]
+    pub(crate) fn mtu_min(&self) -> usize {
+        usize::from(self.index.mtu_min)
+    }
+
     /// Where the route of a mark of this picture leaves towards `destination`, with the MAC of the
     /// next hop. `None` when the way is not open.
     #[inline]
@@ -368,6 +376,8 @@ impl Topology {
             }
         }
         index.exits = self.routes.iter().map(|r| self.exit_of(r)).collect();
+        let gateways = self.domains().filter_map(|domain| domain.gateway.as_ref());
+        index.mtu_min = gateways.map(|gateway| gateway.mtu).min().unwrap_or(0);
         // 0 is for pictures that are not finished.
         let last = STAMP.fetch_add(1, Ordering::Relaxed);
         index.stamp = last.wrapping_add(1).max(1);

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_core::addr::PortId;
+use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::counters::Counters;
-use dataplane_core::nat::{Behaviour, Dependence, NatConfig};
+use dataplane_core::nat::{Behaviour, Dependence, NatConfig, SessionState};
 use dataplane_core::topology::Topology;
 use dataplane_core::verdict::{Awaited, DropReason, Verdict};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use std::sync::Arc;
 use tests::wire::{self, Link, at, flags};
 use tests::world::{BLUE, HOST_LINK, RED, ROUTER_MAC, UPLINK, UPLINK_MAC, World, gateway_mac, mac};
@@ -202,6 +202,33 @@ impl Lab {
         external
     }
 
+    /// A host inside sends a segment with everything chosen: flags, sequence and acknowledgment.
+    pub fn say(&mut self, src: &str, dst: &str, bits: u8, numbers: (u32, u32)) {
+        let frame = segment(inside_link(at(src)), (at(src), at(dst)), bits, numbers, b"");
+        let (port, _) = self.send(port_of(at(src).ip()), &frame).unwrap();
+        assert_eq!(port, UPLINK);
+    }
+
+    /// A remote sends one: who inside gets it.
+    pub fn hear(
+        &mut self,
+        src: &str,
+        dst: SocketAddr,
+        bits: u8,
+        numbers: (u32, u32),
+    ) -> Result<SocketAddr, DropReason> {
+        let frame = segment(OUTSIDE_LINK, (at(src), dst), bits, numbers, b"");
+        let (_, got) = self.send(UPLINK.0, &frame)?;
+        Ok(ends(&got).1)
+    }
+
+    /// Where the only session stands.
+    pub fn state(&self) -> SessionState {
+        let sessions = self.world.tables.nat.sessions(2);
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        sessions[0].state
+    }
+
     /// Whether a UDP session (or one of `kind`) still lets its remote in.
     pub fn open(&mut self, kind: Kind, remote: &str, external: SocketAddr) -> bool {
         self.back(kind, remote, external).is_ok()
@@ -236,6 +263,41 @@ pub fn packet(kind: Kind, link: Link, src: SocketAddr, dst: SocketAddr) -> Vec<u
         Kind::Tcp(flags) => wire::tcp(link, src, dst, flags, b""),
         Kind::Ask => wire::echo(link, src.ip(), dst.ip(), true, src.port()),
         Kind::Answer => wire::echo(link, src.ip(), dst.ip(), false, dst.port()),
+    }
+}
+
+/// A TCP segment with everything chosen.
+pub fn segment(
+    link: Link,
+    (src, dst): (SocketAddr, SocketAddr),
+    bits: u8,
+    (sequence, acknowledgment): (u32, u32),
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut header = etherparse::TcpHeader::new(src.port(), dst.port(), sequence, 8_192);
+    header.syn = bits & flags::SYN != 0;
+    header.ack = bits & flags::ACK != 0;
+    header.rst = bits & flags::RST != 0;
+    header.fin = bits & 1 != 0;
+    header.acknowledgment_number = acknowledgment;
+    let mut frame = Vec::new();
+    builder(link, src.ip(), dst.ip())
+        .tcp_header(header)
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
+}
+
+fn builder(
+    Link(MacAddr(from), MacAddr(to)): Link,
+    src: IpAddr,
+    dst: IpAddr,
+) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2(from, to);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => ethernet.ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => ethernet.ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("two families"),
     }
 }
 

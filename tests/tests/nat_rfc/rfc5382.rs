@@ -221,6 +221,39 @@ rows!(
             assert_eq!(lab.around(SYN_ACK, HOST, outside_b), Ok((outside_a, at(b))));
         }
     ),
+    rfc5382_section7_the_segment_size_fits_the_way(
+        "5382 section 7.2",
+        "a NAT may help where path MTU discovery fails",
+        "`clamp_mss` holds the segment size that either end offers to the MTU of the way; off by \
+         default",
+        Meets,
+        |lab| {
+            let offer = |size| {
+                let mut header = etherparse::TcpHeader::new(50_001, 80, 1, 512);
+                header.syn = true;
+                let option = etherparse::TcpOptionElement::MaximumSegmentSize(size);
+                header.set_options(&[option]).unwrap();
+                let mut frame = Vec::new();
+                let link = inside_link(at(HOST));
+                etherparse::PacketBuilder::ethernet2(link.0.0, link.1.0)
+                    .ipv4([10, 1, 0, 2], [198, 51, 100, 9], 64)
+                    .tcp_header(header)
+                    .write(&mut frame, b"")
+                    .unwrap();
+                frame
+            };
+            let offered = |frame: &[u8]| u16::from_be_bytes([frame[56], frame[57]]);
+            lab.world.edit(|topology| topology.uplinks[0].mtu = 1_400);
+            let (_, sent) = lab.send(1, &offer(1_460)).unwrap();
+            assert_eq!(offered(&sent), 1_460);
+            lab.set(|nat| nat.clamp_mss = true);
+            for (size, fits) in [(1_460, 1_360), (1_360, 1_360), (536, 536)] {
+                let (_, sent) = lab.send(1, &offer(size)).unwrap();
+                crate::lab::ends(&sent);
+                assert_eq!(offered(&sent), fits);
+            }
+        }
+    ),
     rfc5382_req9_icmp_errors_reach_the_sender(
         "5382 REQ-9",
         "ICMP destination unreachable is translated",

@@ -89,6 +89,38 @@ rows!(
             );
         }
     ),
+    rfc5508_req3_what_cannot_be_read_is_dropped(
+        "5508 REQ-3",
+        "an error that cannot be matched is dropped silently",
+        "truncated quotes are `nat_icmp_malformed`, impossible TCP and UDP headers `l4_malformed`; \
+         no session is touched",
+        Meets,
+        |lab| {
+            let (sent, _) = sent_and_error(lab);
+            let before = lab.world.tables.nat.state_hash();
+            for quoted in [0, 10, 19, 20, 27] {
+                let error = wire::icmp_error(
+                    OUTSIDE_LINK,
+                    [198, 51, 100, 1].into(),
+                    [192, 0, 2, 1].into(),
+                    (3, 3),
+                    &sent[..14 + quoted],
+                );
+                let told = lab.send(UPLINK.0, &error);
+                assert_eq!(told, Err(DropReason::NatIcmpMalformed), "{quoted} bytes");
+            }
+            // Headers of TCP with four words, datagrams longer than their packet or than nothing.
+            let mut tcp = wire::tcp(inside_link(at(HOST)), at(HOST), at(DNS), 2, b"");
+            tcp[46] = 0x40;
+            assert_eq!(lab.send(1, &tcp), Err(DropReason::L4Malformed));
+            for size in [7u16, 10, 65_535] {
+                let mut udp = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, b"x");
+                udp[38..40].copy_from_slice(&size.to_be_bytes());
+                assert_eq!(lab.send(1, &udp), Err(DropReason::L4Malformed), "{size}");
+            }
+            assert_eq!(lab.world.tables.nat.state_hash(), before);
+        }
+    ),
     rfc5508_req3b_options_of_the_quoted_header_are_passed_over(
         "5508 REQ-3 b",
         "IP options of the quoted packet are passed over to its transport header",

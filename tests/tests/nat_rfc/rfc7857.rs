@@ -1,8 +1,8 @@
 //! RFC 7857: what the others were found to lack.
 
-use dataplane_core::nat::Dependence;
+use dataplane_core::nat::{Dependence, SessionState};
 use dataplane_core::verdict::DropReason;
-use tests::wire::at;
+use tests::wire::{at, flags};
 
 use crate::lab::{ACK, FIN, Kind, RST, SYN, SYN_ACK};
 use crate::{Claim, rows};
@@ -43,6 +43,38 @@ rows!(
             lab.wait(241);
             let gone = lab.back(ACK, WEB, external);
             assert_eq!(gone, Err(DropReason::NatNoMapping));
+        }
+    ),
+    rfc7857_section2_2_a_reset_that_nobody_waits_for_is_not_believed(
+        "7857 section 2.2",
+        "a RST that is not valid for the connection need not be believed (RFC 5961 section 3.2)",
+        "one whose number the inside cannot be waiting for is passed on, for its receiver to judge, \
+         but does not shorten the session's life",
+        MeetsAfter(241),
+        |lab| {
+            let external = lab.connect(HOST, WEB);
+            // The host waits for 5000; what it has not acknowledged yet is at most two segments.
+            lab.say(HOST, WEB, flags::ACK, (2_000, 5_000));
+            for forged in [4_999, 5_000 + 131_072, 5_000u32.wrapping_add(1 << 31), 0] {
+                let passed = lab.hear(WEB, external, flags::RST, (forged, 0));
+                assert_eq!(passed, Ok(at(HOST)));
+            }
+            lab.wait(241);
+            assert_eq!(
+                lab.back(ACK, WEB, external),
+                Ok(at(HOST)),
+                "still established"
+            );
+            for real in [5_000, 5_000 + 131_071] {
+                lab.say(HOST, WEB, flags::ACK, (2_000, 5_000));
+                lab.hear(WEB, external, flags::RST, (real, 0)).unwrap();
+                assert_eq!(lab.state(), SessionState::Closing);
+            }
+            // The answer to a SYN has no number that the host could have told before.
+            lab.say(HOST, WEB, flags::SYN, (9_000, 0));
+            lab.hear(WEB, external, flags::RST | flags::ACK, (0, 9_001))
+                .unwrap();
+            assert_eq!(lab.state(), SessionState::Closing);
         }
     ),
     rfc7857_section2_a_syn_reopens_a_closed_session(

@@ -59,6 +59,8 @@ pub struct NatConfig {
     /// Whether endpoints share a port towards different remotes when none is free (a deviation
     /// from RFC 4787 REQ-3); otherwise the latecomer is refused.
     pub share_ports: bool,
+    /// Whether the segment size that TCP ends offer is held to the MTU of the way between them.
+    pub clamp_mss: bool,
     /// Whether packets from the remote keep a UDP session alive (RFC 4787 REQ-6 a).
     pub udp_inbound_refresh: bool,
     /// External ports that dynamic mappings are made from, ICMP identifiers included.
@@ -78,6 +80,7 @@ impl Default for NatConfig {
             networks: BTreeMap::new(),
             external_addresses: Vec::new(),
             share_ports: true,
+            clamp_mss: false,
             udp_inbound_refresh: true,
             port_range: PORT_RANGE_DEFAULT,
             timeouts: Timeouts::default(),

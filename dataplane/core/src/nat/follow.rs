@@ -44,14 +44,28 @@ impl NatView {
         leaving: &Leaving,
     ) -> Option<(&'t Exit, MacAddr, Translation)> {
         let mut packet = Packet::read(frame, headers, Direction::Out).ok()?;
-        let Body::Flow { protocol, flags } = packet.body else {
+        let Body::Flow {
+            protocol,
+            flags,
+            number,
+        } = packet.body
+        else {
             return None;
         };
-        if packet.fragment.is_some() {
+        // The segment size that a SYN offers may have to be changed.
+        let offers = flags.has(TcpFlags::SYN) && topology.nat.clamp_mss;
+        if packet.fragment.is_some() || offers {
             return None;
         }
+        let event = Event {
+            direction: Direction::Out,
+            flags,
+            number,
+            refreshes: true,
+            now: leaving.now,
+        };
         let before = packet.ends();
-        let (exit, mac, to) = self.way_of(topology, &packet, (protocol, flags), leaving)?;
+        let (exit, mac, to) = self.way_of(topology, &packet, (protocol, event), leaving)?;
         packet.rewrite(frame, Side::Source, to);
         let translation = Translation {
             kind: NatKind::Source,
@@ -68,7 +82,7 @@ impl NatView {
         &mut self,
         topology: &'t Topology,
         packet: &Packet,
-        (protocol, flags): (NatProtocol, TcpFlags),
+        (protocol, event): (NatProtocol, Event),
         leaving: &Leaving,
     ) -> Option<(&'t Exit, MacAddr, L4Addr)> {
         let flow = FlowKey {
@@ -87,12 +101,6 @@ impl NatView {
             return None;
         }
         let to = mapping.external;
-        let event = Event {
-            direction: Direction::Out,
-            flags,
-            refreshes: true,
-            now: leaving.now,
-        };
         shard.table.touch(index, event);
         Some((exit, mac, to))
     }

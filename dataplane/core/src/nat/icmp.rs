@@ -227,6 +227,7 @@ fn query<'a>(topology: &'a Topology, quoted: &Quoted, now: Instant) -> Query<'a>
         topology,
         protocol: quoted.protocol,
         flags: TcpFlags::default(),
+        number: 0,
         now,
     }
 }

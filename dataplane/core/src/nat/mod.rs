@@ -28,6 +28,7 @@ mod forward;
 mod fragment;
 mod hash;
 mod icmp;
+mod mss;
 mod open;
 mod packet;
 mod pool;
@@ -48,6 +49,7 @@ pub use config::{
 pub(crate) use follow::Leaving;
 pub use forward::{RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
 pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
+pub(crate) use mss::clamp as clamp_mss;
 pub use pool::SHARDS;
 pub use session::{Direction, NatProtocol, SessionInfo, SessionState};
 pub use shared::{Gauges, Nat, NatView};

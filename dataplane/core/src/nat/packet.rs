@@ -1,6 +1,7 @@
 //! What the NAT reads of a packet: its two ends, as the direction defines them.
 
 use crate::addr::{L4Addr, L4Port};
+use crate::checksum::L4Checksum;
 use crate::frame::Frame;
 use crate::headers::{Fragment, HeaderError, Headers, Ip, L4, L4Kind, TcpFlags, array_at};
 use crate::verdict::DropReason;
@@ -30,6 +31,8 @@ pub(super) enum Body {
         protocol: NatProtocol,
         /// No flags for UDP and ICMP.
         flags: TcpFlags,
+        /// The number of a TCP segment that its direction makes interesting: see `Event`.
+        number: u32,
     },
     /// An echo request to an external address, or an echo reply from inside: never of a session.
     StrayEcho,
@@ -73,7 +76,7 @@ impl Packet {
             fragment,
         };
         match headers.l4 {
-            Ok(l4) => packet.read_l4(l4, ip, direction)?,
+            Ok(l4) => packet.read_l4(frame.bytes(), l4, ip, direction)?,
             Err(HeaderError::LaterFragment) => {}
             Err(HeaderError::Unknown) => return Err(DropReason::NatUnsupported),
             Err(HeaderError::Truncated | HeaderError::Inconsistent) => {
@@ -84,15 +87,33 @@ impl Packet {
     }
 
     #[inline(always)]
-    fn read_l4(&mut self, l4: L4, ip: &Ip, direction: Direction) -> Result<(), DropReason> {
+    fn read_l4(
+        &mut self,
+        bytes: &[u8],
+        l4: L4,
+        ip: &Ip,
+        direction: Direction,
+    ) -> Result<(), DropReason> {
+        let mut number = 0;
         let (protocol, tcp_flags) = match l4.kind {
             L4Kind::Tcp {
                 src, dst, flags, ..
             } => {
                 (self.src.l4_port, self.dst.l4_port) = (src, dst);
+                let at = match direction {
+                    Direction::Out => l4.offset + 8,
+                    Direction::In => l4.offset + 4,
+                };
+                number = u32::from_be_bytes(array_at(bytes, at).unwrap_or_default());
                 (NatProtocol::Tcp, flags)
             }
             L4Kind::Udp { src, dst } => {
+                let end = self.layout.l3 + ip.total_size as usize;
+                let size = u16::from_be_bytes(array_at(bytes, l4.offset + 4).unwrap_or_default());
+                // A first fragment declares the size of the whole.
+                if usize::from(size) > end - l4.offset && self.fragment.is_none() {
+                    return Err(DropReason::L4Malformed);
+                }
                 (self.src.l4_port, self.dst.l4_port) = (src, dst);
                 (NatProtocol::Udp, TcpFlags::default())
             }
@@ -121,6 +142,7 @@ impl Packet {
         self.body = Body::Flow {
             protocol,
             flags: tcp_flags,
+            number,
         };
         Ok(())
     }
@@ -129,6 +151,16 @@ impl Packet {
         match direction {
             Direction::Out => self.src.l4_port = id,
             Direction::In => self.dst.l4_port = id,
+        }
+    }
+
+    /// The sequence number of a TCP segment; 0 of anything else.
+    pub fn sequence(&self, frame: &Frame<'_>) -> u32 {
+        match self.layout.l4 {
+            Some((l4, L4Checksum::Tcp)) => {
+                u32::from_be_bytes(array_at(frame.bytes(), l4 + 4).unwrap_or_default())
+            }
+            _ => 0,
         }
     }
 

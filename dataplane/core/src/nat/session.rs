@@ -18,6 +18,10 @@
 //!   that open; the price is that a stray segment holds a port for the transitory timeout.
 //! - *Established* needs both sides **and** a later segment without SYN from the side that opened:
 //!   a SYN from a forged address, answered by a published server, stays transitory.
+//! - A RST from outside is *believed* only when its number is one that the inside could be waiting
+//!   for, as far as the inside has ever said ([`RST_WINDOW`]). Another one is passed on, for its
+//!   receiver judges it by itself (RFC 5961 section 3.2), but moves nothing: whoever forges one
+//!   blindly does not shorten the session's life.
 //! - *Closing* does not refresh its timer, except by re-opening: stray segments of a closed
 //!   connection cannot hold its port. A session that one RST closed is revived by any segment
 //!   that is not RST, so that a forged RST costs an attacker's victim nothing.
@@ -30,7 +34,13 @@ use crate::headers::TcpFlags;
 use crate::time::{Duration, Instant};
 use crate::topology::RouteMark;
 
+use super::table::Event;
 use super::{Dependence, Timeouts, Transport};
+
+/// How far beyond the last acknowledgment from inside a RST may lie to be believed: what a receiver
+/// leaves unacknowledged is at most two segments (RFC 9293 section 3.8.6.3), each of which offloads
+/// may make as large as 64 KiB. Whoever guesses hits it once in 32,768 times.
+const RST_WINDOW: u32 = 2 * 65_536;
 
 /// The port of name servers (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -120,8 +130,11 @@ pub(super) struct Session {
     /// The way that its packets take out, as a [`RouteMark`] in two words that fill a gap.
     pub route_stamp: u32,
     pub route: u16,
-    pub packets_out: u64,
-    pub packets_in: u64,
+    /// Packets by [`Direction`]: 48 bits, enough for nine years at a million a second.
+    packets_high: [u16; 2],
+    packets_low: [u32; 2],
+    /// The sequence number that the inside of a TCP session waits for, once it has said so.
+    expects: u32,
 }
 
 // One million sessions have to fit into 300 MB with their mappings and indices.
@@ -134,6 +147,79 @@ impl Session {
     #[inline]
     pub fn expired(&self, now: Instant, timeouts: &Timeouts) -> bool {
         self.class.expired(self.last_seen, now, timeouts)
+    }
+
+    /// A session that begins with `event`.
+    pub fn new(mapping: u32, protocol: NatProtocol, remote: L4Addr, event: Event) -> Self {
+        let mut session = Self {
+            remote,
+            mapping,
+            older: u32::MAX,
+            newer: u32::MAX,
+            last_seen: event.now.second(),
+            created: event.now.second(),
+            tcp: TcpState::default(),
+            class: Class::Udp,
+            route_stamp: RouteMark::NONE.stamp,
+            route: RouteMark::NONE.route,
+            packets_high: [0; 2],
+            packets_low: [0; 2],
+            expects: 0,
+        };
+        session.count(event.direction);
+        if protocol == NatProtocol::Tcp {
+            let state = TcpState::open(event.direction, event.flags);
+            session.tcp = session.hear(state, event);
+        }
+        session.class = Class::of(protocol, remote, session.tcp);
+        session
+    }
+
+    /// Counts a packet.
+    #[inline]
+    pub const fn count(&mut self, direction: Direction) {
+        let way = direction as usize;
+        let (low, carry) = self.packets_low[way].overflowing_add(1);
+        self.packets_low[way] = low;
+        if carry {
+            self.packets_high[way] = self.packets_high[way].wrapping_add(1);
+        }
+    }
+
+    /// Packets that went in a direction.
+    pub const fn packets(&self, direction: Direction) -> u64 {
+        let way = direction as usize;
+        (self.packets_high[way] as u64) << 32 | self.packets_low[way] as u64
+    }
+
+    /// Whether a segment may move the session: all but a RST from outside with a number that the
+    /// inside cannot be waiting for.
+    #[inline]
+    pub const fn believes(&self, event: Event) -> bool {
+        let forgeable = event.flags.has(TcpFlags::RST) && matches!(event.direction, Direction::In);
+        !(forgeable
+            && self.tcp.has_acknowledged()
+            && event.number.wrapping_sub(self.expects) >= RST_WINDOW)
+    }
+
+    /// Takes note of what a segment from inside says that it waits for; the state with that.
+    #[inline]
+    pub const fn hear(&mut self, state: TcpState, event: Event) -> TcpState {
+        match event.direction {
+            Direction::In => state,
+            Direction::Out if event.flags.has(TcpFlags::ACK) => {
+                self.expects = event.number;
+                state.acknowledged()
+            }
+            // A new beginning: nothing was received yet.
+            Direction::Out => state.unacknowledged(),
+        }
+    }
+
+    /// What a digest of the session has besides its public fields.
+    pub const fn rest(&self) -> (u64, u64, u32) {
+        let out = self.packets(Direction::Out);
+        (out, self.packets(Direction::In), self.expects)
     }
 
     /// Remembers the way that its packets take out.
@@ -262,6 +348,7 @@ impl TcpState {
     const OPENED_INSIDE: u8 = 0x10;
     const ESTABLISHED: u8 = 0x20;
     const RESET: u8 = 0x40;
+    const ACKNOWLEDGED: u8 = 0x80;
 
     /// The state after the first segment.
     pub const fn open(direction: Direction, flags: TcpFlags) -> Self {
@@ -279,6 +366,19 @@ impl TcpState {
             return Self::open(direction, flags);
         }
         self.step(direction, flags)
+    }
+
+    /// Whether the inside has said what it waits for.
+    pub const fn has_acknowledged(self) -> bool {
+        self.0 & Self::ACKNOWLEDGED != 0
+    }
+
+    const fn acknowledged(self) -> Self {
+        Self(self.0 | Self::ACKNOWLEDGED)
+    }
+
+    const fn unacknowledged(self) -> Self {
+        Self(self.0 & !Self::ACKNOWLEDGED)
     }
 
     pub const fn phase(self) -> SessionState {
@@ -356,8 +456,8 @@ impl SessionInfo {
             created: Instant::from_secs(u64::from(session.created)),
             last_seen: Instant::from_secs(u64::from(session.last_seen)),
             rule: mapping.rule,
-            packets_out: session.packets_out,
-            packets_in: session.packets_in,
+            packets_out: session.packets(Direction::Out),
+            packets_in: session.packets(Direction::In),
         }
     }
 

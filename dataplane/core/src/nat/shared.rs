@@ -161,7 +161,7 @@ impl Nat {
                     session.remote,
                     (session.last_seen, session.created),
                     (session.tcp, session.class),
-                    (session.packets_out, session.packets_in),
+                    session.rest(),
                 )));
             }
         }

@@ -78,6 +78,8 @@ pub(super) struct Event {
     pub direction: Direction,
     /// No flags for UDP and ICMP.
     pub flags: TcpFlags,
+    /// Of a segment from inside its acknowledgment number, of one from outside its sequence number.
+    pub number: u32,
     /// Whether it keeps a session that is not TCP's alive.
     pub refreshes: bool,
     pub now: Instant,
@@ -287,7 +289,7 @@ impl NatShard {
         }
         let index = self
             .sessions
-            .insert(fresh(mapping, protocol, remote, event));
+            .insert(Session::new(mapping, protocol, remote, event));
         self.link(index);
         let (key, sessions, mappings) = (&self.key, &self.sessions, &self.mappings);
         let inside = |index: &u32| {
@@ -317,18 +319,18 @@ impl NatShard {
     #[inline]
     pub fn touch(&mut self, index: u32, event: Event) {
         let session = &mut self.sessions[index];
-        match event.direction {
-            Direction::Out => session.packets_out += 1,
-            Direction::In => session.packets_in += 1,
-        }
+        session.count(event.direction);
         if !event.refreshes && !session.class.is_tcp() {
             return;
         }
         let second = event.now.second();
         let mut class = session.class;
         if class.is_tcp() {
+            if !session.believes(event) {
+                return;
+            }
             let before = session.tcp;
-            session.tcp = before.next(event.direction, event.flags);
+            session.tcp = session.hear(before.next(event.direction, event.flags), event);
             class = Class::of_tcp(session.tcp);
             let closing = |state: TcpState| state.phase() == SessionState::Closing;
             if closing(before) && closing(session.tcp) {
@@ -349,7 +351,7 @@ impl NatShard {
         self.unlink(index);
         let protocol = self.mappings[self.sessions[index].mapping].protocol;
         let session = &mut self.sessions[index];
-        *session = fresh(session.mapping, protocol, session.remote, event);
+        *session = Session::new(session.mapping, protocol, session.remote, event);
         self.link(index);
     }
 
@@ -572,27 +574,6 @@ fn flow_key(session: &Session, mapping: &Mapping) -> FlowKey {
         domain: mapping.domain,
         inside: mapping.inside,
         remote: session.remote,
-    }
-}
-
-fn fresh(mapping: u32, protocol: NatProtocol, remote: L4Addr, event: Event) -> Session {
-    let tcp = match protocol {
-        NatProtocol::Tcp => TcpState::open(event.direction, event.flags),
-        NatProtocol::Udp | NatProtocol::Icmp => TcpState::default(),
-    };
-    Session {
-        remote,
-        mapping,
-        older: NONE,
-        newer: NONE,
-        last_seen: event.now.second(),
-        created: event.now.second(),
-        tcp,
-        class: Class::of(protocol, remote, tcp),
-        route_stamp: RouteMark::NONE.stamp,
-        route: RouteMark::NONE.route,
-        packets_out: u64::from(event.direction == Direction::Out),
-        packets_in: u64::from(event.direction == Direction::In),
     }
 }
 

@@ -87,6 +87,8 @@ pub(super) struct Query<'a> {
     pub topology: &'a Topology,
     pub protocol: NatProtocol,
     pub flags: TcpFlags,
+    /// As [`Event::number`].
+    pub number: u32,
     pub now: Instant,
 }
 
@@ -113,11 +115,16 @@ impl NatView {
         }
         let before = packet.ends();
         let found = match packet.body {
-            Body::Flow { protocol, flags } => {
+            Body::Flow {
+                protocol,
+                flags,
+                number,
+            } => {
                 let query = Query {
                     topology,
                     protocol,
                     flags,
+                    number,
                     now,
                 };
                 self.source(&query, domain, outside, &packet)?
@@ -170,11 +177,16 @@ impl NatView {
         let mut packet = Packet::read(frame, headers, Direction::In)?;
         let before = packet.ends();
         let found = match packet.body {
-            Body::Flow { protocol, flags } => {
+            Body::Flow {
+                protocol,
+                flags,
+                number,
+            } => {
                 let query = Query {
                     topology,
                     protocol,
                     flags,
+                    number,
                     now,
                 };
                 self.destination(&query, &packet)?
@@ -222,13 +234,17 @@ impl NatView {
     ) -> Result<Inbound, DropReason> {
         let mut packet = Packet::read(frame, headers, Direction::Out)?;
         let external = packet.dst.ip;
-        let (protocol, flags) = match packet.body {
+        let (protocol, flags, number) = match packet.body {
             Body::Flow {
                 protocol: NatProtocol::Icmp,
                 ..
             }
             | Body::StrayEcho => return Err(DropReason::NatNoMapping),
-            Body::Flow { protocol, flags } => (protocol, flags),
+            Body::Flow {
+                protocol,
+                flags,
+                number,
+            } => (protocol, flags, number),
             Body::Error { offset, end } => {
                 let error = (offset, end);
                 return self.error_hairpin(topology, domain, frame, &packet, error, now);
@@ -241,6 +257,7 @@ impl NatView {
             topology,
             protocol,
             flags,
+            number,
             now,
         };
         if !self.owns(&query, packet.dst) {
@@ -249,11 +266,7 @@ impl NatView {
         let before = packet.ends();
         let external = self.paired(topology, domain, packet.src.ip, external);
         let source = self.source(&query, domain, external.into(), &packet)?;
-        let seen = Packet {
-            src: source.to,
-            ..packet
-        };
-        let target = self.destination(&query, &seen)?;
+        let target = self.behind(&query, frame, &packet, source.to)?;
         packet.rewrite(frame, Side::Source, source.to);
         packet.rewrite(frame, Side::Destination, target.to);
         let found = Found {
@@ -274,6 +287,26 @@ impl NatView {
             domain: found.domain,
             inside: found.to.ip,
         })
+    }
+
+    /// The inside address and port behind a hairpinned packet's destination, to which it comes from
+    /// outside, from `source`.
+    fn behind(
+        &mut self,
+        query: &Query<'_>,
+        frame: &Frame<'_>,
+        packet: &Packet,
+        source: L4Addr,
+    ) -> Result<Found, DropReason> {
+        let query = Query {
+            number: packet.sequence(frame),
+            ..*query
+        };
+        let seen = Packet {
+            src: source,
+            ..*packet
+        };
+        self.destination(&query, &seen)
     }
 
     /// Whether there is a TCP session between an external port and a remote.
@@ -541,6 +574,7 @@ impl Query<'_> {
         Event {
             direction,
             flags: self.flags,
+            number: self.number,
             refreshes: match direction {
                 Direction::Out => true,
                 Direction::In => self.topology.nat.udp_inbound_refresh,

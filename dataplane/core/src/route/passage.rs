@@ -9,7 +9,7 @@ use crate::counters::Counters;
 use crate::frame::Frame;
 use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
-use crate::nat::{Leaving, Outside, Translation, Transport};
+use crate::nat::{self, Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
 use crate::topology::{Domain, Gateway, Port, Role, Topology, Uplink};
@@ -155,7 +155,10 @@ impl<T: Trace> Passage<'_, '_, T> {
                 Ok(Verdict::NotOurs)
             };
         }
-        let original = Original::keep(self.frame);
+        // Whether an error may have to quote it is known before: few packets are copied.
+        let size = gso::packet_size(&self.frame.buf.offload, self.headers);
+        let fits = size.is_some_and(|size| size <= self.topology.mtu_min());
+        let original = (ip.ttl <= 1 || !fits).then(|| Original::keep(self.frame));
         let inbound = self
             .state
             .nat
@@ -168,7 +171,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         };
         self.trace_nat(&inbound.translation);
         if ip.ttl <= 1 {
-            original.restore(self.frame);
+            Original::restore(original.as_ref(), self.frame);
             let kind = IcmpErrorKind::TimeExceeded;
             return self.refuse(uplink.into(), &ip, kind, DropReason::TtlExceeded);
         }
@@ -177,11 +180,20 @@ impl<T: Trace> Passage<'_, '_, T> {
             .domain(inbound.domain)
             .ok_or(DropReason::NeighbourUnknown)?;
         if let Some(mtu) = self.exceeds(domain.gateway.as_ref().map(|gateway| gateway.mtu)) {
-            original.restore(self.frame);
+            Original::restore(original.as_ref(), self.frame);
             return self.too_big(uplink.into(), &ip, mtu);
         }
+        let mtu = domain.gateway.as_ref().map_or(uplink.mtu, |g| g.mtu);
+        self.clamp_mss(uplink.mtu.min(mtu));
         reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
         self.send_to_endpoint(domain, inbound.inside, &ip, None)
+    }
+
+    /// Holds the segment size of a SYN to an MTU, where that is asked for.
+    fn clamp_mss(&mut self, mtu: u16) {
+        if self.topology.nat.clamp_mss {
+            nat::clamp_mss(self.frame, self.headers, mtu);
+        }
     }
 
     /// To one of the gateway's own addresses: echo here, the rest to the host.
@@ -317,6 +329,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             Err(reason) => return Err(reason),
         };
         self.trace_nat(&translation);
+        self.clamp_mss(uplink.mtu.min(gateway.mtu));
         reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
         let next_hop = route.next_hop.unwrap_or(ip.dst);
         let Some(mac) = uplink.neighbours.get(&next_hop).copied() else {
@@ -424,6 +437,7 @@ struct Original {
 }
 
 impl Original {
+    #[cold]
     fn keep(frame: &Frame<'_>) -> Self {
         let mut bytes = [0; KEPT_SIZE];
         let size = frame.buf.len().min(KEPT_SIZE);
@@ -431,8 +445,10 @@ impl Original {
         Self { bytes, size }
     }
 
-    fn restore(&self, frame: &mut Frame<'_>) {
-        frame.buf.bytes_mut()[..self.size].copy_from_slice(&self.bytes[..self.size]);
+    fn restore(kept: Option<&Self>, frame: &mut Frame<'_>) {
+        if let Some(Self { bytes, size }) = kept {
+            frame.buf.bytes_mut()[..*size].copy_from_slice(&bytes[..*size]);
+        }
     }
 }
 
