@@ -28,6 +28,10 @@ impl Subject for System {
     }
 
     fn sample(&mut self, request: &Request) -> Result<Sample, String> {
-        measure(request, self).map_err(|error| error.to_string())
+        let sample = measure(request, self).map_err(|error| error.to_string())?;
+        for (who, place) in &sample.places {
+            self.facts.insert(format!("cpus of {who}"), place.clone());
+        }
+        Ok(sample)
     }
 }

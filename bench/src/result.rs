@@ -100,6 +100,9 @@ pub struct Sample {
     pub cpu: BTreeMap<String, f64>,
     /// What makes the figures doubtful.
     pub flags: Vec<Flag>,
+    /// On which CPUs it ran, pinned or free, by who: sender, receiver, switch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, String>,
 }
 
 /// One figure.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bench::measure::{Request, measure};
-use bench::scenario::MeasureName;
+use bench::scenario::{MeasureName, Placement};
 use bench::system::{self, Path, Setup, Shape, StartError, System, SystemName, Work};
 use tests::lab;
 
@@ -188,6 +188,18 @@ fn a_stream_is_measured_on_every_in_kernel_system() {
         request.flows = 2;
         let sample = measure(&request, &system).expect("a sample");
         println!("{name}: {sample:?}");
+        let switch = match name {
+            SystemName::Causeway => "causeway",
+            _ => "switch",
+        };
+        let whose: Vec<&str> = sample.places.keys().map(String::as_str).collect();
+        let mut wanted = ["receiver", "sender", switch];
+        wanted.sort_unstable();
+        assert_eq!(whose, wanted);
+        assert!(
+            sample.places["sender"].starts_with("free on "),
+            "{sample:?}"
+        );
         let main = &sample.metrics[0];
         assert_eq!(
             (main.name.as_str(), main.unit.as_str()),
@@ -199,5 +211,45 @@ fn a_stream_is_measured_on_every_in_kernel_system() {
             .iter()
             .find(|metric| metric.name == "fairness");
         assert!(fairness.is_some_and(|metric| metric.value <= 1.0));
+    }
+}
+
+#[test]
+fn a_result_says_where_ends_and_switch_ran() {
+    if !lab::require_root("systems") {
+        return;
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    if cpus < 2 {
+        println!("not tested: placement, with one CPU only");
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let system = system::start(SystemName::Causeway, &Setup::default()).expect("a system");
+    let others = match cpus {
+        2 => "pinned to 1".to_owned(),
+        cpus => format!("pinned to 1-{}", cpus - 1),
+    };
+    for name in [
+        MeasureName::RoundTrip,
+        MeasureName::Frames,
+        MeasureName::TcpBulk,
+    ] {
+        for (placement, receiver) in [(Placement::Together, "0"), (Placement::Apart, "1")] {
+            let mut request = Request::new(name);
+            request.load.placement = placement;
+            request.load.round_trips = 100;
+            request.load.duration_ms = 50;
+            request.load.warm_up_ms = 10;
+            request.load.rate = 2_000.0;
+            let places = measure(&request, &system).expect("a sample").places;
+            println!("{name:?}: {places:?}");
+            assert_eq!(places["sender"], "pinned to 0");
+            assert_eq!(places["receiver"], format!("pinned to {receiver}"));
+            match placement {
+                Placement::Together => assert_eq!(places["causeway"], others),
+                _ => assert!(places["causeway"].starts_with("free on 0-"), "{places:?}"),
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::cpu::{self, Ends, Used};
-use super::{MeasureError, Request, refused, tcp};
+use super::{MeasureError, Request, placement, refused, tcp};
 use crate::result::{Metric, Sample};
 use crate::system::{Path, System};
 
@@ -34,6 +34,7 @@ struct Done {
 /// Measures. Each flow has a listener at a port of its own path, so flows of one path share it.
 pub fn connections(request: &Request, system: &System) -> Result<Sample, MeasureError> {
     let paths = &system.paths[..system.paths.len().min(request.flows.into())];
+    let place = request.load.placement;
     let stop = Arc::new(AtomicBool::new(false));
     let mut servers = Vec::new();
     for path in paths {
@@ -42,7 +43,10 @@ pub fn connections(request: &Request, system: &System) -> Result<Sample, Measure
         let flows = usize::from(request.flows).div_ceil(paths.len());
         for _ in 0..flows {
             let (listener, stop) = (Arc::clone(&listener), Arc::clone(&stop));
-            servers.push(std::thread::spawn(move || serve(&listener, &stop)));
+            servers.push(std::thread::spawn(move || {
+                placement::pin_receiver(place)?;
+                serve(&listener, &stop)
+            }));
         }
     }
     let warm_up = Duration::from_millis(request.load.warm_up_ms);
@@ -51,7 +55,10 @@ pub fn connections(request: &Request, system: &System) -> Result<Sample, Measure
         .map(|flow| &system.paths[usize::from(flow) % paths.len()])
         .map(|path| {
             let connect = path.connect;
-            path.from.spawn(move || client(connect, warm_up, duration))
+            path.from.spawn(move || {
+                placement::pin_sender(place)?;
+                client(connect, warm_up, duration)
+            })
         })
         .collect();
     std::thread::sleep(warm_up);

@@ -9,6 +9,7 @@ use std::io;
 
 use hdrhistogram::Histogram;
 
+use self::placement::Pinned;
 use crate::result::Sample;
 use crate::scenario::{Load, MeasureName};
 use crate::system::System;
@@ -94,14 +95,19 @@ fn refused<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> M
 /// [`MeasureError`].
 pub fn measure(request: &Request, system: &System) -> Result<Sample, MeasureError> {
     check(request)?;
-    match request.measure {
+    let placement = request.load.placement;
+    let _pinned = Pinned::switch(system, placement).map_err(refused("place the switch"))?;
+    let mut sample = match request.measure {
         MeasureName::TcpBulk => tcp::bulk(request, system),
         MeasureName::Frames => frames::frames(request, system),
         MeasureName::FramesAtLoss => frames::search::frames_at_loss(request, system),
         MeasureName::RoundTrip => round_trip::round_trips(request, system),
         MeasureName::Idle => idle::idle(request, system),
         MeasureName::Connections => connections::connections(request, system),
-    }
+    }?;
+    let places = placement::places(system, placement);
+    sample.places = places.map_err(refused("see where the switch runs"))?;
+    Ok(sample)
 }
 
 fn check(request: &Request) -> Result<(), MeasureError> {

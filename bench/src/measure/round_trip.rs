@@ -6,7 +6,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::cpu::{self, Ends, Used};
-use super::placement::{self, Pinned};
+use super::placement;
 use super::tcp::{self, Connection};
 use super::{MeasureError, Request, refused};
 use crate::result::{Metric, Sample};
@@ -20,7 +20,6 @@ const LATENCY_MAX: u64 = 60_000_000_000;
 /// Measures.
 pub fn round_trips(request: &Request, system: &System) -> Result<Sample, MeasureError> {
     let placement = request.load.placement;
-    let _pinned = Pinned::switch(system, placement).map_err(refused("place the switch"))?;
     let connections = tcp::connect(system, request.flows)?;
     let read = || Used::now(system).map_err(refused("read CPU times of the switch"));
     let (start, before) = (Instant::now(), read()?);

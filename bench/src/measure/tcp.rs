@@ -12,8 +12,9 @@ use nix::sys::socket::{self, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::cpu::{self, Ends, Used};
-use super::{MeasureError, Request, refused};
+use super::{MeasureError, Request, placement, refused};
 use crate::result::{Metric, Sample};
+use crate::scenario::Placement;
 use crate::system::{Path, System};
 
 /// Bytes of one read or write: large enough that the call itself costs nothing.
@@ -113,7 +114,7 @@ pub fn bulk(request: &Request, system: &System) -> Result<Sample, MeasureError> 
     let stop = Arc::new(AtomicBool::new(false));
     let flows: Vec<Flow> = connections
         .into_iter()
-        .map(|connection| Flow::start(connection, &stop))
+        .map(|connection| Flow::start(connection, request.load.placement, &stop))
         .collect();
     let load = &request.load;
     // The load itself is what takes this time.
@@ -215,13 +216,19 @@ struct Counters {
 }
 
 impl Flow {
-    fn start(connection: Connection, stop: &Arc<AtomicBool>) -> Self {
+    fn start(connection: Connection, placement: Placement, stop: &Arc<AtomicBool>) -> Self {
         let counters = Arc::new(Counters::default());
         let Connection { client, server } = connection;
         let (stopped, counted) = (Arc::clone(stop), Arc::clone(&counters));
-        let sender = std::thread::spawn(move || send(client, &stopped, &counted));
+        let sender = std::thread::spawn(move || {
+            placement::pin_sender(placement)?;
+            send(client, &stopped, &counted)
+        });
         let counted = Arc::clone(&counters);
-        let receiver = std::thread::spawn(move || receive(server, &counted));
+        let receiver = std::thread::spawn(move || {
+            placement::pin_receiver(placement)?;
+            receive(server, &counted)
+        });
         Self {
             counters,
             sender,

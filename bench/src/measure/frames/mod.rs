@@ -22,9 +22,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, sockopt};
 
 use super::cpu::{Ends, Used};
-use super::{FRAME_SIZE_MIN, MeasureError, Request, refused};
+use super::{FRAME_SIZE_MIN, MeasureError, Request, placement, refused};
 use crate::result::{Flag, Metric, OFFERED, Sample};
-use crate::scenario::MeasureName;
+use crate::scenario::{MeasureName, Placement};
 use crate::system::{Path, System};
 
 mod drops;
@@ -78,6 +78,8 @@ pub struct Pace {
     pub warm_up: Duration,
     /// Counted.
     pub duration: Duration,
+    /// Where the ends run.
+    pub placement: Placement,
 }
 
 /// What became of the datagrams of one pace.
@@ -116,6 +118,7 @@ pub fn frames(request: &Request, system: &System) -> Result<Sample, MeasureError
         rate: request.load.rate,
         warm_up: Duration::from_millis(request.load.warm_up_ms),
         duration: Duration::from_millis(request.load.duration_ms),
+        placement: request.load.placement,
     };
     let outcome = course.run(system, pace)?;
     let mut sample = sample(&outcome);
@@ -236,6 +239,7 @@ impl Course {
     /// # Errors
     /// When a socket fails, or the pace needs too much memory.
     pub fn run(&mut self, system: &System, pace: Pace) -> Result<Outcome, MeasureError> {
+        let placement = pace.placement;
         let total = (pace.warm_up + pace.duration).as_secs_f64();
         if pace.rate * total > FRAMES_MAX {
             return Err(MeasureError::Request(format!(
@@ -254,9 +258,16 @@ impl Course {
         let done = Arc::new(AtomicBool::new(false));
         let panicked = || MeasureError::Stuck("a thread of the load panicked".to_owned());
         let (sent, arrived, before, after) = std::thread::scope(|scope| {
-            let receiving = scope.spawn(|| receiver.run(&done));
+            let receiving = scope.spawn(|| {
+                placement::pin_receiver(placement)?;
+                receiver.run(&done)
+            });
             let before = cpu_times();
-            let sent = scope.spawn(|| generator.run()).join();
+            let sending = scope.spawn(|| {
+                placement::pin_sender(placement)?;
+                generator.run()
+            });
+            let sent = sending.join();
             let after = cpu_times();
             done.store(true, Ordering::Relaxed);
             (sent, receiving.join(), before, after)

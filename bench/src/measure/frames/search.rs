@@ -46,6 +46,7 @@ pub fn frames_at_loss(request: &Request, system: &System) -> Result<Sample, Meas
             rate,
             warm_up: PROBE_WARM_UP,
             duration: duration.max(PROBE_MIN),
+            placement: load.placement,
         };
         let outcome = course.run(system, pace)?;
         let probe = Probe {
