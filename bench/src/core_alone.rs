@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant as Clock;
 
-use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
+use dataplane_core::addr::{MacAddr, PortId, Prefix, UplinkId};
 use dataplane_core::ahead::look_ahead;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
@@ -12,14 +12,13 @@ use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
-use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Route, Topology, Uplink};
+use dataplane_core::topology::{Domain, Gateway, Neighbour, Role, Route, Topology, Uplink};
 use dataplane_core::trace::Off;
 use dataplane_core::verdict::Verdict;
 use etherparse::PacketBuilder;
 
-const NET: DomainId = DomainId(1);
-const IN: PortId = PortId(1);
-const OUT: PortId = PortId(2);
+use crate::in_memory::{MTU, NETWORK, SINK, SOURCE, port, station};
+
 const UP: PortId = PortId(3);
 const GATEWAY_MAC: MacAddr = MacAddr([2, 0xca, 0, 0, 0, 1]);
 const UPLINK_MAC: MacAddr = MacAddr([2, 0xca, 0, 0, 0, 2]);
@@ -31,39 +30,29 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn station(n: usize) -> MacAddr {
-    MacAddr::from_u64(0x0200_0000_0000 | (n as u64 + 1))
-}
-
 fn switch() -> Switch {
     let mut topology = Topology::default();
-    let mut domain = Domain::new(NET, "net");
+    let mut domain = Domain::new(NETWORK, "net");
     domain.subnets.push(Prefix::new(ip("10.0.0.0"), 8));
     domain.gateway = Some(Gateway {
         mac: GATEWAY_MAC,
         addresses: vec![ip("10.0.0.1")],
-        mtu: 1500,
+        mtu: MTU,
     });
     domain.neighbours.insert(
         ip("10.0.0.2"),
         Neighbour {
             mac: station(0),
-            port: IN,
+            port: SOURCE,
         },
     );
     topology.put_domain(domain);
     for (id, role) in [
-        (IN, Role::Bridge(NET)),
-        (OUT, Role::Bridge(NET)),
+        (SOURCE, Role::Bridge(NETWORK)),
+        (SINK, Role::Bridge(NETWORK)),
         (UP, Role::Uplink(UplinkId(0))),
     ] {
-        topology.put_port(Port {
-            id,
-            name: id.to_string().into(),
-            role,
-            up: true,
-            mtu: 1500,
-        });
+        topology.put_port(port(id, role));
     }
     topology.local_addresses.insert(ip("192.0.2.1"));
     topology.uplinks.push(Uplink {
@@ -71,7 +60,7 @@ fn switch() -> Switch {
         name: "up".into(),
         port: UP,
         mac: UPLINK_MAC,
-        mtu: 1500,
+        mtu: MTU,
         addresses: vec![ip("192.0.2.1")],
         neighbours: [(ip("192.0.2.254"), station(9))].into_iter().collect(),
     });
@@ -114,7 +103,7 @@ fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> 
     let mut batch = vec![minimum; BATCH];
     for n in 0..stations {
         address(&mut batch[0], MacAddr::BROADCAST, station(n));
-        let _ = forward(&mut sw, &mut Frame::new(OUT, &mut batch[0]), now, &mut Off);
+        let _ = forward(&mut sw, &mut Frame::new(SINK, &mut batch[0]), now, &mut Off);
     }
     let mut rng = fastrand::Rng::with_seed(7);
     let targets: Vec<MacAddr> = (0..1 << 16).map(|_| station(draw(&mut rng))).collect();
@@ -126,10 +115,10 @@ fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> 
             address(buf, *target, source);
         }
         sw.fdb.begin_batch();
-        look_ahead(&sw, IN, batch.iter());
+        look_ahead(&sw, SOURCE, batch.iter());
         for buf in &mut batch {
-            let verdict = forward(&mut sw, &mut Frame::new(IN, buf), now, &mut Off);
-            debug_assert_eq!(verdict, Verdict::Bridged(OUT));
+            let verdict = forward(&mut sw, &mut Frame::new(SOURCE, buf), now, &mut Off);
+            debug_assert_eq!(verdict, Verdict::Bridged(SINK));
             let _ = std::hint::black_box(verdict);
         }
     }
@@ -206,7 +195,7 @@ fn translate(flows: &[Vec<u8>], frames: usize, warm: bool) -> f64 {
     let mut buf = FrameBuf::new();
     let mut send = |sw: &mut Switch, bytes: &[u8]| {
         buf.copy_from(bytes, Offload::NONE);
-        forward(sw, &mut Frame::new(IN, &mut buf), now, &mut Off)
+        forward(sw, &mut Frame::new(SOURCE, &mut buf), now, &mut Off)
     };
     for flow in flows.iter().filter(|_| warm) {
         let _ = send(&mut sw, flow);

@@ -11,6 +11,7 @@ pub mod bar;
 pub mod compare;
 mod core_alone;
 pub mod diff;
+mod in_memory;
 pub mod invented;
 pub mod leftover;
 pub mod library;

@@ -13,16 +13,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dataplane::{Config, Dataplane, Waiting};
-use dataplane_core::addr::{DomainId, MacAddr, PortId};
+use dataplane_core::addr::MacAddr;
 use dataplane_core::frame::{FrameBuf, Offload};
-use dataplane_core::topology::{Domain, Port, Role, Topology};
+use dataplane_core::topology::{Domain, Role, Topology};
 use dataplane_port::{Batch, Capabilities, PortIo};
 
-const NETWORK: DomainId = DomainId(1);
-const SOURCE: PortId = PortId(1);
-const SINK: PortId = PortId(2);
-const SENDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const RECEIVER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+use crate::in_memory::{NETWORK, SINK, SOURCE, port, station};
+
+const SENDER: MacAddr = station(0);
+const RECEIVER: MacAddr = station(1);
 /// Bytes of a frame: the smallest of Ethernet, without its check sequence.
 const FRAME_SIZE: usize = 60;
 /// Frames of each queue in one measurement: a quarter of a second.
@@ -172,13 +171,7 @@ fn topology() -> Topology {
     let mut topology = Topology::default();
     topology.put_domain(Domain::new(NETWORK, "memory"));
     for id in [SOURCE, SINK] {
-        topology.put_port(Port {
-            id,
-            name: id.to_string().into(),
-            role: Role::Bridge(NETWORK),
-            up: true,
-            mtu: 1_500,
-        });
+        topology.put_port(port(id, Role::Bridge(NETWORK)));
     }
     topology.finish();
     topology
