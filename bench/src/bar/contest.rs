@@ -66,7 +66,7 @@ impl Options {
         match entrant {
             Entrant::System(name) => system::start_with(name, setup, spin),
             Entrant::Prototype(threads) => {
-                prototype::forwarder(threads).map_err(|error| StartError::Failed {
+                prototype::forwarder(threads, setup).map_err(|error| StartError::Failed {
                     system: SystemName::Causeway,
                     reason: format!("its prototype: {error}"),
                 })

@@ -1,7 +1,10 @@
 //! Line 4: out by source NAT, and in by a published port.
+//!
+//! Bulk TCP is measured with both congestion controls. The prototype is a forwarder between a TAP
+//! and packet sockets that rewrites one address.
 
-use super::contest::{self, CAUSEWAY, Contest, Entrant, at_least};
-use super::{Line, Options};
+use super::contest::{self, CAUSEWAY, Contest, Entrant, PROTOTYPES, at_least};
+use super::{Line, Options, modes};
 use crate::measure::Request;
 use crate::scenario::MeasureName;
 use crate::system::{Shape, SystemName};
@@ -17,24 +20,30 @@ pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
     }
     let mut lines = Vec::new();
     for (shape, way) in [(Shape::NatOut, "out"), (Shape::PortForward, "in")] {
-        let mut entrants = vec![NFT, CAUSEWAY];
+        let mut entrants = [&[NFT, CAUSEWAY], &PROTOTYPES[..]].concat();
         if shape == Shape::PortForward {
             entrants.push(PROXY);
         }
-        let hold = |what: &str, measure| -> anyhow::Result<Contest> {
-            let (setup, request) = (options.setup(shape), Request::new(measure));
-            contest::hold(options, what, &setup, &entrants, &request)
-        };
-        let name = format!("nat {way}, bulk TCP: ratio to nft");
-        let bulk = hold(&name, MeasureName::TcpBulk)?;
-        let wanted = at_least(4, &name, 0.6, 0.9);
-        lines.push(bulk.line(wanted, "throughput", "Gbit/s", NFT));
-        if shape == Shape::PortForward {
-            let name = "nat in, bulk TCP: ratio to docker-proxy";
-            lines.push(against_proxy(&bulk, name, 1.0, "throughput", "Gbit/s"));
+        let setup = options.setup(shape);
+        for congestion in ["bbr", "cubic"] {
+            let shown = congestion.replace("bbr", "BBR");
+            let name = format!("nat {way}, bulk TCP, {shown}: ratio to nft");
+            let mut request = Request::new(MeasureName::TcpBulk);
+            request.congestion = Some(congestion.to_owned());
+            let bulk = contest::hold(options, &name, &setup, &entrants, &request)?;
+            let wanted = at_least(4, &name, 0.6, 0.9);
+            let mut line = bulk.line(wanted, "throughput", "Gbit/s", NFT);
+            let parted = bulk.modes(NFT, "throughput");
+            line.behind.extend(modes::shown(&parted, "Gbit/s"));
+            lines.push(line);
+            if shape == Shape::PortForward {
+                let name = format!("nat in, bulk TCP, {shown}: ratio to docker-proxy");
+                lines.push(against_proxy(&bulk, &name, 1.0, "throughput", "Gbit/s"));
+            }
         }
         let name = format!("nat {way}, new connections: ratio to nft");
-        let connections = hold(&name, MeasureName::Connections)?;
+        let request = Request::new(MeasureName::Connections);
+        let connections = contest::hold(options, &name, &setup, &entrants, &request)?;
         let wanted = at_least(4, &name, 0.5, 1.0);
         lines.push(connections.line(wanted, "connections", "1/s", NFT));
         if shape == Shape::PortForward {

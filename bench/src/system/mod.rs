@@ -28,6 +28,7 @@ mod pasta;
 mod process;
 mod vde;
 
+pub use self::host::SERVER_PORT;
 pub use self::packages::{availability, install};
 
 /// A system under test.
@@ -176,9 +177,14 @@ struct Held {
 impl System {
     /// Two sandboxes with a switch of the caller's own, which ends when `keep` is dropped.
     pub fn of_pair(sandboxes: &[Namespace], work: Work, keep: Box<dyn Any>) -> Self {
+        Self::of_paths(host::paths(sandboxes, &Setup::default()), work, keep)
+    }
+
+    /// Ways through something of the caller's own, which ends when `keep` is dropped.
+    pub fn of_paths(paths: Vec<Path>, work: Work, keep: Box<dyn Any>) -> Self {
         Self {
             name: SystemName::Causeway,
-            paths: host::paths(sandboxes, &Setup::default()),
+            paths,
             work: vec![work],
             facts: BTreeMap::from([("prototype".to_owned(), "yes".to_owned())]),
             _held: Held {

@@ -1,139 +1,15 @@
 //! The least that a method can cost: what stands beside a line of the bar that falls short.
 //!
-//! [`forwarder`] copies frames between two TAPs with virtio headers, and [`lookup`] and
-//! [`translation`] do what a switch and a NAT cannot do without. There is no learning, no
-//! admission, no counter, no session: Causeway does all of that, and should come close.
+//! [`forwarder`] carries frames between two devices, and [`lookup`] and [`translation`] do what a
+//! switch and a NAT cannot do without. There is no learning, no admission, no counter, no session:
+//! Causeway does all of that, and should come close.
 
-use std::io;
+mod forwarder;
+
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ::tests::lab::{self, Lab, Namespace};
-use dataplane_port::tap::{Tap, TapBuilder};
-use dataplane_port::{Batch, PortIo};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::system::{System, Work};
-
-/// How the threads of the forwarder wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
-    /// Two, each looking for frames for 50 µs before it sleeps.
-    TwoSpinning,
-    /// One that sleeps at once.
-    OneSleeping,
-}
-
-/// How long a spinning thread looks for frames.
-const SPIN: Duration = Duration::from_micros(50);
-/// How long a sleeping thread sleeps before it looks whether it is to end, in milliseconds.
-const SLEEP_MS: u8 = 50;
-/// Names of the threads begin so.
-const NAMES: &str = "prototype-";
-
-/// Two sandboxes with TAPs, and threads that copy.
-///
-/// # Errors
-/// When a device or a thread cannot be made.
-pub fn forwarder(threads: Threads) -> io::Result<System> {
-    let lab = Lab::new("bench-prototype");
-    let (count, spin) = match threads {
-        Threads::TwoSpinning => (2, SPIN),
-        Threads::OneSleeping => (1, Duration::ZERO),
-    };
-    let mut sandboxes = Vec::new();
-    let mut queues = Vec::new();
-    for address in ["10.0.0.2/16", "10.0.0.3/16"] {
-        let ns = lab.namespace(address);
-        queues.push(taps(&ns, count)?);
-        ns.add_address("eth0", address);
-        ns.set_up("eth0");
-        sandboxes.push(ns);
-    }
-    let (second, first) = (queues.pop(), queues.pop());
-    let pairs = first
-        .into_iter()
-        .flatten()
-        .zip(second.into_iter().flatten());
-    let mut forwarder = Forwarder {
-        stop: Arc::default(),
-        threads: Vec::new(),
-        _lab: lab,
-    };
-    for (index, (one, two)) in pairs.enumerate() {
-        let stop = Arc::clone(&forwarder.stop);
-        let body = move || forward(one, two, spin, &stop);
-        let builder = std::thread::Builder::new().name(format!("{NAMES}{index}"));
-        forwarder.threads.push(builder.spawn(body)?);
-    }
-    let work = Work::Threads {
-        name: "prototype".to_owned(),
-        prefix: NAMES.to_owned(),
-    };
-    Ok(System::of_pair(&sandboxes, work, Box::new(forwarder)))
-}
-
-fn taps(ns: &Namespace, count: usize) -> io::Result<Vec<Tap>> {
-    let made = ns.run(|| TapBuilder::new("eth0").queues(count).create());
-    let index = ns.link("eth0").index;
-    lab::block_on(ns.netlink().set_noqueue(index)).map_err(io::Error::other)?;
-    made.map_err(io::Error::other)
-}
-
-/// Ends its threads when it is dropped.
-struct Forwarder {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-    _lab: Lab,
-}
-
-impl Drop for Forwarder {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn forward(mut one: Tap, mut two: Tap, spin: Duration, stop: &AtomicBool) {
-    let mut batch = Batch::new();
-    let mut busy = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        let copied = copy(&mut one, &mut two, &mut batch) | copy(&mut two, &mut one, &mut batch);
-        if copied {
-            busy = Instant::now();
-        } else if busy.elapsed() >= spin {
-            let fds = [one.readiness(), two.readiness()];
-            sleep(fds.into_iter().flatten());
-        }
-    }
-}
-
-/// Copies one batch; `false` when there was nothing.
-fn copy(from: &mut Tap, to: &mut Tap, batch: &mut Batch) -> bool {
-    let received = from.recv(batch).is_ok();
-    let mut left = batch.frames_mut();
-    while !left.is_empty() {
-        left = match to.send(left) {
-            Ok(sent) => &mut left[sent..],
-            // The device has no room, or refuses one: it is lost.
-            Err(_) => &mut left[1..],
-        };
-    }
-    batch.clear();
-    received
-}
-
-fn sleep<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>) {
-    let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    // A signal is a reason to look, like any other.
-    let _ = poll(&mut fds, PollTimeout::from(SLEEP_MS));
-}
+pub use self::forwarder::{Threads, forwarder};
 
 /// Slots of a table for so many keys: at most half are used.
 fn slots(keys: usize) -> usize {
