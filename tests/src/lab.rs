@@ -154,6 +154,14 @@ impl Lab {
         Namespace::new(&label, netns)
     }
 
+    /// Namespaces of these labels, in their order.
+    ///
+    /// # Panics
+    /// When one cannot be made.
+    pub fn namespaces<const N: usize>(&self, labels: [&str; N]) -> [Namespace; N] {
+        labels.map(|label| self.namespace(label))
+    }
+
     /// A host with an uplink to an outside: 192.0.2.1 on `up0`, 192.0.2.2 on `eth0`, which is also
     /// the host's default route.
     ///

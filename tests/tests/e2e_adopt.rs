@@ -46,7 +46,7 @@ fn what_was_changed_in_a_sandbox_meanwhile_is_repaired() {
         return;
     }
     let lab = Lab::new("adopt");
-    let (host, other) = (lab.namespace("host"), lab.namespace("other"));
+    let [host, other] = lab.namespaces(["host", "other"]);
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     let create = ["network", "create", "web", "--subnet", "10.88.0.0/24"];
     daemon.run(&[&create[..], &["--mtu", "1400"]].concat());
@@ -152,11 +152,7 @@ fn detaching_is_done_or_undone_wherever_it_was_cut_off() {
         return;
     }
     let lab = Lab::new("cut-detach");
-    let (host, a, b) = (
-        lab.namespace("host"),
-        lab.namespace("a"),
-        lab.namespace("b"),
-    );
+    let [host, a, b] = lab.namespaces(["host", "a", "b"]);
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&b, "web", "b", &["--ip", "10.88.0.9"]);
@@ -191,7 +187,7 @@ fn publishing_is_done_or_undone_wherever_it_was_cut_off() {
         return;
     }
     let lab = Lab::new("cut-publish");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     host.set_sysctl(RESERVED, "70,2500");
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);

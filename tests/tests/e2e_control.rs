@@ -21,11 +21,7 @@ fn two_namespaces_on_a_network_talk_and_clean_leaves_nothing() {
         return;
     }
     let lab = Lab::new("talk");
-    let (host, a, b) = (
-        lab.namespace("host"),
-        lab.namespace("a"),
-        lab.namespace("b"),
-    );
+    let [host, a, b] = lab.namespaces(["host", "a", "b"]);
     let (host_before, a_before) = (footprint(&host), footprint(&a));
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
@@ -193,11 +189,7 @@ fn ipv6_works_within_a_network_and_to_the_host() {
         return;
     }
     let lab = Lab::new("v6");
-    let (host, a, b) = (
-        lab.namespace("host"),
-        lab.namespace("a"),
-        lab.namespace("b"),
-    );
+    let [host, a, b] = lab.namespaces(["host", "a", "b"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "six", "--subnet6", "fd00:88::/64"]);
     assert_eq!(daemon.attach(&a, "six", "a", &[]), "fd00:88::2");
@@ -213,7 +205,7 @@ fn every_backend_serves_survives_a_killed_daemon_and_is_cleaned_away() {
         return;
     }
     let lab = Lab::new("backends");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     let before = footprint(&host);
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
@@ -263,7 +255,7 @@ fn bad_input_names_the_object_says_what_to_do_and_leaves_nothing() {
     }
     let lab = Lab::new("bad");
     let (host, outside) = lab.host_and_outside();
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     lab.cable(&a, "eth7", &outside, "eth7");
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
@@ -440,7 +432,7 @@ fn a_trace_tells_what_happened_to_a_frame() {
         return;
     }
     let lab = Lab::new("trace");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);

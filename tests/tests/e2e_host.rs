@@ -500,7 +500,7 @@ fn ipv6_reaches_siblings_the_gateway_and_the_host() {
     }
     let lab = Lab::new("six");
     let (host, outside) = lab.host_and_outside();
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
     daemon.run(&[
         "network",
@@ -551,11 +551,7 @@ fn panicking_handlers_cost_no_ping() {
     }
     const PANICS: u64 = 20;
     let lab = Lab::new("pings");
-    let (host, a, b) = (
-        lab.namespace("host"),
-        lab.namespace("a"),
-        lab.namespace("b"),
-    );
+    let [host, a, b] = lab.namespaces(["host", "a", "b"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);

@@ -20,7 +20,7 @@ fn two_namespaces_talk_tcp_over_a_cable() {
         return;
     }
     let lab = Lab::new("cable");
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     lab.cable(&a, "eth0", &b, "eth0");
     a.add_address("eth0", "10.9.0.1/24");
     b.add_address("eth0", "10.9.0.2/24");
@@ -123,7 +123,7 @@ fn link_properties_are_set_and_read_back() {
         return;
     }
     let lab = Lab::new("links");
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     let mac: MacAddr = "02:42:0a:09:00:07".parse().unwrap();
     let one = VethEnd {
         name: "one",
@@ -206,7 +206,7 @@ fn addresses_routes_and_neighbours_are_set_listed_and_removed() {
         return;
     }
     let lab = Lab::new("inet");
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     lab.cable(&a, "eth0", &b, "eth0");
     let (netlink, index) = (a.netlink(), a.link("eth0").index);
     let v4 = prefix("10.9.1.5/24");
@@ -291,7 +291,7 @@ fn a_managed_neighbour_is_resolved_by_the_kernel_and_the_watch_tells() {
         return;
     }
     let lab = Lab::new("managed");
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     lab.cable(&a, "eth0", &b, "eth0");
     a.add_address("eth0", "10.9.2.1/24");
     let index = a.link("eth0").index;
@@ -360,7 +360,7 @@ fn sysctls_are_the_namespaces_own() {
         return;
     }
     let lab = Lab::new("sysctl");
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     a.set_sysctl("net/ipv4/ip_local_reserved_ports", "49152-65535");
     assert_eq!(a.sysctl("net/ipv4/ip_local_reserved_ports"), "49152-65535");
     assert_eq!(b.sysctl("net/ipv4/ip_local_reserved_ports"), "");

@@ -230,11 +230,7 @@ fn status_tells_which_worker_and_port_is_busy() {
         return;
     }
     let lab = Lab::new("loads");
-    let (host, a, b) = (
-        lab.namespace("host"),
-        lab.namespace("a"),
-        lab.namespace("b"),
-    );
+    let [host, a, b] = lab.namespaces(["host", "a", "b"]);
     let options = ["--uplink", "none", "--workers", "2", "--waiting", "sleep"];
     let mut daemon = Daemon::start(&lab, &host, &options);
     daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);

@@ -56,7 +56,7 @@ fn a_killed_daemon_comes_back_to_the_same_state_and_streams_go_on() {
     }
     let lab = Lab::new("kill");
     let (host, outside) = lab.host_and_outside();
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
+    let [a, b] = lab.namespaces(["a", "b"]);
     let mut daemon = Daemon::start(&lab, &host, &[]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);
@@ -89,7 +89,7 @@ fn a_daemon_killed_within_a_request_leaves_it_done_or_undone() {
         return;
     }
     let lab = Lab::new("within");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     let path = a.path();
@@ -134,7 +134,7 @@ fn a_panic_in_a_handler_answers_500_and_nothing_else_happens() {
         return;
     }
     let lab = Lab::new("panic");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);
@@ -155,7 +155,7 @@ fn an_endpoint_is_dropped_when_its_sandbox_ends() {
         return;
     }
     let lab = Lab::new("ends");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);
@@ -193,7 +193,7 @@ fn a_deleted_host_link_comes_back() {
         return;
     }
     let lab = Lab::new("relink");
-    let (host, a) = (lab.namespace("host"), lab.namespace("a"));
+    let [host, a] = lab.namespaces(["host", "a"]);
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);
@@ -210,7 +210,7 @@ fn an_uplink_opens_when_the_default_route_comes_and_again_when_its_card_does() {
         return;
     }
     let lab = Lab::new("late");
-    let (host, outside) = (lab.namespace("host"), lab.namespace("outside"));
+    let [host, outside] = lab.namespaces(["host", "outside"]);
     let a = lab.namespace("a");
     let daemon = Daemon::start(&lab, &host, &[]);
     assert_eq!(daemon.json(&["status"])["uplinks"], serde_json::json!([]));
