@@ -365,7 +365,8 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         }
         DropReason::NatFiltered => "let the inside send to this remote first, or publish the port",
         DropReason::NatUnsupported => "use TCP, UDP or ICMP echo: nothing else is translated",
-        DropReason::NatFragment => "send the first fragment first, or smaller packets",
+        DropReason::NatFragment => "send the fragments within two seconds, or smaller packets",
+        DropReason::NatFragmentOverlap => "send each byte of a packet once",
         DropReason::NatTableFull => "raise the session limit, or end sessions",
         DropReason::NatQuota => "raise the limit per endpoint, or find out what opens so many",
         DropReason::NatNoPort => "widen the NAT port range, or end sessions",

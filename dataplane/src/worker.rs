@@ -285,6 +285,9 @@ impl Worker {
             }
         }
         self.batch.return_list(frames);
+        if self.switch.gateway.take_due() {
+            self.release_held();
+        }
         self.flush_touched();
     }
 

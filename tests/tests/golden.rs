@@ -13,6 +13,7 @@ use control::explain::{explain, summary};
 use dataplane::what_if::egress_ports;
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::nat::{StaticRule, StaticRules, Transport};
+use dataplane_core::route::EARLY_PER_SENDER_MAX;
 use dataplane_core::trace::Step;
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, Link, at, flags};
@@ -469,12 +470,17 @@ fn what_the_gateway_does_not_take(s: &mut Story) {
     gre[23] = 47;
     wire::repair_ipv4(&mut gre);
     s.send(1, &gre);
-    s.say("a later fragment whose first one never came");
+    s.say("a later fragment waits for its first, but not as many as anyone likes to send");
     let whole = wire::udp(a_out(), at("10.1.0.2:1"), at(OUTSIDE), 64, &[7; 600]);
-    let pieces = wire::fragments(&whole, 5, 400);
+    let pieces = wire::fragments(&whole, 5, 200);
     s.send(1, &pieces[1]);
-    s.say("in order they pass");
+    for _ in 1..EARLY_PER_SENDER_MAX {
+        s.world.send(1, &pieces[1]);
+    }
+    s.send(1, &pieces[1]);
+    s.say("in order they pass, and no byte twice");
     s.send(1, &pieces[0]);
+    s.send(1, &pieces[1]);
     s.send(1, &pieces[1]);
     s.say("no IPv6 address to translate to");
     s.world.edit(|t| t.uplinks[0].addresses.truncate(1));

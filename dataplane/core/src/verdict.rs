@@ -43,6 +43,8 @@ pub enum Consumer {
 pub enum Awaited {
     /// The MAC of its next hop.
     NextHop,
+    /// The first fragment of its packet.
+    Fragment,
     /// A connection from inside that would make a SYN from outside welcome.
     Connection,
 }
@@ -51,6 +53,9 @@ impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NextHop => "the next hop is resolved",
+            Self::Fragment => {
+                "the first fragment of its packet has come, or two seconds have passed"
+            }
             Self::Connection => "a connection from inside meets it, or six seconds have passed",
         })
     }
@@ -201,7 +206,8 @@ drop_reasons! {
     NatNoMapping, Nat, "nat_no_mapping", "nothing inside has opened this external port";
     NatFiltered, Nat, "nat_filtered", "the external port is open, but not to this remote address and port";
     NatUnsupported, Nat, "nat_unsupported", "this protocol cannot be translated";
-    NatFragment, Nat, "nat_fragment", "a fragment cannot be translated without the first one";
+    NatFragment, Nat, "nat_fragment", "the first fragment did not come in time, or cannot be translated";
+    NatFragmentOverlap, Nat, "nat_fragment_overlap", "a fragment repeats, overlaps or contradicts another one of its packet";
     NatTableFull, Nat, "nat_table_full", "the session table is full";
     NatQuota, Nat, "nat_quota", "the endpoint holds as many sessions as one endpoint may";
     NatNoPort, Nat, "nat_no_port", "every external port that could serve is taken";

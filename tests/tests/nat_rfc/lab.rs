@@ -104,6 +104,25 @@ impl Lab {
         });
     }
 
+    /// Sends the fragments of one packet, and what the switch kept of them behind the first: all that
+    /// left, with the port that each left by.
+    pub fn send_pieces(&mut self, port: u16, fragments: &[Vec<u8>]) -> Vec<(PortId, Vec<u8>)> {
+        let mut left = Vec::new();
+        for fragment in fragments {
+            let out = self.world.send(port, fragment);
+            match out.verdict {
+                Verdict::Routed(port) => left.push((port, out.frame.bytes().to_vec())),
+                Verdict::Held(Awaited::Fragment) => {}
+                other => panic!("{other:?}"),
+            }
+            if self.world.sw.gateway.take_due() {
+                self.tick();
+                left.append(&mut self.later);
+            }
+        }
+        left
+    }
+
     /// Sessions that are there.
     pub fn sessions(&self) -> usize {
         self.world.tables.nat.session_count()
@@ -119,6 +138,7 @@ impl Lab {
             }
             Verdict::Delivered(_) => Ok((HOST_LINK, out.frame.bytes().to_vec())),
             Verdict::Drop(reason) => Err(reason),
+            Verdict::Held(Awaited::Fragment) => Ok((PortId(port), Vec::new())),
             Verdict::NotOurs => Err(DropReason::NatNoMapping),
             other => panic!("{other:?}"),
         }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod lab;
+mod pieces;
 mod rfc4787;
 mod rfc5382;
 mod rfc5508;

@@ -6,6 +6,7 @@ use tests::wire::{self, at};
 use tests::world::{BLUE, HOST_LINK, RED, UPLINK, ip};
 
 use crate::lab::{A, B, FAR, Kind, OUTSIDE, OUTSIDE_LINK, addresses, icmp, inside_link};
+use crate::pieces::{cut, join, place};
 use crate::{Claim, rows};
 
 use Claim::{Meets, MeetsAfter};
@@ -489,6 +490,113 @@ rows!(
             let (kind, code, _) = icmp(&told);
             assert_eq!((port.0, kind, code), (1, 2, 0));
             assert_eq!(told[14 + 40 + 4..14 + 40 + 8], 1_300u32.to_be_bytes());
+        }
+    ),
+    rfc4787_req14_fragments_in_any_order(
+        "4787 REQ-14",
+        "fragments are received in order and out of order",
+        "those that overtake the first wait for it; IPv4 and IPv6, out and in",
+        Meets,
+        |lab| {
+            let payload: Vec<u8> = (0..8_000u32).map(|n| (n / 7) as u8).collect();
+            let flows = [(HOST, DNS), ("[fd00:1::2]:50001", "[2001:db8:9::9]:53")];
+            for (id, (host, remote)) in (1..).zip(flows) {
+                for seed in 0..40 {
+                    let rng = &mut fastrand::Rng::with_seed(seed);
+                    let whole =
+                        wire::udp(inside_link(at(host)), at(host), at(remote), 64, &payload);
+                    let mut pieces = cut(&whole, id, 1_200);
+                    rng.shuffle(&mut pieces);
+                    let sent = lab.send_pieces(1, &pieces);
+                    assert!(sent.iter().all(|(port, _)| *port == UPLINK));
+                    let sent: Vec<_> = sent.into_iter().map(|(_, frame)| frame).collect();
+                    let (external, to) = crate::lab::ends(&join(&sent));
+                    assert_eq!(to, at(remote));
+                    let answer = wire::udp(OUTSIDE_LINK, at(remote), external, 64, &payload);
+                    let mut pieces = cut(&answer, id, 1_200);
+                    rng.shuffle(&mut pieces);
+                    let got = lab.send_pieces(UPLINK.0, &pieces);
+                    assert!(got.iter().all(|(port, _)| port.0 == 1), "seed {seed}");
+                    let got: Vec<_> = got.into_iter().map(|(_, frame)| frame).collect();
+                    assert_eq!(crate::lab::ends(&join(&got)), (at(remote), at(host)));
+                }
+            }
+            assert_eq!(lab.sessions(), 2);
+        }
+    ),
+    rfc4787_req14_two_hosts_with_one_identification(
+        "4787 REQ-14, 7857 section 10",
+        "the identification of translated packets is unique (RFC 6864 section 5.3.1)",
+        "fragments whose source is translated get an identification of ours, which no other packet \
+         has for the next 65,535",
+        Meets,
+        |lab| {
+            for (a, b, remote) in [
+                (HOST, SAME_PORT, DNS),
+                (
+                    "[fd00:1::2]:50001",
+                    "[fd00:1::3]:50001",
+                    "[2001:db8:9::9]:53",
+                ),
+            ] {
+                let pieces = |host: &str| {
+                    let whole =
+                        wire::udp(inside_link(at(host)), at(host), at(remote), 64, &[7; 3_000]);
+                    cut(&whole, 77, 1_200)
+                };
+                let (of_a, of_b) = (pieces(a), pieces(b));
+                let mut sent = [Vec::new(), Vec::new()];
+                for (one, other) in of_a.iter().zip(&of_b).rev() {
+                    for (index, (port, piece)) in [(1, one), (2, other)].into_iter().enumerate() {
+                        let left = lab.send_pieces(port, std::slice::from_ref(piece));
+                        sent[index].extend(left.into_iter().map(|(_, frame)| frame));
+                    }
+                }
+                let [of_a, of_b] = sent;
+                let externals = [join(&of_a), join(&of_b)].map(|whole| crate::lab::ends(&whole).0);
+                assert_ne!(externals[0], externals[1]);
+                assert_eq!(lab.back(Udp, remote, externals[0]), Ok(at(a)));
+                assert_eq!(lab.back(Udp, remote, externals[1]), Ok(at(b)));
+                assert_ne!(place(&of_a[0]).2, place(&of_b[0]).2);
+            }
+        }
+    ),
+    rfc4787_req14a_a_flood_of_fragments_harms_nobody(
+        "4787 REQ-14 a",
+        "fragments are no means of denying service",
+        "128 of a worker wait, 64 of one sender, for 2 s; a packet whose fragments overlap is \
+         refused as `nat_fragment_overlap`",
+        MeetsAfter(2),
+        |lab| {
+            let whole = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, &[7; 3_000]);
+            let later = |id: u32| cut(&whole, id, 1_200).remove(1);
+            let held = (0..1_000u32)
+                .filter(|id| lab.send(1, &later(*id)) == Err(DropReason::NatFragment))
+                .count();
+            assert_eq!(held, 1_000 - dataplane_core::route::EARLY_PER_SENDER_MAX);
+            // Another host's go through all the while, in any order.
+            let b = "10.1.0.3:50002";
+            let whole = wire::udp(inside_link(at(b)), at(b), at(DNS), 64, &[7; 3_000]);
+            let mut pieces = cut(&whole, 5, 1_200);
+            pieces.reverse();
+            assert_eq!(lab.send_pieces(2, &pieces).len(), 3);
+            lab.wait(2);
+            let given_up = dataplane_core::route::EARLY_PER_SENDER_MAX;
+            assert_eq!(lab.world.dropped(DropReason::NatFragment), 1_000);
+            assert!(given_up > 0 && lab.later.is_empty());
+            // One byte too many in the middle, and the rest is refused as well.
+            let mut pieces = cut(&whole, 6, 1_200);
+            let overlapping = {
+                let mut shifted = pieces[1].clone();
+                shifted[20..22].copy_from_slice(&(0x2000u16 | 149).to_be_bytes());
+                wire::repair_ipv4(&mut shifted);
+                shifted
+            };
+            lab.send(2, &pieces.remove(0)).unwrap();
+            for refused in [overlapping, pieces.remove(0), pieces.remove(0)] {
+                let told = lab.send(2, &refused);
+                assert_eq!(told, Err(DropReason::NatFragmentOverlap));
+            }
         }
     ),
     rfc4787_stray_packets_to_the_host_are_the_hosts(

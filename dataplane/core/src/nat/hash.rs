@@ -55,6 +55,19 @@ impl HashKey {
         self.join(inside, self.ip(external).rotate_left(32))
     }
 
+    /// The low `bits` of `number`, an even count, in another order that only the key tells: a
+    /// Feistel network, so that no two numbers get one place.
+    pub fn permute(&self, number: u32, bits: u32) -> u32 {
+        let half = bits / 2;
+        let mask = (1 << half) - 1;
+        let (mut left, mut right) = (number >> half & mask, number & mask);
+        for round in 0..4 {
+            let scrambled = self.join(u64::from(right), round) as u32 & mask;
+            (left, right) = (right, left ^ scrambled);
+        }
+        left << half | right
+    }
+
     /// The hash of a remote that a mapping knows.
     pub fn contact(&self, mapping: u32, remote: IpAddr) -> u64 {
         self.join(u64::from(mapping), self.ip(remote))
@@ -102,6 +115,19 @@ fn mix(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_permutation_gives_every_number_once_and_in_no_order() {
+        let key = HashKey::new(7);
+        let given: Vec<u32> = (0..65_536).map(|n| key.permute(n, 16)).collect();
+        let once: std::collections::BTreeSet<u32> = given.iter().copied().collect();
+        assert_eq!((once.len(), once.last()), (65_536, Some(&65_535)));
+        let steps = given
+            .windows(2)
+            .filter(|pair| pair[1].wrapping_sub(pair[0]) == 1);
+        assert!(steps.count() < 10);
+        assert_ne!(key.permute(1, 32), HashKey::new(8).permute(1, 32));
+    }
     use std::collections::HashMap;
 
     #[test]

@@ -36,6 +36,7 @@ mod rewrite;
 mod session;
 mod shared;
 mod slab;
+mod spans;
 mod table;
 mod translate;
 

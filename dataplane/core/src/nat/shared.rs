@@ -7,7 +7,7 @@
 //! was: the lock's poison is ignored, because a worker must not follow it down.
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -34,6 +34,8 @@ pub struct Nat {
     key: HashKey,
     /// The shard at which the next budgeted sweep begins.
     sweep: AtomicUsize,
+    /// Identifications given to fragmented packets.
+    fragment_ids: AtomicU32,
 }
 
 /// Numbers that a dashboard shows.
@@ -61,6 +63,7 @@ impl Nat {
             counts: Counts::default(),
             key,
             sweep: AtomicUsize::new(0),
+            fragment_ids: AtomicU32::new(0),
         })
     }
 
@@ -255,6 +258,8 @@ impl Counts {
 #[derive(Debug)]
 pub struct NatView {
     pub(super) tables: Tables,
+    /// A first fragment has come since this was last looked at.
+    pub(super) fragments_begun: bool,
 }
 
 impl NatView {
@@ -262,6 +267,7 @@ impl NatView {
     pub const fn live(nat: Arc<Nat>) -> Self {
         Self {
             tables: Tables::Live(nat),
+            fragments_begun: false,
         }
     }
 
@@ -270,12 +276,19 @@ impl NatView {
     pub fn overlay(nat: Arc<Nat>) -> Self {
         let overlay = Overlay {
             counts: nat.counts.copy(),
+            fragment_ids: nat.fragment_ids.load(Ordering::Relaxed),
             nat,
             shards: HashMap::default(),
         };
         Self {
             tables: Tables::Overlay(Box::new(overlay)),
+            fragments_begun: false,
         }
+    }
+
+    /// Whether a first fragment has come since this was last asked.
+    pub(crate) fn take_fragments_begun(&mut self) -> bool {
+        core::mem::take(&mut self.fragments_begun)
     }
 }
 
@@ -290,6 +303,7 @@ pub(super) struct Overlay {
     nat: Arc<Nat>,
     shards: HashMap<usize, NatShard, FxBuildHasher>,
     counts: Counts,
+    fragment_ids: u32,
 }
 
 impl Tables {
@@ -306,6 +320,7 @@ impl Tables {
                     nat,
                     shards,
                     counts,
+                    ..
                 } = &mut **overlay;
                 let copy = || lock(&nat.shards[index]).clone();
                 Shard {
@@ -327,6 +342,21 @@ impl Tables {
     pub fn shard_of_fragment(&self, (src, id): (IpAddr, u32)) -> usize {
         let hash = self.key().ip(src) ^ u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (hash >> 32) as usize % SHARDS
+    }
+
+    /// An identification for a fragmented packet: no other gets it before all 65,536 of IPv4, or
+    /// four thousand million of IPv6, were given, and nobody outside knows the next one (RFC 7739).
+    pub fn fragment_id(&mut self, v6: bool) -> u32 {
+        let number = match self {
+            // Relaxed: a number guards no other memory.
+            Self::Live(nat) => nat.fragment_ids.fetch_add(1, Ordering::Relaxed),
+            Self::Overlay(overlay) => {
+                let number = overlay.fragment_ids;
+                overlay.fragment_ids = number.wrapping_add(1);
+                number
+            }
+        };
+        self.key().permute(number, if v6 { 32 } else { 16 })
     }
 
     #[inline]

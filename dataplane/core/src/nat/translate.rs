@@ -14,7 +14,6 @@ use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
 use super::forward::StaticRule;
-use super::fragment;
 use super::open::Opening;
 use super::packet::{Body, Packet};
 use super::pool::shard_of_port;
@@ -81,6 +80,22 @@ pub(super) struct Found {
     pub created: bool,
 }
 
+impl Found {
+    /// What was done to a packet whose destination this is.
+    const fn inbound(&self, before: (L4Addr, L4Addr), after: (L4Addr, L4Addr)) -> Inbound {
+        Inbound {
+            translation: Translation {
+                kind: self.kind,
+                before,
+                after,
+                created: self.created,
+            },
+            domain: self.domain,
+            inside: self.to.ip,
+        }
+    }
+}
+
 /// What the lookups are made with: the picture, the protocol, and the packet as an event.
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
@@ -114,6 +129,11 @@ impl NatView {
             return Err(DropReason::NatNoAddress);
         }
         let before = packet.ends();
+        if packet.fragment.is_some()
+            && let Some(fate) = self.fate_of(frame, headers, Some(domain), now)?
+        {
+            return Self::follow_out(&mut packet, frame, headers, fate);
+        }
         let found = match packet.body {
             Body::Flow {
                 protocol,
@@ -141,15 +161,12 @@ impl NatView {
                     now,
                 );
             }
-            Body::LaterFragment => {
-                let route = self.route_of_fragment(headers, Some(domain), now);
-                let route = route.ok_or(DropReason::NatFragment)?;
-                return Ok(fragment::follow(&mut packet, frame, &route));
-            }
+            Body::LaterFragment => return Err(DropReason::NatFragment),
         };
         packet.rewrite(frame, Side::Source, found.to);
         if packet.fragment.is_some() {
-            self.remember_fragment(headers, Some(domain), &packet, &found, now);
+            let seen = (&packet, &found);
+            self.remember_fragment(frame, headers, Some(domain), seen, now);
         }
         Ok(Translation {
             kind: found.kind,
@@ -176,6 +193,11 @@ impl NatView {
     ) -> Result<Inbound, DropReason> {
         let mut packet = Packet::read(frame, headers, Direction::In)?;
         let before = packet.ends();
+        if packet.fragment.is_some()
+            && let Some(fate) = self.fate_of(frame, headers, None, now)?
+        {
+            return Self::follow_in(&mut packet, frame, headers, fate);
+        }
         let found = match packet.body {
             Body::Flow {
                 protocol,
@@ -189,30 +211,23 @@ impl NatView {
                     number,
                     now,
                 };
-                self.destination(&query, &packet)?
+                let found = self.destination(&query, &packet);
+                self.or_foreign(found, frame, headers, &packet, None, now)?
             }
-            Body::StrayEcho => return Err(DropReason::NatNoMapping),
+            Body::StrayEcho => {
+                let none = Err(DropReason::NatNoMapping);
+                return self.or_foreign(none, frame, headers, &packet, None, now);
+            }
             Body::Error { offset, end } => {
                 return self.error_inbound(topology, frame, &packet, (offset, end), now);
             }
-            Body::LaterFragment => {
-                return self.follow_in(&mut packet, frame, headers, None, now);
-            }
+            Body::LaterFragment => return Err(DropReason::NatFragment),
         };
         packet.rewrite(frame, Side::Destination, found.to);
         if packet.fragment.is_some() {
-            self.remember_fragment(headers, None, &packet, &found, now);
+            self.remember_fragment(frame, headers, None, (&packet, &found), now);
         }
-        Ok(Inbound {
-            translation: Translation {
-                kind: found.kind,
-                before,
-                after: packet.ends(),
-                created: found.created,
-            },
-            domain: found.domain,
-            inside: found.to.ip,
-        })
+        Ok(found.inbound(before, packet.ends()))
     }
 
     /// An inside host addressed an external address: both sides are rewritten, the source to the
@@ -234,12 +249,20 @@ impl NatView {
     ) -> Result<Inbound, DropReason> {
         let mut packet = Packet::read(frame, headers, Direction::Out)?;
         let external = packet.dst.ip;
+        if packet.fragment.is_some()
+            && let Some(fate) = self.fate_of(frame, headers, Some(domain), now)?
+        {
+            return Self::follow_in(&mut packet, frame, headers, fate);
+        }
         let (protocol, flags, number) = match packet.body {
             Body::Flow {
                 protocol: NatProtocol::Icmp,
                 ..
             }
-            | Body::StrayEcho => return Err(DropReason::NatNoMapping),
+            | Body::StrayEcho => {
+                let none = Err(DropReason::NatNoMapping);
+                return self.or_foreign(none, frame, headers, &packet, Some(domain), now);
+            }
             Body::Flow {
                 protocol,
                 flags,
@@ -249,9 +272,7 @@ impl NatView {
                 let error = (offset, end);
                 return self.error_hairpin(topology, domain, frame, &packet, error, now);
             }
-            Body::LaterFragment => {
-                return self.follow_in(&mut packet, frame, headers, Some(domain), now);
-            }
+            Body::LaterFragment => return Err(DropReason::NatFragment),
         };
         let query = Query {
             topology,
@@ -261,7 +282,8 @@ impl NatView {
             now,
         };
         if !self.owns(&query, packet.dst) {
-            return Err(DropReason::NatNoMapping);
+            let none = Err(DropReason::NatNoMapping);
+            return self.or_foreign(none, frame, headers, &packet, Some(domain), now);
         }
         let before = packet.ends();
         let external = self.paired(topology, domain, packet.src.ip, external);
@@ -275,18 +297,27 @@ impl NatView {
             ..target
         };
         if packet.fragment.is_some() {
-            self.remember_fragment(headers, Some(domain), &packet, &found, now);
+            let seen = (&packet, &found);
+            self.remember_fragment(frame, headers, Some(domain), seen, now);
         }
-        Ok(Inbound {
-            translation: Translation {
-                kind: found.kind,
-                before,
-                after: packet.ends(),
-                created: found.created,
-            },
-            domain: found.domain,
-            inside: found.to.ip,
-        })
+        Ok(found.inbound(before, packet.ends()))
+    }
+
+    /// What was found for a packet; where that is nothing of ours, its further fragments are the
+    /// host's, too.
+    fn or_foreign<F>(
+        &mut self,
+        found: Result<F, DropReason>,
+        frame: &Frame<'_>,
+        headers: &Headers,
+        packet: &Packet,
+        from: Option<DomainId>,
+        now: Instant,
+    ) -> Result<F, DropReason> {
+        if packet.fragment.is_some() && matches!(found, Err(DropReason::NatNoMapping)) {
+            self.leave_fragment(frame, headers, from, now);
+        }
+        found
     }
 
     /// The inside address and port behind a hairpinned packet's destination, to which it comes from

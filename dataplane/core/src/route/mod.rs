@@ -5,6 +5,7 @@
 //! one of the host's addresses, the same network, another network, the outside. Answers that need
 //! no state are made in place (`reply`); addresses are translated on the way out and in (`nat`).
 
+mod early;
 mod errors;
 mod hold;
 mod passage;
@@ -17,14 +18,17 @@ use std::sync::Arc;
 
 use crate::addr::{PortId, UplinkId};
 use crate::counters::Counters;
-use crate::frame::FrameBuf;
+use crate::frame::{Frame, FrameBuf};
 use crate::headers::{Headers, L3, ethertype};
 use crate::nat::{Nat, NatView};
 use crate::reply;
 use crate::time::Instant;
 use crate::topology::{Domain, Topology};
-use crate::verdict::Verdict;
+use crate::trace::Off;
+use crate::verdict::{DropReason, Verdict};
 
+use early::{Due, Early};
+pub use early::{EARLY_BYTES_MAX, EARLY_MAX, EARLY_PER_SENDER_MAX, EARLY_TIME};
 pub use errors::ERRORS_PER_SECOND_MAX;
 use errors::ErrorBudget;
 pub use hold::{HELD_MAX, HELD_PER_NEXT_HOP_MAX, HOLD_TIME, Holding};
@@ -55,6 +59,7 @@ pub struct State {
     nat: NatView,
     nat_tables: Arc<Nat>,
     holding: Holding,
+    early: Early,
     unsolicited: Unsolicited,
     errors: ErrorBudget,
 }
@@ -76,6 +81,7 @@ impl State {
             nat,
             nat_tables,
             holding: Holding::default(),
+            early: Early::default(),
             unsolicited: Unsolicited::default(),
             errors: ErrorBudget::default(),
         }
@@ -93,6 +99,66 @@ impl State {
         counters: &Counters,
         now: Instant,
     ) -> Option<(PortId, FrameBuf, Verdict)> {
+        let (ingress, buf, verdict) = match self.early.take(&mut self.nat, now) {
+            Some(due) => self.end_wait(due, topology, counters, now),
+            None => self.release_other(topology, counters, now)?,
+        };
+        counters.released.add(1);
+        counters.record(verdict);
+        Some((ingress, buf, verdict))
+    }
+
+    /// Whether held frames may be due although no time has passed: a first fragment has come while
+    /// others wait. Asked after each batch.
+    #[inline]
+    pub fn take_due(&mut self) -> bool {
+        self.nat.take_fragments_begun() && !self.early.is_empty()
+    }
+
+    /// Takes a fragment through the gateway again, behind its first one, or gives it up.
+    fn end_wait(
+        &mut self,
+        due: Due,
+        topology: &Topology,
+        counters: &Counters,
+        now: Instant,
+    ) -> (PortId, FrameBuf, Verdict) {
+        let (ingress, mut buf) = match due {
+            Due::Follows(ingress, buf) => (ingress, buf),
+            Due::InVain(origin, buf) => {
+                // What came from outside may be of the host's own.
+                let verdict = match origin.from {
+                    Some(_) => Verdict::Drop(DropReason::NatFragment),
+                    None => Verdict::NotOurs,
+                };
+                return (origin.ingress, buf, verdict);
+            }
+        };
+        let again = |state: &mut Self, buf: &mut FrameBuf| {
+            let port = topology.port_up(ingress).ok_or(DropReason::PortDown)?;
+            let headers = Headers::parse(buf.bytes())?;
+            Passage {
+                state,
+                topology,
+                frame: &mut Frame::new(ingress, buf),
+                headers: &headers,
+                now,
+                counters,
+                trace: &mut Off,
+            }
+            .through_gateway(port)
+        };
+        let verdict = again(self, &mut buf).unwrap_or_else(Verdict::Drop);
+        (ingress, buf, verdict)
+    }
+
+    /// Takes up a frame that waited for its next hop, or a SYN that nobody met.
+    fn release_other(
+        &mut self,
+        topology: &Topology,
+        counters: &Counters,
+        now: Instant,
+    ) -> Option<(PortId, FrameBuf, Verdict)> {
         let Self {
             nat,
             holding,
@@ -105,12 +171,9 @@ impl State {
             counters.errors_suppressed.add(u64::from(!within));
             within
         };
-        let (ingress, buf, verdict) = holding
+        holding
             .release(topology, now)
-            .or_else(|| unsolicited.release(nat, topology, now, may_answer))?;
-        counters.released.add(1);
-        counters.record(verdict);
-        Some((ingress, buf, verdict))
+            .or_else(|| unsolicited.release(nat, topology, now, may_answer))
     }
 
     /// Next hops that frames have begun to wait for since the last call.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::State;
-use super::refuse::{Reporter, is_of_an_error, is_refusal};
+use super::refuse::{Reporter, is_final, is_refusal};
 use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId};
 use crate::counters::Counters;
 use crate::frame::Frame;
@@ -165,7 +165,8 @@ impl<T: Trace> Passage<'_, '_, T> {
             .inbound(self.topology, self.frame, self.headers, self.now);
         let inbound = match inbound {
             Ok(inbound) => inbound,
-            Err(reason) if is_of_an_error(reason) => return Err(reason),
+            Err(DropReason::NatFragment) => return self.await_first(None, &ip),
+            Err(reason) if is_final(reason) => return Err(reason),
             Err(reason) if self.is_guarded(&ip) => return self.turned_away(&ip, reason),
             Err(_) => return Ok(Verdict::NotOurs),
         };
@@ -235,6 +236,8 @@ impl<T: Trace> Passage<'_, '_, T> {
                 self.send_to_endpoint(target, inbound.inside, ip, Some(gateway.into()))
             }
             Err(reason) if is_refusal(reason) => self.prohibit(gateway, ip, reason),
+            Err(DropReason::NatFragment) => self.await_first(Some(domain.id), ip),
+            Err(DropReason::NatFragmentOverlap) => Err(DropReason::NatFragmentOverlap),
             Err(DropReason::NatFiltered) => Err(DropReason::NatFiltered),
             Err(_) => self.send_to_host(domain, gateway),
         }
@@ -326,6 +329,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         let translation = match translation {
             Ok(translation) => translation,
             Err(reason) if is_refusal(reason) => return self.prohibit(gateway, ip, reason),
+            Err(DropReason::NatFragment) => return self.await_first(Some(domain.id), ip),
             Err(reason) => return Err(reason),
         };
         self.trace_nat(&translation);

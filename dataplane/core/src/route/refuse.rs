@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use super::Passage;
+use super::early::Origin;
 use super::unsolicited::Syn;
-use crate::addr::{L4Addr, MacAddr};
-use crate::headers::{Ip, L4Kind, TcpFlags, protocol};
+use crate::addr::{DomainId, L4Addr, MacAddr};
+use crate::headers::{HeaderError, Ip, L4Kind, TcpFlags, protocol};
 use crate::reply;
 use crate::topology::{Gateway, Uplink};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, step};
@@ -73,6 +74,28 @@ impl<T: Trace> Passage<'_, '_, T> {
         self.refuse(gateway.into(), ip, IcmpErrorKind::Prohibited, reason)
     }
 
+    /// A fragment that cannot be translated: one that has overtaken its first waits for it.
+    #[cold]
+    pub(super) fn await_first(
+        &mut self,
+        from: Option<DomainId>,
+        ip: &Ip,
+    ) -> Result<Verdict, DropReason> {
+        let origin = Origin {
+            ingress: self.frame.ingress,
+            from,
+            sender: ip.src,
+        };
+        let later = self.headers.l4 == Err(HeaderError::LaterFragment);
+        if later && self.state.early.hold(origin, self.frame.buf, self.now) {
+            return Ok(Verdict::Held(Awaited::Fragment));
+        }
+        match from {
+            Some(_) => Err(DropReason::NatFragment),
+            None => Ok(Verdict::NotOurs),
+        }
+    }
+
     /// A packet from outside that was not let in: a SYN to a port that is not published waits, for
     /// it may be half of a simultaneous open; anything else ends here.
     #[cold]
@@ -119,12 +142,14 @@ impl<T: Trace> Passage<'_, '_, T> {
     }
 }
 
-/// Reasons to drop an ICMP error from outside: its quoted packet is of a port of ours, or nobody,
-/// the host included, could read it.
-pub(super) fn is_of_an_error(reason: DropReason) -> bool {
+/// Reasons to drop a packet from outside whatever its port: an ICMP error that quotes a port of ours,
+/// or that nobody, the host included, could read; a fragment of a packet of ours.
+pub(super) fn is_final(reason: DropReason) -> bool {
     matches!(
         reason,
-        DropReason::NatIcmpUnmatched | DropReason::NatIcmpMalformed
+        DropReason::NatIcmpUnmatched
+            | DropReason::NatIcmpMalformed
+            | DropReason::NatFragmentOverlap
     )
 }
 

@@ -92,20 +92,54 @@ fn a_hairpinned_datagram_may_be_fragmented() {
 }
 
 #[test]
-fn a_fragment_before_the_first_is_dropped() {
+fn a_fragment_before_the_first_cannot_be_translated() {
     let (host, remote) = (at("10.0.0.2:50001"), at("203.0.113.5:53"));
     let mut lab = Lab::new();
     let mut out = fragments(&frame_with(Kind::Udp, host, remote, &PAYLOAD), 1_400);
     let early = out.last_mut().unwrap();
     assert_eq!(lab.go_out(NET, early), Err(DropReason::NatFragment));
-    // From outside it may be one of the host's own.
-    assert_eq!(lab.come_in(early), Err(DropReason::NatNoMapping));
+    assert_eq!(lab.come_in(early), Err(DropReason::NatFragment));
     lab.go_out(NET, &mut out[0]).unwrap();
     // The same packet of a network with the same addresses is another packet.
     let twin = lab.go_out(TWIN, &mut out[1].clone());
     assert_eq!(twin, Err(DropReason::NatFragment));
     assert!(lab.go_out(NET, &mut out[1].clone()).is_ok());
     lab.wait(31);
-    let late = lab.go_out(NET, &mut out[1]);
+    let late = lab.go_out(NET, &mut out[2]);
     assert_eq!(late, Err(DropReason::NatFragment));
+}
+
+#[test]
+fn fragments_of_the_hosts_own_packets_are_left_to_it() {
+    let (remote, port) = (at("203.0.113.5:53"), at("198.51.100.1:53"));
+    let mut lab = Lab::new();
+    let mut to_host = fragments(&frame_with(Kind::Udp, remote, port, &PAYLOAD), 1_400);
+    for fragment in &mut to_host {
+        assert_eq!(lab.come_in(fragment), Err(DropReason::NatNoMapping));
+    }
+    let host = at("10.0.0.2:50001");
+    let mut around = fragments(&frame_with(Kind::Udp, host, port, &PAYLOAD), 1_400);
+    for fragment in &mut around {
+        assert_eq!(lab.around(NET, fragment), Err(DropReason::NatNoMapping));
+    }
+}
+
+#[test]
+fn an_identification_is_free_again_when_its_packet_is_complete() {
+    let (host, remote) = (at("10.0.0.2:50001"), at("203.0.113.5:53"));
+    let mut lab = Lab::new();
+    let pieces = fragments(&frame_with(Kind::Udp, host, remote, &PAYLOAD), 1_400);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let mut sent = pieces.clone();
+        for piece in &mut sent {
+            lab.go_out(NET, piece).unwrap();
+        }
+        let id = |piece: &FrameBuf| [piece.bytes()[18], piece.bytes()[19]];
+        assert!(sent.iter().all(|piece| id(piece) == id(&sent[0])));
+        ids.push(id(&sent[0]));
+        assert_eq!(ends(whole(&sent).bytes()).1, remote);
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each packet has one of its own");
 }

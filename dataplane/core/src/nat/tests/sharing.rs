@@ -32,7 +32,7 @@ fn an_overlay_does_what_would_happen_and_changes_nothing() {
     assert_eq!(lab.nat.session_count(), 1);
     assert_eq!(lab.nat.rule_hits(1), 0);
     // A first fragment is remembered by the overlay alone.
-    let mut first = frame(Kind::Udp, host, remote);
+    let mut first = frame_with(Kind::Udp, host, remote, b"8 bytes.");
     first.bytes_mut()[20] = 0x20;
     lab.topology.nat.sessions_max = 4;
     lab.go_out(NET, &mut first.clone()).unwrap();
