@@ -5,6 +5,7 @@ mod client;
 mod daemon;
 mod debugging;
 mod demo;
+mod lab;
 mod run;
 mod table;
 

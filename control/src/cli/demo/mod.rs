@@ -14,9 +14,10 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::lab::Props;
 use crate::api::types::{DropView, FdbView, PortView, SessionView, StepView, TraceView};
 use narrator::Narrator;
-use stage::{Container, HOST, OUTSIDE, Props, Stage, Watch};
+use stage::{Container, HOST, OUTSIDE, Stage, Watch};
 
 /// `demo`
 #[derive(Debug, Args)]
@@ -44,7 +45,7 @@ const GREETING_SIZE: u64 = 100_000;
 
 /// Plays the demo, and takes everything away again however it ends.
 pub async fn play(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let props = Props::default();
+    let props = Props::new("demo");
     for kind in [
         SignalKind::interrupt(),
         SignalKind::terminate(),
