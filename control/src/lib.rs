@@ -6,6 +6,7 @@ pub mod api;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod conform;
 pub mod device;
 pub mod engine;
 pub mod error;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use crate::config::WaitingMode;
@@ -22,6 +23,7 @@ use crate::config::WaitingMode;
   causeway attach --netns blue --network web           an interface for a namespace that is there
   causeway trace --contains TCP                        watch what happens to frames
   causeway why web1 198.51.100.7 tcp 443               what would happen, and why
+  causeway nat conform                                 what our NAT does, beside the RFCs
 
 Exit status: 0 done, 1 failed, 2 wrong usage; `run` ends with its program's."
 )]
@@ -333,6 +335,8 @@ pub enum FdbCommand {
 pub enum NatCommand {
     /// List sessions
     Sessions(JsonArgs),
+    /// Check a NAT, ours or another, against the RFCs by real packets
+    Conform(ConformArgs),
 }
 
 /// `trace`

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod conform;
 mod daemon;
 mod debugging;
 mod demo;
@@ -39,9 +40,12 @@ const STATUS_PORTS_MAX: usize = 10;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before any thread: the kernel lets no others into a new user namespace.
-    if matches!(cli.command, Command::Demo(_))
-        && let Err(error) = crate::netns::enter_user_namespace()
-    {
+    let makes_namespaces = match &cli.command {
+        Command::Demo(_) => true,
+        Command::Nat(NatCommand::Conform(args)) => conform::makes_lab(args),
+        _ => false,
+    };
+    if makes_namespaces && let Err(error) = crate::netns::enter_user_namespace() {
         return fail(&anyhow::Error::from(error));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -105,6 +109,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Publish(command) => publish(&client, command).await?,
         Command::Port(args) => port(&client, args).await?,
         Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
+        Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => sessions(&client, args.json).await?,
         Command::Drops(args) => drops(&client, args.json).await?,
         Command::Trace(args) => trace(&client, args).await?,
