@@ -101,6 +101,8 @@ pub struct Prober {
     pub externals: BTreeSet<Ipv4Addr>,
     /// Checksums seen so far.
     pub sums: Sums,
+    /// External ports and identifiers seen so far, of any transport.
+    taken: BTreeSet<u16>,
     rng: fastrand::Rng,
     next_port: u16,
     next_remote_port: u16,
@@ -129,6 +131,7 @@ impl Prober {
             remote_ports: [0; 2],
             externals: BTreeSet::new(),
             sums: Sums::default(),
+            taken: BTreeSet::new(),
             rng,
             next_port,
             next_remote_port,
@@ -274,7 +277,7 @@ impl Prober {
             return Ok(None);
         };
         self.note(&packet);
-        self.externals.insert(packet.src);
+        self.note_external(packet.src, ends.0.port());
         Ok(Some(Mapping {
             port,
             remote,
@@ -370,7 +373,7 @@ impl Prober {
             return Ok(None);
         };
         self.note(&packet);
-        self.externals.insert(packet.src);
+        self.note_external(packet.src, external.port());
         self.syns.insert(seen);
         let mapping = Mapping {
             port,
@@ -517,7 +520,7 @@ impl Prober {
             return Ok(None);
         };
         self.note(&packet);
-        self.externals.insert(packet.src);
+        self.note_external(packet.src, external_id);
         let reply = self.inside.wait(mark, PATIENCE, |packet| {
             let reply = packet.icmp_kind() == Some((0, 0)) && packet.payload() == token;
             (reply && packet.src == to && packet.echo_id() == Some(id)).then(|| packet.clone())
@@ -531,14 +534,25 @@ impl Prober {
         }))
     }
 
-    /// An identifier for pings that nobody used yet.
+    fn note_external(&mut self, address: Ipv4Addr, port: u16) {
+        self.externals.insert(address);
+        self.taken.insert(port);
+    }
+
+    /// An identifier for pings that nobody used yet, on either side: a NAT may have chosen any for
+    /// somebody else.
     pub fn query_id(&mut self) -> u16 {
-        let id = self.next_port;
-        self.next_port = match id {
-            u16::MAX => INSIDE_PORT_FIRST,
-            _ => id + 1,
-        };
-        id
+        loop {
+            let id = self.next_port;
+            self.next_port = match id {
+                u16::MAX => INSIDE_PORT_FIRST,
+                _ => id + 1,
+            };
+            // Ends, for far fewer are taken than there are.
+            if !self.taken.contains(&id) {
+                return id;
+            }
+        }
     }
 }
 
