@@ -268,7 +268,7 @@ fn errors_that_the_gateway_sends(s: &mut Story) {
     let mut big = wire::udp(a_out(), from, at(OUTSIDE), 64, &[7; 1_600]);
     wire::set_dont_fragment(&mut big, true);
     s.send(1, &big);
-    s.say("too big, and fragments are not made here");
+    s.say("too big, and cut on its way out");
     wire::set_dont_fragment(&mut big, false);
     s.send(1, &big);
     s.say("no such endpoint");

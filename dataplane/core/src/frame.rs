@@ -45,6 +45,9 @@ pub enum GsoKind {
     TcpV6,
     /// UDP datagrams of equal size (`VIRTIO_NET_HDR_GSO_UDP_L4`).
     UdpL4,
+    /// An IPv4 packet into fragments, by a mark of the gateway's own that no device knows; the GSO
+    /// size is that of a whole fragment.
+    Fragments,
     /// Something this version cannot segment, such as the obsolete UFO.
     Other(u8),
 }
@@ -56,6 +59,9 @@ impl Offload {
     pub const DATA_VALID: u8 = 2;
     /// `VIRTIO_NET_HDR_GSO_ECN`, or-ed onto the GSO type.
     pub const GSO_ECN: u8 = 0x80;
+
+    /// The GSO type of [`GsoKind::Fragments`], out of the range that the kernel uses.
+    pub(crate) const FRAGMENTS: u8 = 0x7e;
 
     /// Nothing left to do: the frame is as it would be on a wire.
     pub const NONE: Self = Self {
@@ -81,6 +87,7 @@ impl Offload {
             1 => Some(GsoKind::TcpV4),
             4 => Some(GsoKind::TcpV6),
             5 => Some(GsoKind::UdpL4),
+            Self::FRAGMENTS => Some(GsoKind::Fragments),
             other => Some(GsoKind::Other(other)),
         }
     }

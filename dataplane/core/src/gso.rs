@@ -10,6 +10,7 @@
 
 use crate::checksum::{self, Change, IPV4_CHECKSUM_OFFSET, Sum};
 use crate::checksum::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET};
+use crate::cut;
 use crate::frame::{FrameBuf, GsoKind, Offload};
 use crate::headers::{Headers, Ip, L4Kind, TcpFlags, protocol};
 
@@ -49,6 +50,9 @@ pub enum GsoError {
 pub fn packet_size(offload: &Offload, headers: &Headers) -> Option<usize> {
     let ip = headers.ip()?;
     let whole = ip.total_size as usize;
+    if offload.gso() == Some(GsoKind::Fragments) {
+        return Some(whole.min(usize::from(offload.gso_size)));
+    }
     let Ok(l4) = headers.l4 else {
         return Some(whole);
     };
@@ -73,6 +77,7 @@ pub fn packet_size(offload: &Offload, headers: &Headers) -> Option<usize> {
 pub fn segment_count(frame: &FrameBuf) -> Result<usize, GsoError> {
     match frame.offload.gso() {
         None => Ok(1),
+        Some(GsoKind::Fragments) => Segmenter::new().segment(frame, |_| {}),
         Some(kind) => Ok(Plan::new(frame, kind)?.count),
     }
 }
@@ -81,6 +86,8 @@ pub fn segment_count(frame: &FrameBuf) -> Result<usize, GsoError> {
 #[derive(Debug)]
 pub struct Segmenter {
     scratch: FrameBuf,
+    /// A packet whose fragments are made in the other.
+    whole: FrameBuf,
 }
 
 impl Segmenter {
@@ -88,6 +95,7 @@ impl Segmenter {
     pub fn new() -> Self {
         Self {
             scratch: FrameBuf::new(),
+            whole: FrameBuf::new(),
         }
     }
 
@@ -108,6 +116,9 @@ impl Segmenter {
             emit(&mut self.scratch);
             return Ok(1);
         };
+        if kind == GsoKind::Fragments {
+            return cut::cut(frame, (&mut self.whole, &mut self.scratch), emit);
+        }
         let plan = Plan::new(frame, kind)?;
         for index in 0..plan.count {
             let (offset, payload) = plan.piece(frame.bytes(), index);
@@ -170,7 +181,7 @@ impl Plan {
             }
             (GsoKind::UdpL4, L4Kind::Udp { .. }) => (Transport::Udp, UDP_HEADER_SIZE),
             (GsoKind::Other(other), _) => return Err(GsoError::Unsupported(other)),
-            (GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4, _) => {
+            (GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Fragments, _) => {
                 return Err(GsoError::Headers);
             }
         };

@@ -11,6 +11,7 @@ pub mod addr;
 pub mod ahead;
 pub mod checksum;
 pub mod counters;
+mod cut;
 pub mod fdb;
 pub mod frame;
 pub mod gso;

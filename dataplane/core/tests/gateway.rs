@@ -6,6 +6,7 @@ mod world;
 
 use dataplane_core::addr::PortId;
 use dataplane_core::frame::Offload;
+use dataplane_core::gso::Segmenter;
 use dataplane_core::route::ERRORS_PER_SECOND_MAX;
 use dataplane_core::trace::IcmpErrorKind;
 use dataplane_core::verdict::{DropReason, Verdict};
@@ -13,7 +14,7 @@ use etherparse::{ArpOperation, Icmpv4Type, Icmpv6Type, PacketBuilder, SlicedPack
 use world::packets::{
     arp_request, assert_error, assert_valid, octets6, set_dont_fragment, udp4, udp6,
 };
-use world::{RED, World, gateway_mac, mac};
+use world::{RED, UPLINK, World, gateway_mac, mac};
 
 #[test]
 fn the_gateway_answers_arp_for_itself_alone() {
@@ -295,11 +296,10 @@ fn a_packet_too_large_for_the_next_link_is_reported_with_its_mtu() {
     );
     set_dont_fragment(&mut frame, false);
     let out = world.send(1, &frame);
-    assert_eq!(
-        out.verdict,
-        Verdict::Drop(DropReason::FragmentationNeeded),
-        "no DF, no error"
-    );
+    assert_eq!(out.verdict, Verdict::Routed(UPLINK), "no DF, no error");
+    let mut sizes = Vec::new();
+    let cut = Segmenter::new().segment(&out.frame, |piece| sizes.push(piece.len()));
+    assert_eq!((cut, sizes), (Ok(2), vec![14 + 20 + 1_256, 14 + 20 + 5]));
     set_dont_fragment(&mut frame, true);
     let out = world.send(1, &frame);
     assert_error(

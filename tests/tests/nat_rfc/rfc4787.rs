@@ -1,7 +1,8 @@
 //! RFC 4787: UDP.
 
+use dataplane_core::gso::Segmenter;
 use dataplane_core::nat::{Dependence, StaticRule, Transport};
-use dataplane_core::verdict::DropReason;
+use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, at};
 use tests::world::{BLUE, HOST_LINK, RED, UPLINK, ip};
 
@@ -490,6 +491,28 @@ rows!(
             let (kind, code, _) = icmp(&told);
             assert_eq!((port.0, kind, code), (1, 2, 0));
             assert_eq!(told[14 + 40 + 4..14 + 40 + 8], 1_300u32.to_be_bytes());
+        }
+    ),
+    rfc4787_req13a_too_large_without_df_is_cut(
+        "4787 REQ-13 a",
+        "DF not set and too large: the packet is fragmented, the fragments sent in order",
+        "so it is, IPv4 alone; TCP that a device is to cut is cut into smaller segments; only \
+         several datagrams in one offloaded frame are dropped as `fragmentation_needed`",
+        Meets,
+        |lab| {
+            lab.world.edit(|topology| topology.uplinks[0].mtu = 1_280);
+            let mut frame = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, &[7; 1_400]);
+            wire::set_dont_fragment(&mut frame, false);
+            let out = lab.world.send(1, &frame);
+            assert_eq!(out.verdict, Verdict::Routed(UPLINK));
+            let mut pieces = Vec::new();
+            let cut = Segmenter::new().segment(&out.frame, |piece| {
+                assert!(piece.len() <= 14 + 1_280);
+                pieces.push(piece.bytes().to_vec());
+            });
+            assert_eq!(cut, Ok(2));
+            assert_eq!(place(&pieces[0]).0, 0);
+            assert_eq!(crate::lab::ends(&join(&pieces)).1, at(DNS));
         }
     ),
     rfc4787_req14_fragments_in_any_order(

@@ -6,6 +6,7 @@ use super::State;
 use super::refuse::{Reporter, is_final, is_refusal};
 use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId};
 use crate::counters::Counters;
+use crate::cut;
 use crate::frame::Frame;
 use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
@@ -385,10 +386,12 @@ impl<T: Trace> Passage<'_, '_, T> {
         Verdict::Replied(self.frame.ingress)
     }
 
-    /// The MTU, when the packet or a segment of it is larger.
-    fn exceeds(&self, mtu: Option<u16>) -> Option<u16> {
+    /// The MTU, when the packet or a segment of it is larger and cannot be cut to it.
+    fn exceeds(&mut self, mtu: Option<u16>) -> Option<u16> {
         let size = gso::packet_size(&self.frame.buf.offload, self.headers)?;
-        mtu.filter(|mtu| size > usize::from(*mtu))
+        let mtu = mtu.filter(|mtu| size > usize::from(*mtu))?;
+        let ip = self.headers.ip()?;
+        (!cut::mark(self.frame.buf, ip, size, mtu)).then_some(mtu)
     }
 
     /// Whether the guard keeps this packet from the host, so that a drop here is its end.
