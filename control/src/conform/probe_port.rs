@@ -172,7 +172,7 @@ fn judge_class(matrix: &mut Matrix, check: Check, mappings: &[Mapping]) {
     let kept = |mapping: &&Mapping| well_known(mapping.port) == well_known(mapping.external.port());
     let kept = mappings.iter().filter(kept).count();
     if mappings.is_empty() {
-        let why = "no port of this class is free inside (CAP_NET_BIND_SERVICE?)";
+        let why = "no port of this class is free inside, or none gets a mapping";
         matrix.not_tested(check, why);
         return;
     }

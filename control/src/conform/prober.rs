@@ -479,7 +479,12 @@ impl Prober {
         let token = self.token();
         let out = self.tcp_out(flow, flags::ACK, &token)?;
         let token = self.token();
-        Ok((out, self.tcp_in(flow, flags::ACK, &token)?))
+        let back = self.tcp_in(flow, flags::ACK, &token)?;
+        if back {
+            // As a stack would: a proxy waits for it.
+            self.tcp_out(flow, flags::ACK, &[])?;
+        }
+        Ok((out, back))
     }
 
     fn noted(
@@ -591,7 +596,13 @@ fn fits(
 ) -> impl FnMut(&Packet) -> Option<Packet> {
     move |packet| {
         let segment = packet.segment()?;
-        let same_flags = segment.flags & flags::TELLING == flags & flags::TELLING;
+        // A reset is one with and without an acknowledgment: a proxy makes its own.
+        let telling = if flags & flags::RST == 0 {
+            flags::TELLING
+        } else {
+            flags::RST
+        };
+        let same_flags = segment.flags & telling == flags & telling;
         (same_flags && packet.ends()? == ends && packet.payload() == payload)
             .then(|| packet.clone())
     }
