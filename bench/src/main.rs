@@ -115,7 +115,7 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         spin: u64,
         /// Worker threads.
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = dataplane::Config::default().workers)]
         workers: usize,
     },
 }

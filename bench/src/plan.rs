@@ -43,7 +43,6 @@ const WARM_UP_MAX: Duration = Duration::from_millis(300);
 /// Sandboxes of a star whose scenario does not say.
 const STAR_PORTS_DEFAULT: u16 = 8;
 const MTU_DEFAULT: u16 = 1_500;
-const WORKERS_DEFAULT: u16 = 2;
 
 /// Why a scenario is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -397,7 +396,7 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
             ports,
             mtu: MTU_DEFAULT,
             gso: true,
-            workers: WORKERS_DEFAULT,
+            workers: Setup::default().workers,
             backend: BackendName::default(),
             batch: None,
             waiting: WaitingMode::default(),

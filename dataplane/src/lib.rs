@@ -87,11 +87,17 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// Workers when nobody says how many: half of the CPUs, so that the ends have the others, but at
+/// least one and at most four (decision 0009).
+fn workers_default() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (cpus / 2).clamp(1, 4)
+}
+
 impl Default for Config {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            workers: cores.min(4),
+            workers: workers_default(),
             waiting: Waiting::Adaptive {
                 spin: Duration::from_micros(50),
             },

@@ -263,7 +263,7 @@ impl Default for Setup {
             ports: 2,
             mtu: 1500,
             gso: true,
-            workers: 2,
+            workers: u16::try_from(dataplane::Config::default().workers).unwrap_or(1),
             backend: BackendName::default(),
             batch: None,
             waiting: WaitingMode::default(),

@@ -107,7 +107,7 @@ pub struct DaemonArgs {
     /// An interface that leads outside, or 'none'; repeats [default: the default route's]
     #[arg(long, value_name = "IF|none")]
     pub uplink: Vec<String>,
-    /// Worker threads [default: the cores, at most 4]
+    /// Worker threads [default: half of the CPUs, at least 1 and at most 4]
     #[arg(long)]
     pub workers: Option<usize>,
     /// How workers wait for frames [default: adaptive]
