@@ -15,17 +15,17 @@ const PINGED: &str = "198.51.100.9:0";
 const HOST: &str = "10.1.0.2:50002";
 const DNS: &str = "198.51.100.9:53";
 
+/// A router's error, of a type and code, about what it quotes.
+fn error_about(kind: (u8, u8), quoted: &[u8]) -> Vec<u8> {
+    let (router, external) = ([198, 51, 100, 1].into(), [192, 0, 2, 1].into());
+    wire::icmp_error(OUTSIDE_LINK, router, external, kind, quoted)
+}
+
 /// A datagram of A as it left, and the error of a router about it.
 fn sent_and_error(lab: &mut Lab) -> (Vec<u8>, Vec<u8>) {
     let frame = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, b"x");
     let (_, sent) = lab.send(1, &frame).unwrap();
-    let error = wire::icmp_error(
-        OUTSIDE_LINK,
-        [198, 51, 100, 1].into(),
-        [192, 0, 2, 1].into(),
-        (3, 3),
-        &sent,
-    );
+    let error = error_about((3, 3), &sent);
     (sent, error)
 }
 
@@ -99,13 +99,7 @@ rows!(
             let (sent, _) = sent_and_error(lab);
             let before = lab.world.tables.nat.state_hash();
             for quoted in [0, 10, 19, 20, 27] {
-                let error = wire::icmp_error(
-                    OUTSIDE_LINK,
-                    [198, 51, 100, 1].into(),
-                    [192, 0, 2, 1].into(),
-                    (3, 3),
-                    &sent[..14 + quoted],
-                );
+                let error = error_about((3, 3), &sent[..14 + quoted]);
                 let told = lab.send(UPLINK.0, &error);
                 assert_eq!(told, Err(DropReason::NatIcmpMalformed), "{quoted} bytes");
             }
@@ -135,13 +129,7 @@ rows!(
             let total = (sent.len() - 14) as u16;
             sent[16..18].copy_from_slice(&total.to_be_bytes());
             wire::repair_ipv4(&mut sent);
-            let mut error = wire::icmp_error(
-                OUTSIDE_LINK,
-                [198, 51, 100, 1].into(),
-                [192, 0, 2, 1].into(),
-                (11, 0),
-                &sent,
-            );
+            let mut error = error_about((11, 0), &sent);
             error.extend_from_slice(&sent[42..46]);
             let total = (error.len() - 14) as u16;
             error[16..18].copy_from_slice(&total.to_be_bytes());
@@ -162,13 +150,7 @@ rows!(
         |lab| {
             let (mut sent, _) = sent_and_error(lab);
             sent[40] ^= 0x0f;
-            let error = wire::icmp_error(
-                OUTSIDE_LINK,
-                [198, 51, 100, 1].into(),
-                [192, 0, 2, 1].into(),
-                (3, 3),
-                &sent,
-            );
+            let error = error_about((3, 3), &sent);
             assert_eq!(lab.send(UPLINK.0, &error).unwrap().0.0, 1);
         }
     ),
@@ -240,13 +222,7 @@ rows!(
             let frame = wire::echo(inside_link(at(PING)), ip(A), ip(FAR), true, 50_001);
             let (_, sent) = lab.send(1, &frame).unwrap();
             let external = crate::lab::ends(&sent).0;
-            let error = wire::icmp_error(
-                OUTSIDE_LINK,
-                [198, 51, 100, 1].into(),
-                [192, 0, 2, 1].into(),
-                (11, 0),
-                &sent,
-            );
+            let error = error_about((11, 0), &sent);
             for _ in 0..3 {
                 assert_eq!(lab.send(UPLINK.0, &error).unwrap().0.0, 1);
                 lab.wait(20);
