@@ -19,7 +19,7 @@ use dataplane_port::tap_plain::PlainTap;
 
 use crate::error::Error;
 use crate::link::inet::{Address, DuplicateDetection, Route};
-use crate::link::{self, Link, Netlink, VethEnd};
+use crate::link::{self, Link, Netlink, TAP_QUEUE_FRAMES, VethEnd};
 use crate::model::{Backend, Endpoint, Network};
 use crate::netns::Netns;
 use crate::plan::ObservedSandbox;
@@ -152,6 +152,7 @@ impl Devices {
         netlink.set_mac(index, endpoint.mac).await?;
         netlink.set_mtu(index, network.mtu.into()).await?;
         netlink.set_noqueue(index).await?;
+        netlink.set_tx_queue_frames(index, TAP_QUEUE_FRAMES).await?;
         netlink.rename(index, &endpoint.ifname).await?;
         sandbox.keep_neighbours(&endpoint.ifname)?;
         for prefix in addresses_inside(endpoint, network) {

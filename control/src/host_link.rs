@@ -19,7 +19,7 @@ use crate::device::{self, Queues};
 use crate::error::Error;
 use crate::hostnet::HostState;
 use crate::link::inet::{DuplicateDetection, Route};
-use crate::link::{Link, Netlink, VethEnd};
+use crate::link::{Link, Netlink, TAP_QUEUE_FRAMES, VethEnd};
 use crate::model::HOST_LINK_PORT;
 use crate::netns::Netns;
 use crate::plan::ObservedHostLink;
@@ -104,6 +104,9 @@ impl HostLink {
         self.netlink.set_noarp(index).await?;
         self.netlink.set_addr_gen_mode_none(index).await?;
         self.netlink.set_noqueue(index).await?;
+        self.netlink
+            .set_tx_queue_frames(index, TAP_QUEUE_FRAMES)
+            .await?;
         self.netlink.set_up(index).await?;
         let link = self.netlink.require(IFNAME).await?;
         Ok((queues, link))

@@ -136,6 +136,7 @@ pub(crate) mod tests {
             loopback: false,
             alias: None,
             qdisc: "noqueue".to_owned(),
+            tx_queue_frames: 1_000,
             stats: LinkStats::default(),
         }
     }

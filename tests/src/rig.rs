@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use control::link::TAP_QUEUE_FRAMES;
 use dataplane::{Config, Dataplane};
 use dataplane_core::addr::{DomainId, L4Port, MacAddr, PortId, UplinkId};
 use dataplane_core::nat::{StaticRule, Transport};
@@ -357,10 +358,14 @@ fn plain_queue(ns: &Namespace) -> Box<dyn PortIo> {
     Box::new(tap)
 }
 
-/// Before the first up: with the default discipline the kernel would drop without telling.
+/// Before the first up: with the default discipline the kernel would drop without telling. The
+/// device's own queue is as long as the daemon makes it.
 fn without_queue(ns: &Namespace) {
     let interface = ns.link("eth0").index;
-    lab::block_on(ns.netlink().set_noqueue(interface)).expect("noqueue on eth0");
+    let netlink = ns.netlink();
+    lab::block_on(netlink.set_noqueue(interface)).expect("noqueue on eth0");
+    let longer = netlink.set_tx_queue_frames(interface, TAP_QUEUE_FRAMES);
+    lab::block_on(longer).expect("a queue of eth0");
 }
 
 /// Pseudo-random bytes with their digest, made before a transfer so as not to slow it down.

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 
+use control::link::TAP_QUEUE_FRAMES;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::daemon::{Daemon, binary, path_text};
@@ -31,7 +32,11 @@ fn two_namespaces_on_a_network_talk_and_clean_leaves_nothing() {
         "10.88.0.9"
     );
     assert_eq!(b.mac("eth0").to_string(), "02:42:0a:58:00:09");
-    assert_eq!(b.link("eth0").qdisc, "noqueue");
+    let eth0 = b.link("eth0");
+    assert_eq!(
+        (eth0.qdisc.as_str(), eth0.tx_queue_frames),
+        ("noqueue", TAP_QUEUE_FRAMES)
+    );
 
     let _server = echo(&b, "10.88.0.9:7000");
     assert_eq!(seen_address(&a, "10.88.0.9:7000"), ip("10.88.0.2"));

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::tests::lab::{self, Lab, Namespace};
+use control::link::TAP_QUEUE_FRAMES;
 use dataplane_core::addr::MacAddr;
 use dataplane_core::checksum::{self, Change, L4Checksum};
 use dataplane_core::frame::FrameBuf;
@@ -154,7 +155,10 @@ fn work() -> Work {
 fn taps(ns: &Namespace, count: usize) -> io::Result<Queues> {
     let made = ns.run(|| TapBuilder::new("eth0").queues(count).create());
     let index = ns.link("eth0").index;
-    lab::block_on(ns.netlink().set_noqueue(index)).map_err(io::Error::other)?;
+    let netlink = ns.netlink();
+    lab::block_on(netlink.set_noqueue(index)).map_err(io::Error::other)?;
+    let longer = netlink.set_tx_queue_frames(index, TAP_QUEUE_FRAMES);
+    lab::block_on(longer).map_err(io::Error::other)?;
     let taps = made.map_err(io::Error::other)?.into_iter();
     Ok(taps.map(|tap| Box::new(tap) as Box<dyn PortIo>).collect())
 }
