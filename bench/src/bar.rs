@@ -1,5 +1,6 @@
 //! The performance bar: every line with its least, its stretch and what was reached.
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::summary::Series;
@@ -9,18 +10,38 @@ mod core_lines;
 mod modes;
 mod nat_lines;
 mod pair_lines;
+mod scale_lines;
 
 /// How the bar is measured.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Measurements of each system in each line.
     pub repeats: usize,
-    /// Only lines whose name contains this.
-    pub only: Option<String>,
+    /// The groups of lines that are measured; all when it is empty.
+    pub only: Vec<Group>,
     /// Microseconds of spinning.
     pub spin: u64,
     /// Worker threads.
     pub workers: usize,
+}
+
+/// Lines that are measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// Line 1: bulk TCP between two sandboxes.
+    Bulk,
+    /// Line 2: small frames.
+    Frames,
+    /// Line 3: round trips.
+    Latency,
+    /// Line 3: a hundred ports without traffic.
+    Idle,
+    /// Line 4: out by source NAT, in by a published port.
+    Nat,
+    /// Line 5: the core in memory.
+    Core,
+    /// Line 6: big numbers.
+    Scale,
 }
 
 /// One line of the bar.
@@ -53,36 +74,21 @@ pub struct Line {
 /// as absent. Namespaces are gone then as well.
 pub fn run(options: &Options) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
-    if options.wants("bulk tcp") {
-        lines.extend(pair_lines::bulk(options)?);
-    }
-    if options.wants("small frames") {
-        lines.extend(pair_lines::small_frames(options)?);
-    }
-    if options.wants("latency") {
-        lines.extend(pair_lines::latency(options)?);
-    }
-    if options.wants("idle") {
-        lines.push(pair_lines::idle(options)?);
-    }
-    if options.wants("nat") {
-        lines.extend(nat_lines::lines(options)?);
-    }
-    lines.extend(core_lines::lines(options)?);
-    if options.wants("scale") {
-        let what = "scale: 2,000 ports, a million sessions, 65,000 published ports";
-        lines.push(Line::unmeasured(6, what, "not built"));
+    for group in Group::value_variants() {
+        if !options.only.is_empty() && !options.only.contains(group) {
+            continue;
+        }
+        lines.extend(match group {
+            Group::Bulk => pair_lines::bulk(options)?,
+            Group::Frames => pair_lines::small_frames(options)?,
+            Group::Latency => pair_lines::latency(options)?,
+            Group::Idle => vec![pair_lines::idle(options)?],
+            Group::Nat => nat_lines::lines(options)?,
+            Group::Core => core_lines::lines(options)?,
+            Group::Scale => scale_lines::lines(options)?,
+        });
     }
     Ok(lines)
-}
-
-impl Options {
-    /// Whether a group or a line is asked for.
-    fn wants(&self, name: &str) -> bool {
-        let name = name.to_lowercase();
-        let only = self.only.as_ref().map(|only| only.to_lowercase());
-        only.is_none_or(|only| name.contains(&only))
-    }
 }
 
 fn progress(what: &str, repeat: usize, of: usize) {
@@ -119,8 +125,10 @@ impl Line {
 /// Prints the lines as a table.
 pub fn print(lines: &[Line]) {
     println!("{}", machine());
+    let (mut short, mut unmeasured) = (0, 0);
     for line in lines {
         let Some(reached) = &line.reached else {
+            unmeasured += 1;
             let why = line.note.as_deref().unwrap_or("not built");
             println!("{}  {:<66} {why}", line.number, line.name);
             continue;
@@ -130,8 +138,10 @@ pub fn print(lines: &[Line]) {
         let outcome = match (line.least.and_then(|m| line.reaches(m)), line.stretch) {
             (Some(false), _) => "SHORT",
             (_, Some(stretch)) if line.reaches(stretch) == Some(true) => "stretch",
-            (_, _) => "reached",
+            (Some(true), _) => "reached",
+            (None, _) => "no mark",
         };
+        short += usize::from(outcome == "SHORT");
         println!(
             "{}  {:<66} {:>8.2} {:<9} [{low:.2} .. {high:.2}]  least {}, stretch {}  {outcome}",
             line.number,
@@ -152,6 +162,8 @@ pub fn print(lines: &[Line]) {
             println!("     {note}");
         }
     }
+    let measured = lines.len() - unmeasured;
+    println!("{measured} lines measured, {short} of them SHORT; {unmeasured} not measured");
 }
 
 /// The machine in a line.

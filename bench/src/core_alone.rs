@@ -189,6 +189,84 @@ pub fn nat_new_session() -> f64 {
     translate(&flows, flows.len(), false)
 }
 
+/// What [`million_sessions`] has seen.
+#[derive(Clone, Copy, Debug)]
+pub struct ManySessions {
+    /// Memory that the process took for them.
+    pub bytes: u64,
+    /// Nanoseconds to open one.
+    pub opening_nanos: f64,
+    /// Expired a second of the worker's time.
+    pub expired_per_second: f64,
+    /// The longest tick that expired some.
+    pub tick_nanos_max: f64,
+}
+
+/// Sessions of [`million_sessions`].
+const SESSIONS: usize = 1 << 20;
+/// Inside ports that they are spread over; each speaks to as many remotes as it takes.
+const SESSION_PORTS: usize = 50_000;
+/// Sessions that a worker's tick expires at most, as the dataplane's do.
+const EXPIRED_PER_TICK: usize = 4_096;
+
+/// Opens a million sessions by as many datagrams, and lets them expire by ticks.
+pub fn million_sessions() -> ManySessions {
+    let mut sw = switch();
+    let opened = Instant::from_secs(10);
+    let mut buf = FrameBuf::new();
+    let template = datagram(0, [198, 51, 100, 9]);
+    let before = resident_bytes();
+    let start = Clock::now();
+    for n in 0..SESSIONS {
+        if n % BATCH == 0 {
+            sw.fdb.begin_batch();
+        }
+        buf.copy_from(&template, Offload::NONE);
+        address(buf.bytes_mut(), n);
+        let verdict = forward(&mut sw, &mut Frame::new(SOURCE, &mut buf), opened, &mut Off);
+        let _ = std::hint::black_box(verdict);
+    }
+    let opening_nanos = start.elapsed().as_nanos() as f64 / SESSIONS as f64;
+    let bytes = resident_bytes().saturating_sub(before);
+    let live = sw.gateway.session_count();
+    assert_eq!(live, SESSIONS, "every datagram opened a session");
+    let topology = Arc::clone(&sw.topology);
+    let expired = Instant::from_secs(10 + 3_600);
+    let (mut ticks, mut tick_nanos_max) = (0.0, 0.0_f64);
+    while sw.gateway.session_count() > 0 {
+        let start = Clock::now();
+        sw.gateway.tick(&topology, expired, EXPIRED_PER_TICK);
+        let nanos = start.elapsed().as_nanos() as f64;
+        ticks += nanos;
+        tick_nanos_max = tick_nanos_max.max(nanos);
+    }
+    ManySessions {
+        bytes,
+        opening_nanos,
+        expired_per_second: SESSIONS as f64 / (ticks * 1e-9),
+        tick_nanos_max,
+    }
+}
+
+/// Makes a datagram the one of session `n`: its inside port and its remote. The checksums are left
+/// as they are, because the NAT changes them and judges only those of ICMP errors.
+fn address(bytes: &mut [u8], n: usize) {
+    let port = 2_000 + (n % SESSION_PORTS) as u16;
+    let [_, _, high, low] = ((n / SESSION_PORTS) as u32).to_be_bytes();
+    bytes[32..34].copy_from_slice(&[high, low]);
+    bytes[34..36].copy_from_slice(&port.to_be_bytes());
+}
+
+/// Memory of this process that is there, by the kernel's own count of pages (`proc(5)`).
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|word| word.parse().ok());
+    pages.unwrap_or(0) * PAGE_SIZE
+}
+
+/// Bytes of a page on every machine that this runs on.
+const PAGE_SIZE: u64 = 4_096;
+
 fn translate(flows: &[Vec<u8>], frames: usize, warm: bool) -> f64 {
     let mut sw = switch();
     let now = Instant::from_secs(10);

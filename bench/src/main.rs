@@ -100,6 +100,7 @@ enum Command {
     ///
     /// Needs root, for network namespaces. Takes about seven minutes.
     #[command(after_help = "Examples:\n  cargo run --release -p bench -- bar\n  \
+                            cargo run --release -p bench -- bar --only bulk --only nat\n  \
                             cargo run --release -p bench -- bar --repeats 9 --json > bar.json")]
     Bar {
         /// Measurements of each system in each line, taken in turn (A B A B ...).
@@ -108,9 +109,9 @@ enum Command {
         /// Prints JSON instead of the table.
         #[arg(long)]
         json: bool,
-        /// Only lines whose name contains this.
-        #[arg(long)]
-        only: Option<String>,
+        /// Only this group of lines; may be given several times.
+        #[arg(long, value_name = "GROUP")]
+        only: Vec<bar::Group>,
         /// Microseconds that workers look for frames before they sleep; 0 sleeps at once.
         #[arg(long, default_value_t = 50)]
         spin: u64,

@@ -15,18 +15,16 @@ use crate::lab::{DEADLINE, Lab, Namespace, wait_until};
 /// # Panics
 /// When it was not built: `cargo test -p tests` alone does not; `tests/run` does.
 pub fn binary() -> PathBuf {
-    let exe = std::env::current_exe().expect("a test knows its own path");
-    let dir = exe
-        .ancestors()
-        .nth(2)
-        .expect("a test lies in TARGET/PROFILE/deps");
-    let binary = dir.join("causeway");
-    let path = binary.display();
-    assert!(
-        binary.exists(),
-        "{path} is missing: run `cargo build -p control` first"
-    );
-    binary
+    find_binary().expect("`causeway` lies beside the tests once `cargo build -p control` was run")
+}
+
+/// The program, if it was built beside this one.
+pub fn find_binary() -> Option<PathBuf> {
+    let exe = std::env::current_exe().ok()?;
+    // A program lies in TARGET/PROFILE, a test in TARGET/PROFILE/deps.
+    let mut beside = exe.ancestors().skip(1).take(2);
+    let found = beside.find(|dir| dir.join("causeway").is_file())?;
+    Some(found.join("causeway"))
 }
 
 /// A running daemon. It is stopped, and its traces cleaned away, when it is dropped.

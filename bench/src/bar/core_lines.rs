@@ -44,24 +44,19 @@ const LINES: [(&str, Measure, f64, Option<Measure>); 5] = [
 const SCALING: &str = "core: two workers on memory ports, ratio to a two-thread ALU loop";
 const TRACING: &str = "core: cost of tracing that is off";
 
-/// Every line that is asked for.
+/// Every line.
 ///
 /// # Errors
 /// When the workers on memory ports cannot start.
 pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
     let mut lines = alone(options);
-    if options.wants(SCALING) {
-        lines.push(two_workers(options)?);
-    }
-    if options.wants(TRACING) {
-        lines.push(tracing_off(options)?);
-    }
+    lines.push(two_workers(options)?);
+    lines.push(tracing_off(options)?);
     Ok(lines)
 }
 
 fn alone(options: &Options) -> Vec<Line> {
-    let wanted = LINES.iter().filter(|(name, ..)| options.wants(name));
-    let measured = wanted.map(|(name, measure, least, prototype)| {
+    let measured = LINES.iter().map(|(name, measure, least, prototype)| {
         let (mut reached, mut least_possible) = (Series::default(), Series::default());
         for repeat in 0..options.repeats {
             progress(name, repeat, options.repeats);

@@ -92,6 +92,11 @@ impl State {
         self.nat_tables.expire(now, &topology.nat, budget);
     }
 
+    /// Sessions of the NAT, of all workers.
+    pub fn session_count(&self) -> usize {
+        self.nat_tables.session_count()
+    }
+
     /// Takes up a held frame whose waiting is over, and counts its verdict. Call until `None`.
     pub fn release(
         &mut self,
