@@ -32,6 +32,7 @@ mod mss;
 mod open;
 mod packet;
 mod pool;
+mod published;
 mod rewrite;
 mod session;
 mod shared;
