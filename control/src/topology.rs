@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use dataplane_core::addr::{MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::nat::{NatConfig, RuleError, StaticRule, StaticRules};
+use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
+use dataplane_core::nat::{Balance, NatConfig, RuleError, StaticRule, StaticRules, Target};
 use dataplane_core::time::Duration;
 use dataplane_core::topology::{
     Domain, Gateway, HostLink, Neighbour, Port, Role, Route, Topology, Uplink,
@@ -215,12 +215,15 @@ fn static_rules(desired: &DesiredState) -> Vec<StaticRule> {
                 transport: publication.transport,
                 external: publication.host_ip,
                 external_ports: publication.host_ports.clone(),
-                domain: endpoint.domain,
-                inside: *inside,
-                inside_port_first: publication.inside_port_first,
                 from: publication
                     .from
                     .map(|from| Prefix::new(from.network(), from.prefix_len())),
+                balance: Balance::RoundRobin,
+                targets: vec![Target::new(
+                    endpoint.port.0,
+                    endpoint.domain,
+                    L4Addr::new(*inside, publication.inside_port_first),
+                )],
             });
         }
     }

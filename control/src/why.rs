@@ -370,6 +370,12 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::NatTableFull => "raise the session limit, or end sessions",
         DropReason::NatQuota => "raise the limit per endpoint, or find out what opens so many",
         DropReason::NatNoPort => "widen the NAT port range, or end sessions",
+        DropReason::NatNoTarget => {
+            "let a target serve again: 'causeway publish undrain SPEC ENDPOINT', or join another"
+        }
+        DropReason::NatTargetUnknown => {
+            "connect again, or let the server send first: only it knows whose connection it is"
+        }
         DropReason::NatNoAddress => "give the uplink an address of this family",
         DropReason::NatIcmpUnmatched => "nothing: the error speaks of a session that is gone",
     })

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use control::link::TAP_QUEUE_FRAMES;
 use dataplane::{Config, Dataplane};
-use dataplane_core::addr::{DomainId, L4Port, MacAddr, PortId, UplinkId};
-use dataplane_core::nat::{StaticRule, Transport};
+use dataplane_core::addr::{DomainId, L4Addr, L4Port, MacAddr, PortId, UplinkId};
+use dataplane_core::nat::{StaticRule, Target, Transport};
 use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Route, Topology, Uplink};
 use dataplane_port::PortIo;
 use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
@@ -230,16 +230,8 @@ impl Rig {
     /// When the port is taken.
     pub fn publish(&mut self, transport: Transport, external: u16, sandbox: &Sandbox, inside: u16) {
         let id = self.topology.statics.rules().len() as u32 + 1;
-        let rule = StaticRule {
-            id,
-            transport,
-            external: None,
-            external_ports: external..=external,
-            domain: NETWORK,
-            inside: sandbox.address,
-            inside_port_first: inside,
-            from: None,
-        };
+        let target = Target::new(0, NETWORK, L4Addr::new(sandbox.address, inside));
+        let rule = StaticRule::new(id, transport, external..=external, target);
         self.topology.statics.add(rule).expect("a free port");
     }
 

@@ -15,14 +15,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use dataplane_core::addr::{MacAddr, PortId};
+use dataplane_core::addr::{L4Addr, MacAddr, PortId};
 use dataplane_core::checksum::Sum;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::headers::{Headers, L3, L4Kind, protocol};
-use dataplane_core::nat::{StaticRule, StaticRules, Transport};
+use dataplane_core::nat::{StaticRule, StaticRules, Target, Transport};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
@@ -171,16 +171,9 @@ impl Sim {
     /// When the published port is not sound.
     pub fn new(scenario: Scenario) -> Self {
         let mut topology = world::topology();
-        let rule = StaticRule {
-            id: 1,
-            transport: Transport::Tcp,
-            external: None,
-            external_ports: 8_080..=8_080,
-            domain: RED,
-            inside: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 3)),
-            inside_port_first: 80,
-            from: None,
-        };
+        let server = L4Addr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 3)), 80);
+        let target = Target::new(0, RED, server);
+        let rule = StaticRule::new(1, Transport::Tcp, 8_080..=8_080, target);
         topology.statics = StaticRules::build(vec![rule]).expect("one rule is sound");
         // Nobody has asked for the server's MAC yet: the first frames towards it are held.
         topology.uplinks[0].neighbours.remove(&IpAddr::V4(SERVER));

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dataplane_core::addr::PortId;
+use dataplane_core::addr::{L4Addr, PortId};
 use dataplane_core::checksum;
 use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
 use dataplane_core::gso::{Segmenter, segment_count};
-use dataplane_core::nat::{StaticRule, StaticRules, Transport};
+use dataplane_core::nat::{StaticRule, StaticRules, Target, Transport};
 use dataplane_core::path::forward;
 use dataplane_core::trace::{Off, Recorder, Step};
 use dataplane_core::verdict::{DropReason, Verdict};
@@ -39,15 +39,9 @@ struct Loop {
 impl Loop {
     fn new() -> Self {
         let mut world = World::new();
-        let rule = |id, transport, ports: std::ops::RangeInclusive<u16>, inside: &str| StaticRule {
-            id,
-            transport,
-            external: None,
-            external_ports: ports,
-            domain: RED,
-            inside: ip(inside),
-            inside_port_first: 80,
-            from: None,
+        let rule = |id, transport, ports, inside: &str| {
+            let target = Target::new(0, RED, L4Addr::new(ip(inside), 80));
+            StaticRule::new(id, transport, ports, target)
         };
         let rules = vec![
             rule(1, Transport::Tcp, 8_080..=8_081, "10.1.0.3"),

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use control::explain::{explain, summary};
 use dataplane::what_if::egress_ports;
-use dataplane_core::addr::{MacAddr, PortId};
-use dataplane_core::nat::{StaticRule, StaticRules, Transport};
+use dataplane_core::addr::{L4Addr, MacAddr, PortId};
+use dataplane_core::nat::{Duty, StaticRule, StaticRules, Target, Transport};
 use dataplane_core::route::EARLY_PER_SENDER_MAX;
 use dataplane_core::trace::Step;
 use dataplane_core::verdict::{DropReason, Verdict};
@@ -99,15 +99,10 @@ fn from_router() -> Link {
 
 /// External 8080 of TCP leads to b, port 80; 8081 only for one client.
 fn publish(world: &mut World) {
+    let target = Target::new(0, RED, L4Addr::new(B.into(), 80));
     let rule = |id, port, from: Option<&str>| StaticRule {
-        id,
-        transport: Transport::Tcp,
-        external: None,
-        external_ports: port..=port,
-        domain: RED,
-        inside: B.into(),
-        inside_port_first: 80,
         from: from.map(|client| dataplane_core::addr::Prefix::new(ip(client), 32)),
+        ..StaticRule::new(id, Transport::Tcp, port..=port, target)
     };
     let rules = vec![rule(1, 8080, None), rule(2, 8081, Some("198.51.100.7"))];
     let rules = StaticRules::build(rules).expect("the rules are sound");
@@ -542,10 +537,49 @@ fn the_last_external_port(s: &mut Story) {
     );
 }
 
+fn several_targets(s: &mut Story) {
+    let lead = |s: &mut Story, duties: [Duty; 2]| {
+        let target = |(id, duty)| {
+            let inside = Ipv4Addr::new(10, 1, 0, 3 + id as u8);
+            Target {
+                duty,
+                ..Target::new(id, RED, L4Addr::new(inside.into(), 80))
+            }
+        };
+        let targets: Vec<Target> = (0..).zip(duties).map(target).collect();
+        let rule = StaticRule {
+            targets: targets.clone(),
+            ..StaticRule::new(1, Transport::Tcp, 8_080..=8_080, targets[0])
+        };
+        s.world
+            .edit(|t| t.statics = StaticRules::build(vec![rule]).expect("a sound rule"));
+    };
+    let published = at(&format!("{HOST}:8080"));
+    let from = |number: u8, flags| {
+        let client = at(&format!("198.51.100.{number}:50000"));
+        wire::tcp(from_router(), client, published, flags, b"")
+    };
+    lead(s, [Duty::Serving; 2]);
+    s.say("new connections take turns between b and c");
+    s.send(9, &from(9, flags::SYN));
+    s.send(9, &from(10, flags::SYN));
+    s.say("a connection from before: either could have it, and the wrong one would reset it");
+    s.send(9, &from(11, flags::ACK));
+    s.say("b drains: it keeps its connection, and the next ones go to c");
+    lead(s, [Duty::Draining, Duty::Serving]);
+    s.send(9, &from(9, flags::ACK));
+    s.send(9, &from(12, flags::SYN));
+    s.say("so does c: there is nobody left for a new one, and a sender inside is told so");
+    lead(s, [Duty::Draining; 2]);
+    s.send(9, &from(13, flags::SYN));
+    let inside = at("10.1.0.2:40001");
+    s.send(1, &wire::tcp(a_out(), inside, published, flags::SYN, b""));
+}
+
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 14] = [
+const STORIES: [Tale; 15] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -563,6 +597,7 @@ const STORIES: [Tale; 14] = [
     ("12-not-for-the-gateway", what_the_gateway_does_not_take),
     ("13-left-to-the-host", frames_that_are_the_hosts),
     ("14-no-port-left", the_last_external_port),
+    ("15-several-targets", several_targets),
 ];
 
 fn folder() -> PathBuf {

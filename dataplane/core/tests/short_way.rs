@@ -5,9 +5,9 @@
 
 mod world;
 
-use dataplane_core::addr::{PortId, Prefix, UplinkId};
+use dataplane_core::addr::{L4Addr, PortId, Prefix, UplinkId};
 use dataplane_core::frame::Offload;
-use dataplane_core::nat::{StaticRule, StaticRules, Transport};
+use dataplane_core::nat::{StaticRule, StaticRules, Target, Transport};
 use dataplane_core::topology::{Route, Topology};
 use dataplane_core::trace::{NatKind, Step, Way};
 use dataplane_core::verdict::{DropReason, Verdict};
@@ -99,16 +99,8 @@ fn change(edit: Edit, t: &mut Topology) {
         next_hop: None,
         source: None,
     };
-    let rule = StaticRule {
-        id: 7,
-        transport: Transport::Udp,
-        external: None,
-        external_ports: 5000..=5002,
-        domain: RED,
-        inside: ip("10.1.0.2"),
-        inside_port_first: 5000,
-        from: None,
-    };
+    let target = Target::new(0, RED, L4Addr::new(ip("10.1.0.2"), 5000));
+    let rule = StaticRule::new(7, Transport::Udp, 5000..=5002, target);
     let uplink = &mut t.uplinks[0];
     match edit {
         Edit::Nothing => {}

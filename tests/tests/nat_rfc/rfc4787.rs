@@ -1,7 +1,8 @@
 //! RFC 4787: UDP.
 
+use dataplane_core::addr::L4Addr;
 use dataplane_core::gso::Segmenter;
-use dataplane_core::nat::{Dependence, StaticRule, Transport};
+use dataplane_core::nat::{Dependence, StaticRule, Target, Transport};
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, at};
 use tests::world::{BLUE, HOST_LINK, RED, UPLINK, ip};
@@ -385,16 +386,8 @@ rows!(
         Meets,
         |lab| {
             lab.world.edit(|topology| {
-                let rule = StaticRule {
-                    id: 1,
-                    transport: Transport::Udp,
-                    external: None,
-                    external_ports: 8_080..=8_080,
-                    domain: RED,
-                    inside: ip(A),
-                    inside_port_first: 80,
-                    from: None,
-                };
+                let target = Target::new(0, RED, L4Addr::new(ip(A), 80));
+                let rule = StaticRule::new(1, Transport::Udp, 8_080..=8_080, target);
                 topology.statics.add(rule).unwrap();
             });
             let public = at("192.0.2.1:8080");

@@ -1,7 +1,7 @@
 //! RFC 5382: TCP.
 
-use dataplane_core::addr::Prefix;
-use dataplane_core::nat::{StaticRule, Transport};
+use dataplane_core::addr::{L4Addr, Prefix};
+use dataplane_core::nat::{StaticRule, Target, Transport};
 use dataplane_core::verdict::DropReason;
 use tests::wire::{self, at};
 use tests::world::{RED, UPLINK, ip};
@@ -129,15 +129,10 @@ rows!(
         MeetsAfter(6),
         |lab| {
             lab.world.edit(|topology| {
+                let target = Target::new(0, RED, L4Addr::new(ip(A), 80));
                 let rule = StaticRule {
-                    id: 1,
-                    transport: Transport::Tcp,
-                    external: None,
-                    external_ports: 8_080..=8_080,
-                    domain: RED,
-                    inside: ip(A),
-                    inside_port_first: 80,
                     from: Some(Prefix::new(ip("203.0.113.0"), 24)),
+                    ..StaticRule::new(1, Transport::Tcp, 8_080..=8_080, target)
                 };
                 topology.statics.add(rule).unwrap();
             });

@@ -55,6 +55,11 @@ impl HashKey {
         self.join(inside, self.ip(external).rotate_left(32))
     }
 
+    /// What a target draws for a client, when one of several is chosen.
+    pub fn draw(&self, client: IpAddr, target: u16) -> u64 {
+        self.join(self.ip(client), u64::from(target) << 17 | 1)
+    }
+
     /// The low `bits` of `number`, an even count, in another order that only the key tells: a
     /// Feistel network, so that no two numbers get one place.
     pub fn permute(&self, number: u32, bits: u32) -> u32 {

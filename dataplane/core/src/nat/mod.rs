@@ -6,7 +6,8 @@
 //! talks to gets a session, and only packets of sessions come back in (address-and-port-dependent
 //! filtering, REQ-8). Only when every port is taken do endpoints share one, each towards remotes of
 //! its own. *Outside to inside*: published ports are intervals of the topology; the
-//! client's address is kept. *Hairpin*: an inside host that addresses an external port of ours is
+//! client's address is kept, and where a rule leads to several targets, each new session is given to
+//! one of them (`target.rs`). *Hairpin*: an inside host that addresses an external port of ours is
 //! translated on both sides (REQ-9). ICMP errors about any of these are translated with the
 //! packet that they quote, and never end a session (REQ-12).
 //!
@@ -39,6 +40,7 @@ mod shared;
 mod slab;
 mod spans;
 mod table;
+mod target;
 mod translate;
 
 #[cfg(test)]
@@ -55,4 +57,5 @@ pub(crate) use mss::clamp as clamp_mss;
 pub use pool::SHARDS;
 pub use session::{Direction, NatProtocol, SessionInfo, SessionState};
 pub use shared::{Gauges, Nat, NatView};
+pub use target::{Balance, Duty, Rotation, TARGETS_MAX, Target, WEIGHT_MAX};
 pub use translate::{Inbound, Outside, Translation};

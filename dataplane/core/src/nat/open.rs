@@ -21,6 +21,7 @@ use super::pool;
 use super::session::{Mapping, NatProtocol, SessionState};
 use super::shared::{Counts, Shard};
 use super::table::{Event, FlowKey, InsideKey, NatShard, Origin};
+use super::target::Target;
 use super::{Behaviour, Dependence, NatConfig};
 
 /// Expired sessions that one new session clears away when it finds the table full. A few pay for
@@ -78,6 +79,7 @@ impl Opening<'_> {
                     domain: key.domain,
                     protocol: key.protocol,
                     rule: None,
+                    target: 0,
                     scope: key.scope,
                     filtering: self.behaviour.filtering,
                     sessions: 0,
@@ -92,7 +94,7 @@ impl Opening<'_> {
     pub fn published(
         &self,
         shard: &mut Shard<'_>,
-        rule: &StaticRule,
+        (rule, target): (&StaticRule, &Target),
         external: L4Addr,
         key: &FlowKey,
     ) -> Result<u32, DropReason> {
@@ -113,6 +115,7 @@ impl Opening<'_> {
             domain: key.domain,
             protocol: key.protocol,
             rule: Some(rule.id),
+            target: target.id,
             scope: 0,
             filtering: Dependence::AddressAndPortDependent,
             sessions: 0,

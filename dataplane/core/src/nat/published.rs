@@ -1,6 +1,8 @@
 //! Sessions of published ports: opened by clients outside, answered by endpoints.
 //!
 //! They live in the shard of a hash of their remote, which both directions know without a lookup.
+//! A target is chosen when a session is made and stays in its mapping; a session is followed as long
+//! as its rule still leads there.
 
 use std::net::IpAddr;
 
@@ -11,9 +13,10 @@ use crate::verdict::DropReason;
 
 use super::forward::StaticRule;
 use super::packet::Packet;
-use super::session::{Direction, NatProtocol};
-use super::shared::NatView;
+use super::session::{Direction, Mapping, NatProtocol, SessionState};
+use super::shared::{NatView, Shard};
 use super::table::{FlowKey, Origin};
+use super::target::{Duty, Target};
 use super::translate::{Found, Query};
 
 impl NatView {
@@ -28,17 +31,11 @@ impl NatView {
             return Err(DropReason::NatFiltered);
         }
         let (external, remote) = (packet.dst, packet.src);
-        let key = FlowKey {
-            protocol: query.protocol,
-            domain: rule.domain,
-            inside: rule.inside_of(external.l4_port),
-            remote,
-        };
         let event = query.event(Direction::In);
-        let found = |created| Found {
+        let found = |to: L4Addr, domain, created| Found {
             kind: NatKind::Forward,
-            to: key.inside,
-            domain: key.domain,
+            to,
+            domain,
             created,
         };
         let mut shard = self.tables.shard(self.tables.shard_of_remote(remote));
@@ -47,20 +44,32 @@ impl NatView {
                 .table
                 .session_by_external(query.protocol, external, remote, Origin::Published);
         if let Some(session) = session {
-            let mapping = shard.table.at(session).1;
-            // A rule may have got another endpoint since.
-            let same = (mapping.domain, mapping.inside) == (key.domain, key.inside);
-            if same && shard.table.alive(session, query.now, &query.topology.nat) {
+            let mapping = *shard.table.at(session).1;
+            let goes_on = leads_on(rule, &mapping).is_some_and(|target| {
+                shard.table.alive(session, query.now, &query.topology.nat)
+                    && !query.moves_on(&shard, session, target)
+            });
+            if goes_on {
                 shard.table.touch(session, event);
-                return Ok(found(false));
+                return Ok(found(mapping.inside, mapping.domain, false));
             }
             let counts = shard.counts;
             shard.table.remove(session, counts);
         }
-        query
-            .opening(rule.domain, event)
-            .published(&mut shard, rule, external, &key)?;
-        Ok(found(true))
+        let target = query.target(rule, &shard, remote.ip)?;
+        let key = FlowKey {
+            protocol: query.protocol,
+            domain: target.domain,
+            inside: target.inside_of(rule, external.l4_port),
+            remote,
+        };
+        query.opening(target.domain, event).published(
+            &mut shard,
+            (rule, target),
+            external,
+            &key,
+        )?;
+        Ok(found(key.inside, key.domain, true))
     }
 
     /// A packet from a published port to a client that has a session with it.
@@ -89,25 +98,67 @@ impl NatView {
     pub(super) fn resume(
         &mut self,
         query: &Query<'_>,
-        rule: &StaticRule,
+        (rule, target): (&StaticRule, &Target),
         external: IpAddr,
         packet: &Packet,
     ) -> Result<Found, DropReason> {
         let external = L4Addr {
             ip: rule.external.unwrap_or(external),
-            l4_port: rule.external_of(packet.src.l4_port),
+            l4_port: target.external_of(rule, packet.src.l4_port),
         };
-        let key = query.flow(rule.domain, packet);
+        let key = query.flow(target.domain, packet);
         let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
         query
-            .opening(rule.domain, query.event(Direction::Out))
-            .published(&mut shard, rule, external, &key)?;
+            .opening(target.domain, query.event(Direction::Out))
+            .published(&mut shard, (rule, target), external, &key)?;
         Ok(Found {
             kind: NatKind::ForwardReturn,
             to: external,
-            domain: rule.domain,
+            domain: target.domain,
             created: true,
         })
+    }
+}
+
+/// The target that a session's mapping leads to, if its rule still leads there.
+#[inline]
+fn leads_on<'r>(rule: &'r StaticRule, mapping: &Mapping) -> Option<&'r Target> {
+    let target = rule.target(mapping.target)?;
+    let inside = target.inside_of(rule, mapping.external.l4_port);
+    let same = mapping.rule == Some(rule.id)
+        && (mapping.domain, mapping.inside) == (target.domain, inside);
+    same.then_some(target)
+}
+
+impl Query<'_> {
+    /// The target of a packet without a session. A segment of a connection that is under way goes
+    /// to the one that can have it: another one would reset it.
+    #[cold]
+    fn target<'r>(
+        &self,
+        rule: &'r StaticRule,
+        shard: &Shard<'_>,
+        client: IpAddr,
+    ) -> Result<&'r Target, DropReason> {
+        if self.protocol == NatProtocol::Tcp && !self.opens() {
+            return rule.recall(client).ok_or(DropReason::NatTargetUnknown);
+        }
+        let chosen = rule.choose(client, |rule| shard.counts.in_turn(rule));
+        chosen.ok_or(DropReason::NatNoTarget)
+    }
+
+    /// Whether a packet begins anew what has ended at a target that gets nothing new.
+    #[inline]
+    fn moves_on(&self, shard: &Shard<'_>, session: u32, target: &Target) -> bool {
+        self.opens()
+            && target.duty == Duty::Draining
+            && shard.table.at(session).0.tcp.phase() == SessionState::Closing
+    }
+
+    /// Whether it is a SYN alone, which only a new connection begins with.
+    #[inline]
+    const fn opens(&self) -> bool {
+        self.flags.has(TcpFlags::SYN) && !self.flags.has(TcpFlags::ACK)
     }
 }
 
@@ -116,6 +167,5 @@ impl NatView {
 /// else from a published TCP port without a session is a server's answer, and a new external port
 /// would make its client reset the connection. UDP has no such mark and falls through.
 pub(super) fn resumes(rule: &StaticRule, query: &Query<'_>, packet: &Packet) -> bool {
-    let opens = query.flags.has(TcpFlags::SYN) && !query.flags.has(TcpFlags::ACK);
-    query.protocol == NatProtocol::Tcp && !opens && rule.admits(packet.dst.ip)
+    query.protocol == NatProtocol::Tcp && !query.opens() && rule.admits(packet.dst.ip)
 }

@@ -106,6 +106,8 @@ pub(super) struct Mapping {
     pub protocol: NatProtocol,
     /// The published port that it belongs to; `None` for a dynamic mapping.
     pub rule: Option<u32>,
+    /// Which of the rule's targets it leads to.
+    pub target: u16,
     /// What it depends on of the remote: 0 for nothing, else a keyed hash of it.
     pub scope: u32,
     /// Whom it lets in besides the remotes of its sessions.
@@ -434,6 +436,8 @@ pub struct SessionInfo {
     pub last_seen: Instant,
     /// The published port that it came by; `None` when it was opened from inside.
     pub rule: Option<u32>,
+    /// Which of the rule's targets it was led to; 0 without a rule.
+    pub target: u16,
     /// Packets to the remote; a GSO frame counts as one.
     pub packets_out: u64,
     /// Packets from the remote.
@@ -456,6 +460,7 @@ impl SessionInfo {
             created: Instant::from_secs(u64::from(session.created)),
             last_seen: Instant::from_secs(u64::from(session.last_seen)),
             rule: mapping.rule,
+            target: mapping.target,
             packets_out: session.packets(Direction::Out),
             packets_in: session.packets(Direction::In),
         }

@@ -21,9 +21,11 @@ use crate::addr::{DomainId, L4Addr};
 use crate::time::Instant;
 use crate::verdict::DropReason;
 
+use super::forward::StaticRule;
 use super::hash::HashKey;
 use super::session::{Mapping, Session, SessionInfo};
 use super::table::NatShard;
+use super::target::{Rotation, Target};
 use super::{NatConfig, SHARDS};
 
 /// The NAT's tables, shared by all workers.
@@ -87,6 +89,7 @@ impl Nat {
     /// long as the process lives.
     pub fn forget_rule(&self, rule: u32) {
         self.counts.rule_hits.remove(&rule);
+        self.counts.rotations.remove(&rule);
     }
 
     /// Up to `max` sessions, for a listing. Shards are locked one after the other, so that a
@@ -174,6 +177,9 @@ impl Nat {
         for entry in &self.counts.rule_hits {
             sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
         }
+        for entry in &self.counts.rotations {
+            sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
+        }
         sum
     }
 }
@@ -197,6 +203,8 @@ pub(super) struct Counts {
     endpoints: DashMap<(DomainId, IpAddr), u32, FxBuildHasher>,
     /// New sessions by rule.
     rule_hits: DashMap<u32, u64, FxBuildHasher>,
+    /// Of the rules whose targets take turns.
+    rotations: DashMap<u32, Rotation, FxBuildHasher>,
 }
 
 impl Counts {
@@ -245,11 +253,20 @@ impl Counts {
         *self.rule_hits.entry(rule).or_insert(0) += 1;
     }
 
+    /// The target of a rule whose turn it is.
+    pub fn in_turn<'r>(&self, rule: &'r StaticRule) -> Option<&'r Target> {
+        self.rotations
+            .entry(rule.id)
+            .or_default()
+            .advance(&rule.targets)
+    }
+
     fn copy(&self) -> Self {
         Self {
             sessions: AtomicUsize::new(self.sessions.load(Ordering::Relaxed)),
             endpoints: self.endpoints.clone(),
             rule_hits: self.rule_hits.clone(),
+            rotations: self.rotations.clone(),
         }
     }
 }

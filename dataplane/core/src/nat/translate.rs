@@ -426,7 +426,7 @@ impl NatView {
                 created: !alive,
             });
         }
-        if let Some(rule) = rule.filter(|rule| resumes(rule, query, packet)) {
+        if let Some(rule) = rule.filter(|(rule, _)| resumes(rule, query, packet)) {
             drop(shard);
             return self.resume(query, rule, external, packet);
         }

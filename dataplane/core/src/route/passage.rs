@@ -238,8 +238,11 @@ impl<T: Trace> Passage<'_, '_, T> {
             }
             Err(reason) if is_refusal(reason) => self.prohibit(gateway, ip, reason),
             Err(DropReason::NatFragment) => self.await_first(Some(domain.id), ip),
-            Err(DropReason::NatFragmentOverlap) => Err(DropReason::NatFragmentOverlap),
-            Err(DropReason::NatFiltered) => Err(DropReason::NatFiltered),
+            Err(
+                reason @ (DropReason::NatFragmentOverlap
+                | DropReason::NatFiltered
+                | DropReason::NatTargetUnknown),
+            ) => Err(reason),
             Err(_) => self.send_to_host(domain, gateway),
         }
     }

@@ -157,6 +157,9 @@ pub(super) fn is_final(reason: DropReason) -> bool {
 pub(super) fn is_refusal(reason: DropReason) -> bool {
     matches!(
         reason,
-        DropReason::NatTableFull | DropReason::NatQuota | DropReason::NatNoPort
+        DropReason::NatTableFull
+            | DropReason::NatQuota
+            | DropReason::NatNoPort
+            | DropReason::NatNoTarget
     )
 }

@@ -7,6 +7,7 @@ mod limits;
 mod model;
 mod published;
 mod sharing;
+mod targets;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -246,14 +247,8 @@ impl Lab {
 
     fn publish(&mut self, id: u32, external: &str, ports: RangeInclusive<u16>, inside: L4Addr) {
         let rule = StaticRule {
-            id,
-            transport: Transport::Tcp,
             external: (external != "*").then(|| ip(external)),
-            external_ports: ports,
-            domain: NET,
-            inside: inside.ip,
-            inside_port_first: inside.l4_port.0,
-            from: None,
+            ..StaticRule::new(id, Transport::Tcp, ports, Target::new(0, NET, inside))
         };
         for (id, transport) in [(id, Transport::Tcp), (id + 100, Transport::Udp)] {
             let rule = StaticRule {

@@ -128,7 +128,7 @@ fn a_rule_that_got_another_endpoint_takes_its_clients_along() {
     let mut lab = published();
     lab.back(Kind::Udp, at(CLIENT), at(PUBLIC)).unwrap();
     let mut rule = lab.topology.statics.remove(101).unwrap();
-    rule.inside = ip("10.0.0.9");
+    rule.targets[0].inside = ip("10.0.0.9");
     lab.topology.statics.add(rule).unwrap();
     assert_eq!(
         lab.back(Kind::Udp, at(CLIENT), at(PUBLIC)),
