@@ -62,6 +62,7 @@ impl NatView {
             flags,
             number,
             refreshes: true,
+            size: packet.size,
             now: leaving.now,
         };
         let before = packet.ends();

@@ -149,6 +149,20 @@ impl Fragments {
         })
     }
 
+    /// Forgets the packets from or to inside addresses that `condemned` names.
+    pub fn forget_inside(&mut self, condemned: impl Fn(DomainId, IpAddr) -> bool) {
+        let touches = |record: &Record| {
+            let sender = record.key.from;
+            let receiver = match record.fate {
+                Fate::Follow(route) => condemned(route.domain, route.dst),
+                Fate::Foreign | Fate::Refused => false,
+            };
+            receiver || sender.is_some_and(|domain| condemned(domain, record.key.src))
+        };
+        self.records.retain(|record| !touches(record));
+        self.next = self.next.min(self.records.len());
+    }
+
     fn forget(&mut self, index: usize) {
         self.records.swap_remove(index);
         self.next = self.next.min(self.records.len());

@@ -228,6 +228,7 @@ fn query<'a>(topology: &'a Topology, quoted: &Quoted, now: Instant) -> Query<'a>
         protocol: quoted.protocol,
         flags: TcpFlags::default(),
         number: 0,
+        size: 0,
         now,
     }
 }

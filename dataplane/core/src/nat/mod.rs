@@ -23,6 +23,7 @@
 //! drops what has expired, then transitory TCP sessions, and then refuses the new session.
 //! Payload is never looked at: there are no application gateways (RFC 4787 REQ-10).
 
+mod account;
 mod config;
 mod follow;
 mod forward;
@@ -46,6 +47,7 @@ mod translate;
 #[cfg(test)]
 mod tests;
 
+pub use account::{Account, Totals};
 pub use config::{
     Behaviour, Dependence, NatConfig, NatConfigError, PORT_RANGE_DEFAULT, SESSIONS_MAX_DEFAULT,
     SESSIONS_PER_ENDPOINT_MAX_DEFAULT, Timeouts,

@@ -108,7 +108,6 @@ impl Opening<'_> {
             table.remove(other, counts);
         }
         self.reserve(table, counts, key.domain, key.inside.ip)?;
-        counts.hit(rule.id);
         let mapping = Mapping {
             inside: key.inside,
             external,

@@ -21,6 +21,8 @@ pub(super) struct Packet {
     pub body: Body,
     /// Its place, when it is one of several fragments.
     pub fragment: Option<Fragment>,
+    /// Bytes of the IP packet.
+    pub size: u32,
 }
 
 /// What kind of packet it is.
@@ -74,6 +76,7 @@ impl Packet {
             },
             body: Body::LaterFragment,
             fragment,
+            size: ip.total_size,
         };
         match headers.l4 {
             Ok(l4) => packet.read_l4(frame.bytes(), l4, ip, direction)?,

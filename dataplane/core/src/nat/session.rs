@@ -135,12 +135,14 @@ pub(super) struct Session {
     /// Packets by [`Direction`]: 48 bits, enough for nine years at a million a second.
     packets_high: [u16; 2],
     packets_low: [u32; 2],
+    /// Bytes of IP packets by [`Direction`]: low and high words.
+    bytes: [[u32; 2]; 2],
     /// The sequence number that the inside of a TCP session waits for, once it has said so.
     expects: u32,
 }
 
 // One million sessions have to fit into 300 MB with their mappings and indices.
-const _: () = assert!(size_of::<Option<Session>>() <= 64);
+const _: () = assert!(size_of::<Option<Session>>() <= 80);
 const _: () = assert!(size_of::<Option<Mapping>>() <= 64);
 
 impl Session {
@@ -166,9 +168,10 @@ impl Session {
             route: RouteMark::NONE.route,
             packets_high: [0; 2],
             packets_low: [0; 2],
+            bytes: [[0; 2]; 2],
             expects: 0,
         };
-        session.count(event.direction);
+        session.count(event);
         if protocol == NatProtocol::Tcp {
             let state = TcpState::open(event.direction, event.flags);
             session.tcp = session.hear(state, event);
@@ -177,15 +180,24 @@ impl Session {
         session
     }
 
-    /// Counts a packet.
+    /// Counts a packet and its bytes.
     #[inline]
-    pub const fn count(&mut self, direction: Direction) {
-        let way = direction as usize;
+    pub const fn count(&mut self, event: Event) {
+        let way = event.direction as usize;
         let (low, carry) = self.packets_low[way].overflowing_add(1);
         self.packets_low[way] = low;
         if carry {
             self.packets_high[way] = self.packets_high[way].wrapping_add(1);
         }
+        let [low, high] = self.bytes[way];
+        let (low, carry) = low.overflowing_add(event.size);
+        self.bytes[way] = [low, high.wrapping_add(carry as u32)];
+    }
+
+    /// Bytes that went in a direction.
+    pub const fn bytes(&self, direction: Direction) -> u64 {
+        let [low, high] = self.bytes[direction as usize];
+        (high as u64) << 32 | low as u64
     }
 
     /// Packets that went in a direction.
@@ -219,9 +231,9 @@ impl Session {
     }
 
     /// What a digest of the session has besides its public fields.
-    pub const fn rest(&self) -> (u64, u64, u32) {
-        let out = self.packets(Direction::Out);
-        (out, self.packets(Direction::In), self.expects)
+    pub const fn rest(&self) -> ([u64; 2], [[u32; 2]; 2], u32) {
+        let packets = [self.packets(Direction::Out), self.packets(Direction::In)];
+        (packets, self.bytes, self.expects)
     }
 
     /// Remembers the way that its packets take out.
@@ -442,6 +454,10 @@ pub struct SessionInfo {
     pub packets_out: u64,
     /// Packets from the remote.
     pub packets_in: u64,
+    /// Bytes of IP packets to the remote.
+    pub bytes_out: u64,
+    /// Bytes of IP packets from the remote.
+    pub bytes_in: u64,
 }
 
 impl SessionInfo {
@@ -463,6 +479,8 @@ impl SessionInfo {
             target: mapping.target,
             packets_out: session.packets(Direction::Out),
             packets_in: session.packets(Direction::In),
+            bytes_out: session.bytes(Direction::Out),
+            bytes_in: session.bytes(Direction::In),
         }
     }
 

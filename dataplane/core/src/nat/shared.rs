@@ -8,7 +8,7 @@
 
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,7 @@ use crate::addr::{DomainId, L4Addr};
 use crate::time::Instant;
 use crate::verdict::DropReason;
 
+use super::account::{Account, Totals};
 use super::forward::StaticRule;
 use super::hash::HashKey;
 use super::session::{Mapping, Session, SessionInfo};
@@ -80,15 +81,44 @@ impl Nat {
         count.map_or(0, |count| *count as usize)
     }
 
-    /// New sessions that a published port has brought since the tables were made.
-    pub fn rule_hits(&self, rule: u32) -> u64 {
-        self.counts.rule_hits.get(&rule).map_or(0, |hits| *hits)
+    /// What every target and network has carried. Looks at each session, one shard after the other.
+    pub fn accounts(&self) -> BTreeMap<Account, Totals> {
+        let mut all: BTreeMap<Account, Totals> = BTreeMap::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let ended = shard.accounts.iter();
+            let live = shard
+                .iter()
+                .map(|(_, session, mapping)| (mapping.account(), Totals::of(session)));
+            for (account, totals) in ended.chain(live) {
+                *all.entry(account).or_default() += totals;
+            }
+        }
+        all
     }
 
-    /// Forgets how often a published port was used, once it is withdrawn: rules come and go for as
-    /// long as the process lives.
+    /// Sessions of an account that have not ended. Looks at no session.
+    pub fn live_sessions(&self, account: Account) -> u64 {
+        let shards = self.shards.iter();
+        shards.map(|s| lock(s).accounts.get(account).live).sum()
+    }
+
+    /// Makes every account zero but for the number of live sessions.
+    pub fn zero_accounts(&self) {
+        self.shards.iter().for_each(|s| lock(s).zero_accounts());
+    }
+
+    /// Forgets accounts whose sessions have ended for good: rules, targets and networks come and go
+    /// for as long as the process lives.
+    pub fn forget_accounts(&self, condemned: impl Fn(Account) -> bool) {
+        for shard in &self.shards {
+            lock(shard).accounts.forget(&condemned);
+        }
+    }
+
+    /// Forgets a rule that was withdrawn: its accounts, and whose turn it was.
     pub fn forget_rule(&self, rule: u32) {
-        self.counts.rule_hits.remove(&rule);
+        self.forget_accounts(|account| account.is_of(rule));
         self.counts.rotations.remove(&rule);
     }
 
@@ -152,6 +182,15 @@ impl Nat {
             .sum()
     }
 
+    /// Forgets what is remembered of fragmented packets from or to the inside addresses that
+    /// `condemned` names, as when an endpoint goes: another one may get its address before they have
+    /// timed out.
+    pub fn forget_fragments(&self, condemned: impl Fn(DomainId, IpAddr) -> bool) {
+        for shard in &self.shards {
+            lock(shard).fragments.forget_inside(&condemned);
+        }
+    }
+
     /// A hash of every session, remembered fragment and count, whatever their order: equal before
     /// and after whatever must not have changed anything.
     pub fn state_hash(&self) -> u64 {
@@ -160,6 +199,9 @@ impl Nat {
             let shard = lock(shard);
             for fragment in shard.fragments.iter() {
                 sum = sum.wrapping_add(digest(fragment));
+            }
+            for account in shard.accounts.iter() {
+                sum = sum.wrapping_add(digest(&account));
             }
             for (_, session, mapping) in shard.iter() {
                 sum = sum.wrapping_add(digest(&(
@@ -172,9 +214,6 @@ impl Nat {
             }
         }
         for entry in &self.counts.endpoints {
-            sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
-        }
-        for entry in &self.counts.rule_hits {
             sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
         }
         for entry in &self.counts.rotations {
@@ -201,8 +240,6 @@ pub(super) struct Counts {
     sessions: AtomicUsize,
     /// Only endpoints that hold a session, so no more entries than sessions.
     endpoints: DashMap<(DomainId, IpAddr), u32, FxBuildHasher>,
-    /// New sessions by rule.
-    rule_hits: DashMap<u32, u64, FxBuildHasher>,
     /// Of the rules whose targets take turns.
     rotations: DashMap<u32, Rotation, FxBuildHasher>,
 }
@@ -248,11 +285,6 @@ impl Counts {
             .remove_if(&(domain, inside), |_, held| *held == 0);
     }
 
-    /// Counts a session that a published port has brought.
-    pub fn hit(&self, rule: u32) {
-        *self.rule_hits.entry(rule).or_insert(0) += 1;
-    }
-
     /// The target of a rule whose turn it is.
     pub fn in_turn<'r>(&self, rule: &'r StaticRule) -> Option<&'r Target> {
         self.rotations
@@ -265,7 +297,6 @@ impl Counts {
         Self {
             sessions: AtomicUsize::new(self.sessions.load(Ordering::Relaxed)),
             endpoints: self.endpoints.clone(),
-            rule_hits: self.rule_hits.clone(),
             rotations: self.rotations.clone(),
         }
     }

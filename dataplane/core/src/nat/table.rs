@@ -18,6 +18,7 @@ use crate::headers::TcpFlags;
 use crate::time::Instant;
 use crate::topology::RouteMark;
 
+use super::account::Accounts;
 use super::hash::HashKey;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
 use super::shared::Counts;
@@ -82,6 +83,8 @@ pub(super) struct Event {
     pub number: u32,
     /// Whether it keeps a session that is not TCP's alive.
     pub refreshes: bool,
+    /// Bytes of the IP packet.
+    pub size: u32,
     pub now: Instant,
 }
 
@@ -100,6 +103,7 @@ pub(super) struct NatShard {
     /// Remotes of mappings that let in whoever's address was spoken to.
     contacts: HashTable<Contact>,
     pub(super) fragments: super::fragment::Fragments,
+    pub(super) accounts: Accounts,
 }
 
 /// A remote address that a mapping of address-dependent filtering has sessions with.
@@ -133,6 +137,7 @@ impl NatShard {
             }; Class::ALL.len()],
             contacts: HashTable::new(),
             fragments: super::fragment::Fragments::new(),
+            accounts: Accounts::default(),
         }
     }
 
@@ -253,6 +258,13 @@ impl NatShard {
             .map(|(index, session)| (index, session, &self.mappings[session.mapping]))
     }
 
+    /// Makes the accounts zero.
+    pub fn zero_accounts(&mut self) {
+        let live = self.sessions.iter();
+        let live = live.map(|(_, session)| (self.mappings[session.mapping].account(), session));
+        self.accounts.zero(live);
+    }
+
     /// Mappings of any kind, for gauges.
     pub fn mapping_count(&self) -> usize {
         self.mappings.len()
@@ -283,6 +295,7 @@ impl NatShard {
     pub fn add_session(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
         let owner = &mut self.mappings[mapping];
         owner.sessions += 1;
+        self.accounts.open(owner.account());
         let (protocol, filtering) = (owner.protocol, owner.filtering);
         if filtering == Dependence::AddressDependent {
             self.meet(mapping, remote.ip);
@@ -319,7 +332,7 @@ impl NatShard {
     #[inline]
     pub fn touch(&mut self, index: u32, event: Event) {
         let session = &mut self.sessions[index];
-        session.count(event.direction);
+        session.count(event);
         if !event.refreshes && !session.class.is_tcp() {
             return;
         }
@@ -349,8 +362,11 @@ impl NatShard {
     /// Makes an expired session that its own inside host uses again a new one, in place.
     pub fn renew(&mut self, index: u32, event: Event) {
         self.unlink(index);
-        let protocol = self.mappings[self.sessions[index].mapping].protocol;
+        let mapping = &self.mappings[self.sessions[index].mapping];
+        let (protocol, account) = (mapping.protocol, mapping.account());
         let session = &mut self.sessions[index];
+        self.accounts.close(account, session);
+        self.accounts.open(account);
         *session = Session::new(session.mapping, protocol, session.remote, event);
         self.link(index);
     }
@@ -359,6 +375,7 @@ impl NatShard {
     pub fn remove(&mut self, index: u32, counts: &Counts) {
         let session = self.sessions[index];
         let mapping = self.mappings[session.mapping];
+        self.accounts.close(mapping.account(), &session);
         self.unlink(index);
         let own = |other: &u32| *other == index;
         let inside = self.key.flow(&flow_key(&session, &mapping));

@@ -104,6 +104,8 @@ pub(super) struct Query<'a> {
     pub flags: TcpFlags,
     /// As [`Event::number`].
     pub number: u32,
+    /// Bytes of the IP packet.
+    pub size: u32,
     pub now: Instant,
 }
 
@@ -145,6 +147,7 @@ impl NatView {
                     protocol,
                     flags,
                     number,
+                    size: packet.size,
                     now,
                 };
                 self.source(&query, domain, outside, &packet)?
@@ -209,6 +212,7 @@ impl NatView {
                     protocol,
                     flags,
                     number,
+                    size: packet.size,
                     now,
                 };
                 let found = self.destination(&query, &packet);
@@ -279,6 +283,7 @@ impl NatView {
             protocol,
             flags,
             number,
+            size: packet.size,
             now,
         };
         if !self.owns(&query, packet.dst) {
@@ -508,6 +513,7 @@ impl Query<'_> {
                 Direction::Out => true,
                 Direction::In => self.topology.nat.udp_inbound_refresh,
             },
+            size: self.size,
             now: self.now,
         }
     }

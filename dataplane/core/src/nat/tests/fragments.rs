@@ -143,3 +143,33 @@ fn an_identification_is_free_again_when_its_packet_is_complete() {
     ids.dedup();
     assert_eq!(ids.len(), 3, "each packet has one of its own");
 }
+
+#[test]
+fn whoever_gets_an_address_gets_no_fragment_of_its_former_owner() {
+    let (client, public, server) = (
+        at("192.0.2.77:40000"),
+        at("198.51.100.1:80"),
+        at("10.0.0.8:53"),
+    );
+    let mut lab = Lab::new();
+    lab.publish(1, "*", 80..=80, server);
+    let inbound = fragments(&frame_with(Kind::Udp, client, public, &PAYLOAD), 1_400);
+    let outbound = fragments(&frame_with(Kind::Udp, server, client, &PAYLOAD), 1_400);
+    let other = at("10.0.0.2:50001");
+    let kept = fragments(&frame_with(Kind::Udp, other, client, &PAYLOAD), 1_400);
+    lab.come_in(&mut inbound[0].clone()).unwrap();
+    for first in [&outbound[0], &kept[0]] {
+        lab.go_out(NET, &mut first.clone()).unwrap();
+    }
+    let elsewhere = |domain, _| domain == TWIN;
+    lab.nat.forget_fragments(elsewhere);
+    assert!(lab.come_in(&mut inbound[1].clone()).is_ok());
+    assert!(lab.go_out(NET, &mut outbound[1].clone()).is_ok());
+    lab.nat
+        .forget_fragments(|domain, inside| (domain, inside) == (NET, server.ip));
+    let late = lab.come_in(&mut inbound[2].clone());
+    assert_eq!(late, Err(DropReason::NatFragment));
+    let late = lab.go_out(NET, &mut outbound[2].clone());
+    assert_eq!(late, Err(DropReason::NatFragment));
+    assert!(lab.go_out(NET, &mut kept[1].clone()).is_ok());
+}

@@ -1,5 +1,6 @@
 //! Tests of the NAT on a virtual clock, through `outbound`, `inbound` and `hairpin` only.
 
+mod accounts;
 mod dynamic;
 mod fragments;
 mod icmp;
@@ -358,6 +359,13 @@ impl Lab {
                 Err(reason)
             }
         }
+    }
+
+    /// New sessions of a rule with one target.
+    fn opened(&self, rule: u32) -> u64 {
+        let account = Account::Target { rule, target: 0 };
+        let totals = self.nat.accounts().get(&account).copied();
+        totals.unwrap_or_default().opened
     }
 
     fn only_session(&self) -> SessionInfo {

@@ -41,9 +41,9 @@ fn a_client_reaches_a_published_port_with_its_own_address() {
             let tcp = request != Kind::Udp;
             let rule = if tcp { 1 } else { 101 };
             assert_eq!(session.rule, Some(rule));
-            assert_eq!(lab.nat.rule_hits(rule), 1);
+            assert_eq!(lab.opened(rule), 1);
             assert_eq!(lab.back(request, client, public), Ok((NET, server)));
-            assert_eq!(lab.nat.rule_hits(rule), 1, "the same session");
+            assert_eq!(lab.opened(rule), 1, "the same session");
         }
     }
 }
@@ -147,7 +147,7 @@ fn withdrawing_a_rule_ends_its_sessions() {
     let ended = lab.nat.remove_sessions(|session| session.rule == Some(101));
     assert_eq!(ended, 1);
     lab.nat.forget_rule(101);
-    assert_eq!((lab.nat.rule_hits(1), lab.nat.rule_hits(101)), (1, 0));
+    assert_eq!((lab.opened(1), lab.opened(101)), (1, 0));
     assert_eq!(lab.only_session().rule, Some(1));
     let gone = lab.back(Kind::Udp, at(CLIENT), at(PUBLIC));
     assert_eq!(gone, Err(DropReason::NatNoMapping));

@@ -30,7 +30,7 @@ fn an_overlay_does_what_would_happen_and_changes_nothing() {
     assert_eq!(full, Err(DropReason::NatTableFull), "and its own counts");
     assert_eq!(lab.nat.state_hash(), hash);
     assert_eq!(lab.nat.session_count(), 1);
-    assert_eq!(lab.nat.rule_hits(1), 0);
+    assert_eq!(lab.opened(1), 0);
     // A first fragment is remembered by the overlay alone.
     let mut first = frame_with(Kind::Udp, host, remote, b"8 bytes.");
     first.bytes_mut()[20] = 0x20;
