@@ -156,6 +156,15 @@ impl Error {
         }
     }
 
+    /// A publication that is not there.
+    pub fn unknown_publication(id: u32) -> Self {
+        Self::Unknown {
+            kind: "publication",
+            name: id.to_string(),
+            list: "publish ls",
+        }
+    }
+
     /// What kind of answer it is.
     pub fn class(&self) -> Class {
         match self {

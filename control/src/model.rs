@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
-use dataplane_core::nat::Transport;
+use dataplane_core::nat::{Balance, Duty, Transport};
 use ipnet::IpNet;
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
@@ -241,21 +241,47 @@ pub struct Endpoint {
 pub struct Publication {
     /// Names the publication and its NAT rule.
     pub id: u32,
-    /// The endpoint.
-    pub endpoint: PortId,
     /// TCP or UDP.
     pub transport: Transport,
     /// The host's address; `None` for all of them.
     pub host_ip: Option<IpAddr>,
     /// The host's ports.
     pub host_ports: RangeInclusive<u16>,
-    /// The endpoint's port for the first of `host_ports`.
-    pub inside_port_first: u16,
     /// Only clients of this prefix.
     pub from: Option<IpNet>,
+    /// How new sessions are spread over `targets`.
+    pub balance: Balance,
+    /// Where it leads, in the order in which they came; never empty.
+    pub targets: Vec<PublicationTarget>,
+}
+
+/// An endpoint that a publication leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicationTarget {
+    /// The endpoint, which is a target of the publication once.
+    pub endpoint: PortId,
+    /// The endpoint's port for the first of the host's.
+    pub inside_port_first: u16,
+    /// Its share of the new sessions.
+    pub weight: u16,
+    /// Whether it gets new sessions.
+    pub duty: Duty,
 }
 
 impl Publication {
+    /// The target that an endpoint is.
+    pub fn target(&self, endpoint: PortId) -> Option<&PublicationTarget> {
+        self.targets
+            .iter()
+            .find(|target| target.endpoint == endpoint)
+    }
+
+    /// Whether two publications are of the very same ports of the same address.
+    pub fn is_at_ports_of(&self, other: &Self) -> bool {
+        (self.transport, self.host_ip) == (other.transport, other.host_ip)
+            && self.host_ports == other.host_ports
+    }
+
     /// Whether two publications want the same port of the same address.
     pub fn clashes_with(&self, other: &Self) -> bool {
         let ports_overlap = self.host_ports.start() <= other.host_ports.end()
@@ -265,6 +291,22 @@ impl Publication {
             (None, _) | (_, None) => true,
         };
         self.transport == other.transport && ports_overlap && addresses_overlap
+    }
+}
+
+/// The word for a way of spreading sessions.
+pub const fn balance_label(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "round-robin",
+        Balance::SourceHash { .. } => "source-hash",
+    }
+}
+
+/// The word for whether a target gets new sessions.
+pub const fn duty_label(duty: Duty) -> &'static str {
+    match duty {
+        Duty::Serving => "serving",
+        Duty::Draining => "draining",
     }
 }
 
@@ -313,7 +355,7 @@ impl DesiredState {
     pub fn publications_of(&self, port: PortId) -> impl Iterator<Item = &Publication> {
         self.publications
             .values()
-            .filter(move |publication| publication.endpoint == port)
+            .filter(move |publication| publication.target(port).is_some())
     }
 
     /// The network of an endpoint.
@@ -341,12 +383,12 @@ mod tests {
     fn publications_clash_on_the_same_port_of_an_overlapping_address() {
         let one = Publication {
             id: 1,
-            endpoint: PortId(40),
             transport: Transport::Tcp,
             host_ip: None,
             host_ports: 8_000..=8_010,
-            inside_port_first: 80,
             from: None,
+            balance: Balance::RoundRobin,
+            targets: Vec::new(),
         };
         let mut two = one.clone();
         two.host_ports = 8_010..=8_020;

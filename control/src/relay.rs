@@ -3,7 +3,8 @@
 //! Clients elsewhere never reach these listeners, their frames are translated by the dataplane
 //! and dropped by the guard before the host's stack. The listeners serve connections that the
 //! host makes to its own published ports, and they make the claim visible: another program that
-//! wants the port gets "address in use", and we learn who had it first.
+//! wants the port gets "address in use", and we learn who had it first. They lead where the NAT's
+//! rules lead, and spread connections over targets by the same choice, in turns of their own.
 //!
 //! Limits: [`PORTS_MAX`] ports per publication, [`CONNECTIONS_MAX`] relayed connections and UDP
 //! clients in all, [`CLIENTS_MAX`] UDP clients per port, each forgotten after [`UDP_IDLE`].
@@ -11,13 +12,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dataplane_core::nat::Transport;
+use dataplane_core::addr::{L4Addr, L4Port};
+use dataplane_core::nat::{Rotation, StaticRule, Transport};
 use nix::errno::Errno;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::error::Error;
@@ -49,14 +51,30 @@ pub struct Claim {
     pub host_ip: Option<IpAddr>,
     /// The host's port.
     pub host_port: u16,
-    /// Where to: one address of each family at most, all with the same port.
-    pub inside: Vec<SocketAddr>,
 }
 
 /// The listeners of one publication. Dropping it closes them and their connections.
 #[derive(Debug)]
 pub struct Listeners {
+    rules: watch::Sender<Vec<StaticRule>>,
     _tasks: JoinSet<()>,
+}
+
+/// Where connections are relayed to.
+#[derive(Debug)]
+struct Course {
+    /// The publication's NAT rules, at most one for each address family.
+    rules: watch::Receiver<Vec<StaticRule>>,
+    rotation: Mutex<Rotation>,
+    host_port: L4Port,
+}
+
+/// The end of one relayed connection.
+#[derive(Clone, Copy, Debug)]
+struct Lead {
+    rule: u32,
+    target: u16,
+    inside: L4Addr,
 }
 
 /// Sockets that hold the ports of a publication and do not serve yet; none for one that is held
@@ -117,21 +135,77 @@ impl Held {
         Ok(Self { sockets })
     }
 
-    /// Starts to serve.
-    pub fn serve(self, budget: &Budget) -> Listeners {
+    /// Starts to serve, by the publication's NAT rules.
+    pub fn serve(self, rules: Vec<StaticRule>, budget: &Budget) -> Listeners {
+        let (sender, receiver) = watch::channel(rules);
         let mut tasks = JoinSet::new();
         for (socket, claim) in self.sockets {
             let budget = budget.clone();
+            let course = Arc::new(Course {
+                rules: receiver.clone(),
+                rotation: Mutex::default(),
+                host_port: L4Port(claim.host_port),
+            });
             match socket {
                 Socket::Tcp(listener) => {
-                    tasks.spawn(serve_tcp(listener, claim.inside, budget));
+                    tasks.spawn(serve_tcp(listener, course, budget));
                 }
                 Socket::Udp(socket) => {
-                    tasks.spawn(serve_udp(Arc::new(socket), claim.inside, budget));
+                    tasks.spawn(serve_udp(Arc::new(socket), course, budget));
                 }
             }
         }
-        Listeners { _tasks: tasks }
+        Listeners {
+            rules: sender,
+            _tasks: tasks,
+        }
+    }
+}
+
+impl Listeners {
+    /// Leads by other rules from now on, and ends the connections to targets that have gone.
+    pub fn follow(&self, rules: Vec<StaticRule>) {
+        self.rules.send_replace(rules);
+    }
+}
+
+impl Course {
+    /// Where a new connection of a client goes: to an address of the client's family, or of the
+    /// other where there is none. `None` when every target drains.
+    fn choose(&self, client: SocketAddr) -> Option<Lead> {
+        let client = client.ip().to_canonical();
+        let rules = self.rules.borrow();
+        let same_family = |rule: &&StaticRule| {
+            let mut targets = rule.targets.iter();
+            targets.any(|target| target.inside.is_ipv4() == client.is_ipv4())
+        };
+        let rule = rules.iter().find(same_family).or_else(|| rules.first())?;
+        let target = rule.choose(client, |rule| {
+            let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+            rotation.advance(&rule.targets)
+        })?;
+        Some(Lead {
+            rule: rule.id,
+            target: target.id,
+            inside: target.inside_of(rule, self.host_port),
+        })
+    }
+
+    /// Waits until the rules lead there no more.
+    async fn left(&self, lead: Lead) {
+        let leads = |rule: &StaticRule| {
+            let target = rule.target(lead.target).filter(|_| rule.id == lead.rule);
+            target.is_some_and(|target| target.inside_of(rule, self.host_port) == lead.inside)
+        };
+        let mut rules = self.rules.clone();
+        // An error says that the listeners are gone, and this task with them.
+        let _ = rules.wait_for(|rules| !rules.iter().any(leads)).await;
+    }
+}
+
+impl Lead {
+    const fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.inside.ip, self.inside.l4_port.0)
     }
 }
 
@@ -168,17 +242,7 @@ async fn bind_to(transport: Transport, address: SocketAddr) -> io::Result<Socket
     }
 }
 
-/// The endpoint's address of the client's family, or the one that it has.
-fn choose(inside: &[SocketAddr], client: SocketAddr) -> Option<SocketAddr> {
-    let canonical = client.ip().to_canonical();
-    inside
-        .iter()
-        .find(|address| address.is_ipv4() == canonical.is_ipv4())
-        .or_else(|| inside.first())
-        .copied()
-}
-
-async fn serve_tcp(listener: TcpListener, inside: Vec<SocketAddr>, budget: Budget) {
+async fn serve_tcp(listener: TcpListener, course: Arc<Course>, budget: Budget) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -191,17 +255,22 @@ async fn serve_tcp(listener: TcpListener, inside: Vec<SocketAddr>, budget: Budge
                 continue;
             }
         };
-        let (Some(inside), Ok(permit)) = (
-            choose(&inside, address),
+        let (Some(lead), Ok(permit)) = (
+            course.choose(address),
             Arc::clone(&budget.0).try_acquire_owned(),
         ) else {
             // Closing is the refusal that TCP knows.
             continue;
         };
+        let course = Arc::clone(&course);
         connections.spawn(async move {
             let _permit = permit;
-            if let Err(error) = relay_tcp(client, inside).await {
-                tracing::debug!(%address, %inside, %error, "a relayed connection ended");
+            let inside = lead.address();
+            tokio::select! {
+                ended = relay_tcp(client, inside) => if let Err(error) = ended {
+                    tracing::debug!(%address, %inside, %error, "a relayed connection ended");
+                },
+                () = course.left(lead) => {}
             }
         });
     }
@@ -214,7 +283,7 @@ async fn relay_tcp(mut client: TcpStream, inside: SocketAddr) -> io::Result<()> 
     Ok(())
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, inside: Vec<SocketAddr>, budget: Budget) {
+async fn serve_udp(socket: Arc<UdpSocket>, course: Arc<Course>, budget: Budget) {
     let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut returns: JoinSet<SocketAddr> = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM_SIZE_MAX];
@@ -229,7 +298,8 @@ async fn serve_udp(socket: Arc<UdpSocket>, inside: Vec<SocketAddr>, budget: Budg
                 // An error here is an ICMP message about an earlier answer.
                 let Ok((size, client)) = received else { continue };
                 if !clients.contains_key(&client) {
-                    let Some(inside) = choose(&inside, client) else { continue };
+                    let Some(lead) = course.choose(client) else { continue };
+                    let inside = lead.address();
                     if clients.len() >= CLIENTS_MAX {
                         continue;
                     }
@@ -239,9 +309,13 @@ async fn serve_udp(socket: Arc<UdpSocket>, inside: Vec<SocketAddr>, budget: Budg
                             let server = Arc::new(server);
                             clients.insert(client, Arc::clone(&server));
                             let back = return_udp(server, Arc::clone(&socket), client);
+                            let course = Arc::clone(&course);
                             returns.spawn(async move {
                                 let _permit = permit;
-                                back.await
+                                tokio::select! {
+                                    client = back => client,
+                                    () = course.left(lead) => client,
+                                }
                             });
                         }
                         Err(error) => {

@@ -7,6 +7,8 @@
 //! Thread-safety: one connection behind a mutex; calls take well under a millisecond on a disk
 //! that is not busy, and only the control plane waits for them.
 
+mod publications;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -15,18 +17,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dataplane_core::addr::{DomainId, PortId};
-use dataplane_core::nat::Transport;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::model::{
-    DesiredState, Endpoint, ForeignId, Network, Phase, Publication, Sandbox, Subnet,
-    transport_label,
-};
+use crate::model::{DesiredState, Endpoint, ForeignId, Network, Phase, Sandbox, Subnet};
 
-/// Version of the tables below, in `PRAGMA user_version`.
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = "
+/// The tables of the first version, and what each later one has added. How many have been carried
+/// out is in `PRAGMA user_version`; an earlier state is brought forward when it is opened.
+const MIGRATIONS: &[&str] = &[FIRST_SCHEMA, publications::TARGETS];
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+const FIRST_SCHEMA: &str = "
 CREATE TABLE network (
     domain INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, internal INTEGER NOT NULL,
     host_link INTEGER NOT NULL, mtu INTEGER NOT NULL, ageing_seconds INTEGER NOT NULL,
@@ -154,7 +154,7 @@ impl Store {
             Ok(DesiredState {
                 networks: load_networks(connection)?,
                 endpoints: load_endpoints(connection)?,
-                publications: load_publications(connection)?,
+                publications: publications::load(connection)?,
             })
         })
     }
@@ -247,49 +247,18 @@ impl Store {
         })
     }
 
-    /// Removes an endpoint with its publications.
+    /// Removes an endpoint, and the publications that lead to no other.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub fn remove_endpoint(&self, port: PortId) -> Result<(), Error> {
         self.transaction(|connection| {
             connection.execute("DELETE FROM endpoint WHERE port = ?1", [port.0])?;
-            Ok(())
-        })
-    }
-
-    /// Adds publications, all or none.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn put_publications(&self, publications: &[Publication]) -> Result<(), Error> {
-        self.transaction(|connection| {
-            for publication in publications {
-                connection.execute(
-                    "INSERT INTO publication VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    params![
-                        publication.id,
-                        publication.endpoint.0,
-                        transport_label(publication.transport),
-                        publication.host_ip.map(|ip| ip.to_string()),
-                        publication.host_ports.start(),
-                        publication.host_ports.end(),
-                        publication.inside_port_first,
-                        publication.from.map(|prefix| prefix.to_string())
-                    ],
-                )?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Removes a publication.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn remove_publication(&self, id: u32) -> Result<(), Error> {
-        self.transaction(|connection| {
-            connection.execute("DELETE FROM publication WHERE id = ?1", [id])?;
+            connection.execute(
+                "DELETE FROM publication
+                 WHERE id NOT IN (SELECT publication FROM publication_target)",
+                [],
+            )?;
             Ok(())
         })
     }
@@ -370,16 +339,20 @@ enum Prepared {
 fn prepare(connection: &mut Connection) -> rusqlite::Result<Prepared> {
     let transaction = connection.transaction()?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match version {
-        0 => {
-            transaction.execute_batch(SCHEMA)?;
-            let random: i64 = transaction.query_row("SELECT random()", [], |row| row.get(0))?;
-            let instance = format!("{:08x}", random.cast_unsigned() & 0xffff_ffff);
-            set_host_note(&transaction, INSTANCE_KEY, &instance)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        SCHEMA_VERSION => {}
-        other => return Ok(Prepared::Unknown(other)),
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    let Some(missing) = MIGRATIONS.get(done..) else {
+        return Ok(Prepared::Unknown(version));
+    };
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    if version == 0 {
+        let random: i64 = transaction.query_row("SELECT random()", [], |row| row.get(0))?;
+        let instance = format!("{:08x}", random.cast_unsigned() & 0xffff_ffff);
+        set_host_note(&transaction, INSTANCE_KEY, &instance)?;
+    }
+    if !missing.is_empty() {
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     let instance = host_note(&transaction, INSTANCE_KEY)?.unwrap_or_default();
     transaction.commit()?;
@@ -464,29 +437,6 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
     Ok(endpoints)
 }
 
-fn load_publications(connection: &Connection) -> rusqlite::Result<BTreeMap<u32, Publication>> {
-    let mut publications = BTreeMap::new();
-    let mut statement = connection.prepare("SELECT * FROM publication")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let transport = match row.get::<_, String>("transport")?.as_str() {
-            "udp" => Transport::Udp,
-            _ => Transport::Tcp,
-        };
-        let publication = Publication {
-            id: row.get("id")?,
-            endpoint: PortId(row.get("port")?),
-            transport,
-            host_ip: optional_text(row, "host_ip")?,
-            host_ports: row.get("host_port_first")?..=row.get("host_port_last")?,
-            inside_port_first: row.get("inside_port_first")?,
-            from: optional_text(row, "from_prefix")?,
-        };
-        publications.insert(publication.id, publication);
-    }
-    Ok(publications)
-}
-
 fn foreign_columns(foreign: Option<&ForeignId>) -> (Option<&str>, Option<&str>) {
     match foreign {
         Some(foreign) => (Some(&foreign.owner), Some(&foreign.id)),
@@ -541,13 +491,14 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, MTU_DEFAULT};
+    use crate::model::{Backend, MTU_DEFAULT, Publication, PublicationTarget};
+    use dataplane_core::nat::{Balance, Duty, Transport};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    struct Dir(PathBuf);
+    pub(super) struct Dir(pub PathBuf);
 
     impl Dir {
-        fn new() -> Self {
+        pub fn new() -> Self {
             static NUMBER: AtomicUsize = AtomicUsize::new(0);
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let name = format!("cw-store-{}-{number}", std::process::id());
@@ -561,7 +512,7 @@ mod tests {
         }
     }
 
-    fn example() -> DesiredState {
+    pub(super) fn example() -> DesiredState {
         let network = Network {
             domain: DomainId(3),
             name: "web".parse().unwrap(),
@@ -593,23 +544,39 @@ mod tests {
             phase: Phase::Attaching,
             foreign: None,
         };
+        let second = Endpoint {
+            port: PortId(39),
+            name: "web2".parse().unwrap(),
+            addresses: vec!["10.88.0.3".parse().unwrap()],
+            phase: Phase::Attached,
+            ..endpoint.clone()
+        };
+        let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {
+            endpoint: endpoint.port,
+            inside_port_first: 80,
+            weight,
+            duty,
+        };
         let publication = Publication {
             id: 9,
-            endpoint: endpoint.port,
             transport: Transport::Udp,
             host_ip: Some("127.0.0.1".parse().unwrap()),
             host_ports: 8_000..=8_010,
-            inside_port_first: 80,
             from: Some("192.0.2.0/24".parse().unwrap()),
+            balance: Balance::SourceHash { key: u64::MAX - 7 },
+            targets: vec![
+                target(&endpoint, 5, Duty::Serving),
+                target(&second, 1, Duty::Draining),
+            ],
         };
         DesiredState {
             networks: [(network.domain, network)].into(),
-            endpoints: [(endpoint.port, endpoint)].into(),
+            endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
             publications: [(publication.id, publication)].into(),
         }
     }
 
-    fn write(store: &Store, desired: &DesiredState) {
+    pub(super) fn write(store: &Store, desired: &DesiredState) {
         desired
             .networks
             .values()
@@ -664,21 +631,11 @@ mod tests {
             "the failed removal changed nothing"
         );
         store.remove_endpoint(PortId(40)).unwrap();
+        let left = &store.load().unwrap().publications[&9];
+        assert_eq!(left.targets, desired.publications[&9].targets[1..]);
+        store.remove_endpoint(PortId(39)).unwrap();
         store.remove_network(DomainId(3)).unwrap();
         assert_eq!(store.load().unwrap(), DesiredState::default());
-    }
-
-    #[test]
-    fn publications_are_added_all_or_none() {
-        let dir = Dir::new();
-        let desired = example();
-        let store = Store::open(&dir.0).unwrap();
-        write(&store, &desired);
-        let mut two = desired.publications[&9].clone();
-        two.id = 10;
-        let clash = desired.publications[&9].clone();
-        assert!(store.put_publications(&[two, clash]).is_err());
-        assert_eq!(store.load().unwrap(), desired);
     }
 
     #[test]

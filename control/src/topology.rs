@@ -7,14 +7,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::nat::{Balance, NatConfig, RuleError, StaticRule, StaticRules, Target};
+use dataplane_core::nat::{Account, NatConfig, RuleError, StaticRule, StaticRules, Target};
 use dataplane_core::time::Duration;
 use dataplane_core::topology::{
     Domain, Gateway, HostLink, Neighbour, Port, Role, Route, Topology, Uplink,
 };
 
 use crate::hostnet::HostState;
-use crate::model::{DesiredState, Endpoint, HOST_LINK_PORT, MTU_DEFAULT, Network, Phase};
+use crate::model::{
+    DesiredState, Endpoint, HOST_LINK_PORT, MTU_DEFAULT, Network, Phase, Publication,
+    PublicationTarget,
+};
 
 /// An uplink that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +101,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
     let except = inputs.host_link.map(|link| link.link);
     topology.local_addresses = inputs.host.local_addresses(except).into_iter().collect();
     topology.routes = routes(inputs, except);
-    topology.statics = StaticRules::build(static_rules(inputs.desired))?;
+    let publications = inputs.desired.publications.values();
+    let rules = publications.flat_map(|publication| rules_of(inputs.desired, publication));
+    topology.statics = StaticRules::build(rules.collect())?;
     topology.finish();
     Ok(topology)
 }
@@ -187,45 +192,60 @@ fn routes(inputs: &Inputs<'_>, except: Option<u32>) -> Vec<Route> {
         .collect()
 }
 
-/// The ids of a publication's NAT rules: for an IPv4 address of its endpoint, and for an IPv6 one.
+/// The ids of a publication's NAT rules: for the IPv4 addresses of its endpoints, and for the IPv6
+/// ones.
 pub const fn rule_ids(publication: u32) -> [u32; 2] {
     let first = publication.wrapping_mul(2);
     [first, first.wrapping_add(1)]
 }
 
-/// A rule per publication and address family that both sides have.
-fn static_rules(desired: &DesiredState) -> Vec<StaticRule> {
-    let mut rules = Vec::new();
-    for publication in desired.publications.values() {
-        let Some(endpoint) = desired.endpoints.get(&publication.endpoint) else {
-            continue;
+/// The id of a target in a publication's NAT rules.
+pub const fn target_id(target: &PublicationTarget) -> u16 {
+    target.endpoint.0
+}
+
+/// What is counted of a target, in either address family.
+pub fn accounts_of(
+    publication: &Publication,
+    target: &PublicationTarget,
+) -> impl Iterator<Item = Account> {
+    let target = target_id(target);
+    let rules = rule_ids(publication.id).into_iter();
+    rules.map(move |rule| Account::Target { rule, target })
+}
+
+/// A rule for each address family that the publication and one of its endpoints have.
+pub fn rules_of(desired: &DesiredState, publication: &Publication) -> Vec<StaticRule> {
+    let [v4_rule, v6_rule] = rule_ids(publication.id);
+    let families = [(v4_rule, true), (v6_rule, false)];
+    let rule = |(id, v4): (u32, bool)| {
+        let fits = |address: IpAddr| address.is_ipv4() == v4;
+        let wanted = publication.host_ip.is_none_or(fits)
+            && publication.from.is_none_or(|from| fits(from.addr()));
+        let of_target = |target: &PublicationTarget| {
+            let endpoint = desired.endpoints.get(&target.endpoint)?;
+            let inside = endpoint.addresses.iter().find(|inside| fits(**inside))?;
+            let inside = L4Addr::new(*inside, target.inside_port_first);
+            Some(Target {
+                weight: target.weight,
+                duty: target.duty,
+                ..Target::new(target_id(target), endpoint.domain, inside)
+            })
         };
-        let family_fits = |inside: &&IpAddr| {
-            publication
-                .host_ip
-                .is_none_or(|host| host.is_ipv4() == inside.is_ipv4())
-                && publication
-                    .from
-                    .is_none_or(|from| from.addr().is_ipv4() == inside.is_ipv4())
-        };
-        let [v4_rule, v6_rule] = rule_ids(publication.id);
-        for inside in endpoint.addresses.iter().filter(family_fits) {
-            rules.push(StaticRule {
-                id: if inside.is_ipv4() { v4_rule } else { v6_rule },
-                transport: publication.transport,
-                external: publication.host_ip,
-                external_ports: publication.host_ports.clone(),
-                from: publication
-                    .from
-                    .map(|from| Prefix::new(from.network(), from.prefix_len())),
-                balance: Balance::RoundRobin,
-                targets: vec![Target::new(
-                    endpoint.port.0,
-                    endpoint.domain,
-                    L4Addr::new(*inside, publication.inside_port_first),
-                )],
-            });
-        }
-    }
-    rules
+        let targets = publication.targets.iter().filter(|_| wanted);
+        let mut targets: Vec<Target> = targets.filter_map(of_target).collect();
+        targets.sort_by_key(|target| target.id);
+        (!targets.is_empty()).then(|| StaticRule {
+            id,
+            transport: publication.transport,
+            external: publication.host_ip,
+            external_ports: publication.host_ports.clone(),
+            from: publication
+                .from
+                .map(|from| Prefix::new(from.network(), from.prefix_len())),
+            balance: publication.balance,
+            targets,
+        })
+    };
+    families.into_iter().filter_map(rule).collect()
 }

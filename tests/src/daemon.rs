@@ -267,6 +267,17 @@ impl Drop for Daemon {
     }
 }
 
+/// A listing without the sessions that published ports have at the moment.
+pub fn without_sessions(mut listed: Value) -> Value {
+    for object in listed.as_array_mut().into_iter().flatten() {
+        let targets = object.get_mut("targets").and_then(Value::as_array_mut);
+        for target in targets.into_iter().flatten() {
+            target["live_sessions"].take();
+        }
+    }
+    listed
+}
+
 /// A path that this lab has made is text.
 pub fn path_text(path: &Path) -> &str {
     path.to_str().expect("lab paths are UTF-8")

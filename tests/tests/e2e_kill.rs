@@ -16,7 +16,7 @@ use control::link::inet::Route;
 use dataplane_core::addr::Prefix;
 use dataplane_port::guard;
 use serde_json::Value;
-use tests::daemon::Daemon;
+use tests::daemon::{Daemon, without_sessions};
 use tests::lab::{DEADLINE, Lab, Namespace, block_on, connect, ip, require_root, wait_until};
 use tests::talk::{SILENCE, ask_tcp, serve_tcp, serve_udp};
 
@@ -75,7 +75,8 @@ fn configuration(daemon: &Daemon) -> Vec<Value> {
         &["port", "web"],
         &["port", "db"],
     ];
-    let mut lists: Vec<Value> = lists.iter().map(|words| daemon.json(words)).collect();
+    let listed = |words: &&[&str]| without_sessions(daemon.json(words));
+    let mut lists: Vec<Value> = lists.iter().map(listed).collect();
     let ports = daemon.json(&["port", "ls"]);
     let ports = ports.as_array().unwrap().iter().map(|port| {
         let field = |name: &str| port[name].clone();

@@ -12,6 +12,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use dataplane::tracing::SNAP_SIZE;
 use dataplane_core::addr::MacAddr;
+use dataplane_core::nat::{Balance, Duty};
 use futures::stream;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -19,9 +20,13 @@ use tokio::sync::mpsc;
 
 use super::types::{
     DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortView,
-    PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
+    PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView, StatusView,
+    TargetPatch, TraceView,
 };
-use crate::engine::{AttachRequest, Engine, NetworkRequest, PublishRequest, SandboxRef};
+use crate::engine::{
+    AttachRequest, Clash, Engine, Namesake, NetworkRequest, PublishRequest, SandboxRef,
+    TargetChange,
+};
 use crate::error::Error;
 use crate::model::Backend;
 
@@ -140,6 +145,11 @@ pub async fn attach(
         mac,
         backend,
         foreign: None,
+        namesake: if body.replace {
+            Namesake::GivesWay
+        } else {
+            Namesake::Stays
+        },
     };
     let name = engine.attach(request).await?.name;
     let view = engine.endpoint_named(name.as_str()).await?;
@@ -214,12 +224,69 @@ pub async fn publish(
         spec: body.spec.parse()?,
         from: parse::<IpNet>("prefix; write it as 192.0.2.0/24", body.from.as_ref())?,
         endpoint: body.endpoint.clone(),
+        clash: if body.join {
+            Clash::Join
+        } else {
+            Clash::Refuse
+        },
+        weight: body.weight,
+        balance: body.balance.as_deref().map(balance).transpose()?,
     };
     let id = engine.publish(request).await?.id;
-    let of_endpoint = engine.publications(Some(&body.endpoint)).await?;
-    let view = of_endpoint.into_iter().find(|view| view.id == id);
-    let view = view.ok_or_else(|| Error::unknown_endpoint(&body.endpoint))?;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok((StatusCode::CREATED, Json(engine.publication(id).await?)))
+}
+
+fn balance(text: &str) -> Result<Balance, Error> {
+    match text {
+        "round-robin" => Ok(Balance::RoundRobin),
+        "source-hash" => Ok(Balance::SourceHash {
+            key: fastrand::u64(..),
+        }),
+        _ => Err(Error::Invalid(format!(
+            "'{text}' is no way to spread sessions; choose round-robin or source-hash"
+        ))),
+    }
+}
+
+pub async fn change_publication(
+    State(engine): Shared,
+    Path(id): Path<u32>,
+    JsonBody(body): JsonBody<PublicationChange>,
+) -> Answer<PublicationView> {
+    if let Some(text) = body.balance {
+        engine.set_balance(id, balance(&text)?).await?;
+    }
+    Ok(Json(engine.publication(id).await?))
+}
+
+pub async fn change_target(
+    State(engine): Shared,
+    Path((id, endpoint)): Path<(u32, String)>,
+    JsonBody(body): JsonBody<TargetPatch>,
+) -> Answer<PublicationView> {
+    let duty = match body.state.as_deref() {
+        None => None,
+        Some("serving") => Some(Duty::Serving),
+        Some("draining") => Some(Duty::Draining),
+        Some(text) => {
+            let problem = format!("'{text}' is no state of a target; set serving or draining");
+            return Err(Error::Invalid(problem));
+        }
+    };
+    let change = TargetChange {
+        weight: body.weight,
+        duty,
+    };
+    engine.set_target(id, &endpoint, change).await?;
+    Ok(Json(engine.publication(id).await?))
+}
+
+pub async fn remove_target(
+    State(engine): Shared,
+    Path((id, endpoint)): Path<(u32, String)>,
+) -> Result<StatusCode, Error> {
+    engine.remove_target(id, &endpoint).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub async fn unpublish(State(engine): Shared, Path(id): Path<u32>) -> Result<StatusCode, Error> {
@@ -233,6 +300,16 @@ pub async fn ports(State(engine): Shared) -> Json<Vec<PortView>> {
 
 pub async fn nat_sessions(State(engine): Shared) -> Json<Vec<SessionView>> {
     Json(engine.nat_sessions())
+}
+
+pub async fn nat_rules(State(engine): Shared) -> Json<Vec<RuleView>> {
+    Json(engine.nat_rules().await)
+}
+
+/// Makes the counters zero, whose listing this is.
+pub async fn zero_nat_rules(State(engine): Shared) -> StatusCode {
+    engine.zero_nat_rules();
+    StatusCode::NO_CONTENT
 }
 
 pub async fn drops(State(engine): Shared) -> Json<Vec<DropView>> {

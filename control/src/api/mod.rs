@@ -83,9 +83,18 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
         )
         .route("/v1/endpoints/{name}", get(h::endpoint).delete(h::detach))
         .route("/v1/publications", get(h::publications).post(h::publish))
-        .route("/v1/publications/{id}", delete(h::unpublish))
+        .route(
+            "/v1/publications/{id}",
+            delete(h::unpublish).patch(h::change_publication),
+        )
+        .route(
+            "/v1/publications/{id}/targets/{endpoint}",
+            delete(h::remove_target).patch(h::change_target),
+        )
         .route("/v1/ports", get(h::ports))
         .route("/v1/nat/sessions", get(h::nat_sessions))
+        .route("/v1/nat/rules", get(h::nat_rules))
+        .route("/v1/nat/rules/counters", delete(h::zero_nat_rules))
         .route("/v1/drops", get(h::drops))
         .route("/v1/trace", get(h::trace))
         .route("/v1/why", get(debugging::why))

@@ -92,6 +92,8 @@ pub struct EndpointCreate {
     pub mac: Option<String>,
     /// `tap` or `packet`.
     pub backend: Option<String>,
+    /// An endpoint of that name gives way, and leaves what is published for it to this one.
+    pub replace: bool,
 }
 
 /// An endpoint.
@@ -127,9 +129,33 @@ pub struct PublicationCreate {
     pub spec: String,
     /// Only clients of this prefix.
     pub from: Option<String>,
+    /// Ports that are published already lead to this endpoint as well.
+    pub join: bool,
+    /// The endpoint's share of new sessions, from 1 to 100; 1 when left out.
+    pub weight: Option<u16>,
+    /// `round-robin` or `source-hash`.
+    pub balance: Option<String>,
 }
 
-/// A publication.
+/// `PATCH /v1/publications/{id}`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublicationChange {
+    /// `round-robin` or `source-hash`.
+    pub balance: Option<String>,
+}
+
+/// `PATCH /v1/publications/{id}/targets/{endpoint}`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TargetPatch {
+    /// Its share of new sessions, from 1 to 100.
+    pub weight: Option<u16>,
+    /// `serving` or `draining`.
+    pub state: Option<String>,
+}
+
+/// A publication. `endpoint`, `inside_port_first` and `spec` are those of its first target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PublicationView {
     /// Its id.
@@ -150,6 +176,61 @@ pub struct PublicationView {
     pub from: Option<String>,
     /// As `-p` would say it.
     pub spec: String,
+    /// How new sessions are spread over the targets: `round-robin` or `source-hash`.
+    #[serde(default)]
+    pub balance: String,
+    /// Where it leads, in the order in which they came.
+    #[serde(default)]
+    pub targets: Vec<TargetView>,
+}
+
+/// An endpoint that a publication leads to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TargetView {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// First port of the endpoint.
+    pub inside_port_first: u16,
+    /// As `-p` would say it.
+    pub spec: String,
+    /// Its share of new sessions.
+    pub weight: u16,
+    /// `serving` or `draining`.
+    pub state: String,
+    /// Sessions that it has, without those that the host itself made.
+    pub live_sessions: u64,
+}
+
+/// What a published port led to one target, or a network's endpoints sent outside. A GSO frame
+/// counts as one packet, bytes are those of IP packets, of a fragmented packet the first fragment
+/// counts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RuleView {
+    /// `publish` or `masquerade`.
+    pub kind: String,
+    /// The publication's id.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub publication: Option<u32>,
+    /// The publication, as `-p` would say it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spec: Option<String>,
+    /// The target's endpoint.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<String>,
+    /// The network.
+    pub network: String,
+    /// Sessions that were opened.
+    pub new_sessions: u64,
+    /// Sessions that have not ended.
+    pub live_sessions: u64,
+    /// Packets from outside.
+    pub packets_in: u64,
+    /// Bytes from outside.
+    pub bytes_in: u64,
+    /// Packets from inside.
+    pub packets_out: u64,
+    /// Bytes from inside.
+    pub bytes_out: u64,
 }
 
 /// A switch port with its counters.
@@ -219,6 +300,12 @@ pub struct SessionView {
     pub packets_out: u64,
     /// Packets from the remote.
     pub packets_in: u64,
+    /// Bytes of IP packets to the remote.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Bytes of IP packets from the remote.
+    #[serde(default)]
+    pub bytes_in: u64,
 }
 
 /// A drop reason with its counter.

@@ -187,7 +187,8 @@ pub struct NetworkCreateArgs {
     group(clap::ArgGroup::new("sandbox").required(true).args(["netns", "pid"])),
     after_help = "Examples:
   causeway attach --netns blue --network web
-  causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1"
+  causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1
+  causeway attach --netns green --network web --name web1 --replace    its ports lead here now"
 )]
 pub struct AttachArgs {
     /// A namespace's name (as in 'ip netns') or path
@@ -217,6 +218,9 @@ pub struct AttachArgs {
     /// How it is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap")]
     pub backend: String,
+    /// Take the place of the endpoint of that name, with what is published for it
+    #[arg(long, requires = "name")]
+    pub replace: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -284,27 +288,83 @@ pub enum PublishCommand {
     #[command(after_help = "Examples:
   causeway publish add 8080:80 web1
   causeway publish add 127.0.0.1:5353:53/udp dns1
-  causeway publish add 7000-7010 web1 --from 192.0.2.0/24")]
-    Add {
-        /// [[IP:]HOST_PORT:]PORT[/tcp|/udp]
+  causeway publish add 7000-7010 web1 --from 192.0.2.0/24
+  causeway publish add 8080:80 web2 --join                 a second target beside web1
+  causeway publish add 8080:8000 web3 --join --weight 2    a third, with twice the share")]
+    Add(PublishAddArgs),
+    /// Change how a publication spreads new sessions, or the weight of a target
+    #[command(after_help = "Examples:
+  causeway publish set 8080:80 --balance source-hash
+  causeway publish set 8080:80 web2 --weight 3")]
+    Set {
+        /// The publication, by specification as listed or by id
         spec: String,
-        /// The endpoint
-        endpoint: String,
-        /// Only clients of this prefix
-        #[arg(long, value_name = "CIDR")]
-        from: Option<String>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// The target, for its weight
+        #[arg(requires = "weight")]
+        endpoint: Option<String>,
+        /// The target's share of new sessions, from 1 to 100
+        #[arg(long, value_name = "N", requires = "endpoint")]
+        weight: Option<u16>,
+        /// round-robin or source-hash
+        #[arg(long, value_name = "MODE", required_unless_present = "weight")]
+        balance: Option<String>,
     },
+    /// Give a target no new sessions; it keeps those that it has
+    #[command(after_help = "Examples:
+  causeway publish drain 8080:80 web1
+  causeway publish ls                          until SESSIONS says 0
+  causeway publish rm 8080:80 --target web1")]
+    Drain(TargetArgs),
+    /// Give a target new sessions again
+    Undrain(TargetArgs),
     /// Withdraw publications, by specification as listed or by id
+    #[command(after_help = "Examples:
+  causeway publish rm 8080:80
+  causeway publish rm 8080:80 --target web2    the others stay")]
     Rm {
         /// Which
         #[arg(required = true)]
         specs: Vec<String>,
+        /// Only this target of it; the last one takes the publication along
+        #[arg(long, value_name = "ENDPOINT")]
+        target: Option<String>,
     },
     /// List publications
     Ls(JsonArgs),
+}
+
+/// `publish add`
+#[derive(Debug, Args)]
+pub struct PublishAddArgs {
+    /// [[IP:]HOST_PORT:]PORT[/tcp|/udp]
+    pub spec: String,
+    /// The endpoint
+    pub endpoint: String,
+    /// Only clients of this prefix
+    #[arg(long, value_name = "CIDR")]
+    pub from: Option<String>,
+    /// Where the host's ports are published already, lead them to this endpoint as well
+    #[arg(long)]
+    pub join: bool,
+    /// The endpoint's share of new sessions, from 1 to 100 [default: 1]
+    #[arg(long, value_name = "N")]
+    pub weight: Option<u16>,
+    /// How new sessions are spread over targets: round-robin, or source-hash for the same target
+    /// for the same client address [default: round-robin]
+    #[arg(long, value_name = "MODE")]
+    pub balance: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `publish drain`, `publish undrain`
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// The publication, by specification as listed or by id
+    pub spec: String,
+    /// The target
+    pub endpoint: String,
 }
 
 /// `port`
@@ -335,6 +395,18 @@ pub enum FdbCommand {
 pub enum NatCommand {
     /// List sessions
     Sessions(JsonArgs),
+    /// Sessions, packets and bytes of each published port's targets, and of each network
+    #[command(after_help = "Examples:
+  causeway nat rules
+  causeway nat rules --zero     print them, then count from zero (as iptables -Z)")]
+    Rules {
+        /// Make the counters zero once they are printed
+        #[arg(long)]
+        zero: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a NAT, ours or another, against the RFCs by real packets
     Conform(ConformArgs),
 }

@@ -69,6 +69,20 @@ impl Client {
         decode(response).await
     }
 
+    /// Changes an object.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let response = self.request(Method::PATCH, path, body.into()).await?;
+        decode(response).await
+    }
+
     /// Removes an object.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod daemon;
 mod debugging;
 mod demo;
 mod lab;
+mod publish;
 mod run;
 mod table;
 
@@ -20,16 +21,14 @@ use serde::Serialize;
 
 use crate::api::types::{
     DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortLoadView,
-    PortView, PublicationCreate, PublicationView, SessionView, StatusView, TraceView,
+    SessionView, StatusView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
 use crate::error::split_hint;
-use crate::publish::range_text;
-use crate::relay::PORTS_MAX;
 use args::{
     AttachArgs, Cli, Command, DetachArgs, FdbCommand, NatCommand, NetworkCommand,
-    NetworkCreateArgs, PortArgs, PublishCommand, TraceArgs,
+    NetworkCreateArgs, TraceArgs,
 };
 use client::{Client, escape};
 
@@ -106,11 +105,17 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Network(command) => network(&client, command).await?,
         Command::Attach(args) => attach(&client, args).await?,
         Command::Detach(args) => detach(&client, args).await?,
-        Command::Publish(command) => publish(&client, command).await?,
-        Command::Port(args) => port(&client, args).await?,
+        Command::Publish(command) => publish::publish(&client, command).await?,
+        Command::Port(args) => publish::port(&client, args).await?,
         Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => sessions(&client, args.json).await?,
+        Command::Nat(NatCommand::Rules { zero, json }) => {
+            publish::rules(&client, json).await?;
+            if zero {
+                publish::zero(&client).await?;
+            }
+        }
         Command::Drops(args) => drops(&client, args.json).await?,
         Command::Trace(args) => trace(&client, args).await?,
         Command::Why(args) => debugging::why(&client, args).await?,
@@ -205,6 +210,7 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
         addresses: args.ip.into_iter().chain(args.ip6).collect(),
         mac: args.mac,
         backend: Some(args.backend),
+        replace: args.replace,
     };
     let made: EndpointView = client.post("/v1/endpoints", &body).await?;
     if args.json {
@@ -237,120 +243,6 @@ fn absolute(netns: String) -> anyhow::Result<String> {
     }
     let path = std::path::absolute(&netns).with_context(|| format!("cannot resolve '{netns}'"))?;
     Ok(path.display().to_string())
-}
-
-async fn publish(client: &Client, command: PublishCommand) -> anyhow::Result<()> {
-    match command {
-        PublishCommand::Add {
-            spec,
-            endpoint,
-            from,
-            json,
-        } => {
-            let body = PublicationCreate {
-                endpoint,
-                spec,
-                from,
-            };
-            let made: PublicationView = client.post("/v1/publications", &body).await?;
-            if json {
-                return print_json(&made);
-            }
-            writeln!(io::stdout(), "{}", made.spec)?;
-        }
-        PublishCommand::Rm { specs } => {
-            let listed: Vec<PublicationView> = client.get("/v1/publications").await?;
-            for spec in &specs {
-                let wanted = spec.parse::<crate::publish::PublishSpec>();
-                let wanted = wanted.map_or_else(|_| spec.clone(), |spec| spec.to_string());
-                let found = listed
-                    .iter()
-                    .find(|view| view.id.to_string() == *spec || view.spec == wanted);
-                let found = found.with_context(|| {
-                    format!("'{spec}' is not published; `causeway publish ls` lists what is")
-                })?;
-                client
-                    .delete(&format!("/v1/publications/{}", found.id))
-                    .await?;
-            }
-        }
-        PublishCommand::Ls(args) => {
-            let listed: Vec<PublicationView> = client.get("/v1/publications").await?;
-            if args.json {
-                return print_json(&listed);
-            }
-            let row = |view: &PublicationView| {
-                let from = view.from.clone().unwrap_or_else(|| "anywhere".to_owned());
-                vec![
-                    view.id.to_string(),
-                    view.spec.clone(),
-                    view.endpoint.clone(),
-                    from,
-                ]
-            };
-            let rows: Vec<_> = listed.iter().map(row).collect();
-            table::print(&["ID", "SPEC", "ENDPOINT", "FROM"], &rows)?;
-        }
-    }
-    Ok(())
-}
-
-async fn port(client: &Client, args: PortArgs) -> anyhow::Result<()> {
-    if args.what == "ls" {
-        let ports: Vec<PortView> = client.get("/v1/ports").await?;
-        if args.json {
-            return print_json(&ports);
-        }
-        let row = |port: &PortView| {
-            vec![
-                port.port.to_string(),
-                port.name.clone(),
-                port.network.clone().unwrap_or_else(|| port.role.clone()),
-                if port.up { "up" } else { "down" }.to_owned(),
-                port.rx_frames.to_string(),
-                port.tx_frames.to_string(),
-                port.tx_dropped.to_string(),
-            ]
-        };
-        let rows: Vec<_> = ports.iter().map(row).collect();
-        let heading = ["PORT", "NAME", "NETWORK", "STATE", "RX", "TX", "TX-DROPPED"];
-        table::print(&heading, &rows)?;
-        return Ok(());
-    }
-    let path = format!("/v1/publications?endpoint={}", escape(&args.what));
-    let listed: Vec<PublicationView> = client.get(&path).await?;
-    if args.json {
-        return print_json(&listed);
-    }
-    for view in &listed {
-        let hosts: &[String] = match &view.host_ip {
-            Some(ip) => std::slice::from_ref(ip),
-            None => &["0.0.0.0".to_owned(), "[::]".to_owned()],
-        };
-        if usize::from(view.host_port_last - view.host_port_first) >= PORTS_MAX {
-            for host in hosts {
-                let (first, last) = (view.host_port_first, view.host_port_last);
-                let inside_last = view.inside_port_first.saturating_add(last - first);
-                let inside = range_text(&(view.inside_port_first..=inside_last));
-                let transport = &view.transport;
-                writeln!(
-                    io::stdout(),
-                    "{inside}/{transport} -> {host}:{first}-{last}"
-                )?;
-            }
-            continue;
-        }
-        // As `docker port` prints it: a line per port and address.
-        for (host_port, inside) in
-            (view.host_port_first..=view.host_port_last).zip(view.inside_port_first..)
-        {
-            for host in hosts {
-                let transport = &view.transport;
-                writeln!(io::stdout(), "{inside}/{transport} -> {host}:{host_port}")?;
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn fdb(client: &Client, network: &str, json: bool) -> anyhow::Result<()> {

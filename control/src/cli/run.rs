@@ -77,6 +77,7 @@ async fn prepare(
             addresses: args.ip.iter().filter(|_| first).cloned().collect(),
             mac: args.mac.clone().filter(|_| first),
             backend: Some(args.backend.clone()),
+            replace: false,
         };
         let made: EndpointView = client.post("/v1/endpoints", &body).await?;
         endpoints.push(made.name);
@@ -85,7 +86,7 @@ async fn prepare(
         let body = PublicationCreate {
             endpoint: endpoints[0].clone(),
             spec: spec.clone(),
-            from: None,
+            ..PublicationCreate::default()
         };
         let _: PublicationView = client.post("/v1/publications", &body).await?;
     }

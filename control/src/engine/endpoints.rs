@@ -44,6 +44,18 @@ pub struct AttachRequest {
     pub backend: Backend,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
+    /// What becomes of an endpoint that has the name.
+    pub namesake: Namesake,
+}
+
+/// What becomes of an endpoint that already has the name of one that is to be attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Namesake {
+    /// It stays, and the request is refused.
+    #[default]
+    Stays,
+    /// It gives way, and leaves to the new one what is published for it.
+    GivesWay,
 }
 
 impl Engine {
@@ -53,17 +65,38 @@ impl Engine {
     /// Names what is unknown, malformed, taken or refused; nothing is left behind.
     pub async fn attach(&self, request: AttachRequest) -> Result<Endpoint, Error> {
         let mut state = self.state().await;
-        let (mut endpoint, network) = self.endpoint_of_request(&state, request)?;
+        let namesake = request.name.as_deref();
+        let namesake = namesake
+            .and_then(|name| state.desired.endpoint(name))
+            .cloned();
+        let (endpoint, network) = match namesake {
+            Some(old) if request.namesake == Namesake::GivesWay => {
+                self.give_way(&mut state, old, request).await?
+            }
+            Some(_) | None => self.endpoint_of_request(&state, request)?,
+        };
+        self.put_in(&mut state, endpoint, &network).await
+    }
+
+    /// Makes the device of an endpoint and puts it in force.
+    async fn put_in(
+        &self,
+        state: &mut State,
+        mut endpoint: Endpoint,
+        network: &Network,
+    ) -> Result<Endpoint, Error> {
         self.store.put_endpoint(&endpoint)?;
-        let queues = match self.devices.create(&endpoint, &network).await {
+        let queues = match self.devices.create(&endpoint, network).await {
             Ok(queues) => queues,
             Err(error) => {
-                self.store.remove_endpoint(endpoint.port)?;
+                self.drop_endpoint(state, endpoint.port)?;
                 return Err(error);
             }
         };
         let port = endpoint.port;
         state.note_capabilities(port, &queues);
+        // Whoever had the address before, with our knowledge or not, leaves it no flow.
+        self.end_sessions(&endpoint);
         endpoint.phase = Phase::Attached;
         state.desired.endpoints.insert(port, endpoint.clone());
         let opened = self
@@ -71,12 +104,16 @@ impl Engine {
             .map_err(Error::from)
             .and_then(|()| {
                 state.open.insert(port);
-                self.install(&state)
+                self.install(state)
             })
             .and_then(|()| Ok(self.store.put_endpoint(&endpoint)?));
         if let Err(error) = opened {
-            self.remove_endpoint(&mut state, port).await?;
+            self.remove_endpoint(state, port).await?;
             return Err(error);
+        }
+        let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
+        for id in published {
+            self.lead_listeners(state, id);
         }
         // Neighbours may still know the address by the MAC of an earlier endpoint.
         for address in &endpoint.addresses {
@@ -84,6 +121,94 @@ impl Engine {
         }
         tracing::info!(endpoint = %endpoint.name, %port, network = %network.name, "attached");
         Ok(endpoint)
+    }
+
+    /// Takes the device of an endpoint away and makes room for its successor, which keeps its switch
+    /// port and with it all that is published for it. A daemon that is killed before the successor
+    /// is there leaves neither.
+    async fn give_way(
+        &self,
+        state: &mut State,
+        mut old: Endpoint,
+        request: AttachRequest,
+    ) -> Result<(Endpoint, Network), Error> {
+        let port = old.port;
+        state.desired.endpoints.remove(&port);
+        let made = self.endpoint_of_request(state, request);
+        state.desired.endpoints.insert(port, old.clone());
+        let (mut endpoint, network) = made?;
+        endpoint.port = port;
+        let published = state.desired.publications_of(port).next().is_some();
+        if network.internal && published {
+            return Err(Error::Invalid(format!(
+                "network '{}' is internal, and ports are published for endpoint '{}'; withdraw them \
+                 first",
+                network.name, old.name
+            )));
+        }
+        old.phase = Phase::Detaching;
+        self.store.put_endpoint(&old)?;
+        state.desired.endpoints.insert(port, old.clone());
+        self.install(state)?;
+        if state.open.remove(&port) {
+            self.blocking(|dataplane| dataplane.remove_port(port))?;
+        }
+        self.devices.remove(&old).await?;
+        self.end_sessions(&old);
+        state.desired.endpoints.insert(port, endpoint.clone());
+        Ok((endpoint, network))
+    }
+
+    /// Drops an endpoint that has no device, from the state and the store.
+    fn drop_endpoint(&self, state: &mut State, port: PortId) -> Result<(), Error> {
+        self.store.remove_endpoint(port)?;
+        if state.desired.endpoints.remove(&port).is_none() {
+            return Ok(());
+        }
+        let gone = self.withdraw_from(state, port);
+        self.refresh_uplinks(state)?;
+        self.install(state)?;
+        self.forget_withdrawn(state, port, gone)
+    }
+
+    /// Takes an endpoint out of the publications that lead to it, and ends those that lead to no
+    /// other. What has to be forgotten of them once that is in force.
+    fn withdraw_from(&self, state: &mut State, port: PortId) -> Withdrawn {
+        let mut gone = Withdrawn::default();
+        for publication in state.desired.publications.values_mut() {
+            if publication.target(port).is_none() {
+                continue;
+            }
+            publication.targets.retain(|target| target.endpoint != port);
+            if publication.targets.is_empty() {
+                gone.reserving |= reserves(publication);
+                gone.publications.push(publication.id);
+            } else {
+                gone.targets.push(publication.id);
+            }
+        }
+        for id in &gone.publications {
+            state.listeners.remove(id);
+            state.desired.publications.remove(id);
+        }
+        for id in &gone.targets {
+            self.lead_listeners(state, *id);
+        }
+        gone
+    }
+
+    /// Ends what came by publications that lead to an endpoint no more.
+    fn forget_withdrawn(&self, state: &State, port: PortId, gone: Withdrawn) -> Result<(), Error> {
+        if gone.reserving {
+            self.reserve_ports(state)?;
+        }
+        for id in gone.publications {
+            self.forget_translations(id);
+        }
+        for id in gone.targets {
+            self.forget_target(id, port);
+        }
+        Ok(())
     }
 
     fn endpoint_of_request(
@@ -135,7 +260,7 @@ impl Engine {
         Ok((endpoint, network.clone()))
     }
 
-    /// Takes a sandbox's interface away, with everything published for it.
+    /// Takes a sandbox's interface away, and it out of everything published for it.
     ///
     /// # Errors
     /// [`Error::Unknown`], or what the kernel refused; a second try goes on from there.
@@ -191,14 +316,7 @@ impl Engine {
         let mut endpoint = self.endpoint(state, port)?.clone();
         endpoint.phase = Phase::Detaching;
         self.store.put_endpoint(&endpoint)?;
-        let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
-        let reserving = published
-            .iter()
-            .any(|id| reserves(&state.desired.publications[id]));
-        for id in &published {
-            state.listeners.remove(id);
-            state.desired.publications.remove(id);
-        }
+        let gone = self.withdraw_from(state, port);
         state.desired.endpoints.insert(port, endpoint.clone());
         self.install(state)?;
         if state.open.remove(&port) {
@@ -208,20 +326,10 @@ impl Engine {
         self.store.remove_endpoint(port)?;
         state.desired.endpoints.remove(&port);
         state.capabilities.remove(&port);
-        let gone = |domain, inside: IpAddr| {
-            domain == endpoint.domain && endpoint.addresses.contains(&inside)
-        };
-        self.nat()
-            .remove_sessions(|session| gone(session.domain, session.inside.ip));
+        self.end_sessions(&endpoint);
         self.refresh_uplinks(state)?;
         self.install(state)?;
-        if reserving {
-            self.reserve_ports(state)?;
-        }
-        for id in published {
-            self.forget_translations(id);
-        }
-        Ok(())
+        self.forget_withdrawn(state, port, gone)
     }
 
     /// Opens the device of an endpoint that an earlier daemon has made.
@@ -283,6 +391,17 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// What an endpoint was taken out of.
+#[derive(Debug, Default)]
+struct Withdrawn {
+    /// Publications that ended.
+    publications: Vec<u32>,
+    /// Publications that lead to others.
+    targets: Vec<u32>,
+    /// One of those that ended had its ports reserved.
+    reserving: bool,
 }
 
 fn open_sandbox(sandbox: &SandboxRef) -> Result<(PathBuf, Netns), Error> {

@@ -3,6 +3,7 @@
 use dataplane::balance::{Loads, PortLoad};
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::nat::{Account, Totals};
 use dataplane_core::topology::{Role, Topology};
 use dataplane_core::verdict::Stage;
 
@@ -11,14 +12,17 @@ use std::sync::atomic::Ordering;
 use super::{Engine, State, features};
 use crate::api::types::{
     CountView, DropView, EndpointView, FdbView, NetworkView, PortLoadView, PortView,
-    PublicationView, SessionView, StatusView, StepView, SubnetView, TraceView, UplinkView,
-    WorkerLoadView,
+    PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
+    TraceView, UplinkView, WorkerLoadView,
 };
 use crate::error::Error;
 use crate::explain;
 use crate::host_link;
-use crate::model::{Endpoint, Network, Publication, transport_label};
+use crate::model::{
+    Endpoint, Network, Publication, PublicationTarget, balance_label, duty_label, transport_label,
+};
 use crate::publish::PublishSpec;
+use crate::topology;
 
 /// Sessions listed at a time; the table may hold a million.
 const SESSIONS_LISTED_MAX: usize = 10_000;
@@ -84,9 +88,87 @@ impl Engine {
         };
         let publications = state.desired.publications.values();
         Ok(publications
-            .filter(|publication| only.is_none_or(|port| port == publication.endpoint))
-            .map(|publication| publication_view(&state, publication))
+            .filter(|publication| only.is_none_or(|port| publication.target(port).is_some()))
+            .map(|publication| self.publication_view(&state, publication))
             .collect())
+    }
+
+    /// One publication.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub async fn publication(&self, id: u32) -> Result<PublicationView, Error> {
+        let state = self.state().await;
+        let found = state.desired.publications.get(&id);
+        let view = found.map(|publication| self.publication_view(&state, publication));
+        view.ok_or_else(|| Error::unknown_publication(id))
+    }
+
+    fn publication_view(&self, state: &State, publication: &Publication) -> PublicationView {
+        let view = |target: &PublicationTarget| TargetView {
+            endpoint: endpoint_name(state, target.endpoint),
+            inside_port_first: target.inside_port_first,
+            spec: spec_text(publication, target),
+            weight: target.weight,
+            state: duty_label(target.duty).to_owned(),
+            live_sessions: topology::accounts_of(publication, target)
+                .map(|account| self.nat().live_sessions(account))
+                .sum(),
+        };
+        let targets: Vec<TargetView> = publication.targets.iter().map(view).collect();
+        let (endpoint, inside_port_first, spec) = match targets.first() {
+            Some(first) => (
+                first.endpoint.clone(),
+                first.inside_port_first,
+                first.spec.clone(),
+            ),
+            None => Default::default(),
+        };
+        PublicationView {
+            id: publication.id,
+            endpoint,
+            transport: transport_label(publication.transport).to_owned(),
+            host_ip: publication.host_ip.map(|ip| ip.to_string()),
+            host_port_first: *publication.host_ports.start(),
+            host_port_last: *publication.host_ports.end(),
+            inside_port_first,
+            from: publication.from.map(|prefix| prefix.to_string()),
+            spec,
+            balance: balance_label(publication.balance).to_owned(),
+            targets,
+        }
+    }
+
+    /// What each target of a publication, and each network, has carried.
+    pub async fn nat_rules(&self) -> Vec<RuleView> {
+        let state = self.state().await;
+        let accounts = self.nat().accounts();
+        let sum = |wanted: &mut dyn Iterator<Item = Account>| {
+            let mut sum = Totals::default();
+            for totals in wanted.filter_map(|account| accounts.get(&account)) {
+                sum += *totals;
+            }
+            sum
+        };
+        let mut views = Vec::new();
+        for publication in state.desired.publications.values() {
+            for target in &publication.targets {
+                let totals = sum(&mut topology::accounts_of(publication, target));
+                let endpoint = state.desired.endpoints.get(&target.endpoint);
+                let network = endpoint.and_then(|endpoint| state.desired.network_of(endpoint));
+                views.push(RuleView {
+                    publication: Some(publication.id),
+                    spec: Some(spec_text(publication, target)),
+                    endpoint: Some(endpoint_name(&state, target.endpoint)),
+                    ..rule_view("publish", network, &totals)
+                });
+            }
+        }
+        for network in state.desired.networks.values() {
+            let totals = sum(&mut std::iter::once(Account::Network(network.domain)));
+            views.push(rule_view("masquerade", Some(network), &totals));
+        }
+        views
     }
 
     /// Every switch port, with counters.
@@ -162,6 +244,8 @@ impl Engine {
                 idle_seconds: session.idle(now).as_secs(),
                 packets_out: session.packets_out,
                 packets_in: session.packets_in,
+                bytes_out: session.bytes_out,
+                bytes_in: session.bytes_in,
             })
             .collect()
     }
@@ -311,7 +395,9 @@ fn warnings(state: &State) -> Vec<String> {
     }
     for publication in state.desired.publications.values() {
         if !state.listeners.contains_key(&publication.id) {
-            let spec = spec_text(publication);
+            let specs = publication.targets.iter();
+            let specs = specs.map(|target| spec_text(publication, target)).next();
+            let spec = specs.unwrap_or_default();
             warnings.push(format!("{spec} does not serve the host's own connections"));
         }
     }
@@ -375,29 +461,35 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
     }
 }
 
-fn publication_view(state: &State, publication: &Publication) -> PublicationView {
-    let endpoint = state.desired.endpoints.get(&publication.endpoint);
-    PublicationView {
-        id: publication.id,
-        endpoint: endpoint.map_or_else(String::new, |endpoint| endpoint.name.to_string()),
-        transport: transport_label(publication.transport).to_owned(),
-        host_ip: publication.host_ip.map(|ip| ip.to_string()),
-        host_port_first: *publication.host_ports.start(),
-        host_port_last: *publication.host_ports.end(),
-        inside_port_first: publication.inside_port_first,
-        from: publication.from.map(|prefix| prefix.to_string()),
-        spec: spec_text(publication),
+fn endpoint_name(state: &State, port: PortId) -> String {
+    let endpoint = state.desired.endpoints.get(&port);
+    endpoint.map_or_else(String::new, |endpoint| endpoint.name.to_string())
+}
+
+fn rule_view(kind: &str, network: Option<&Network>, totals: &Totals) -> RuleView {
+    RuleView {
+        kind: kind.to_owned(),
+        publication: None,
+        spec: None,
+        endpoint: None,
+        network: network.map_or_else(String::new, |network| network.name.to_string()),
+        new_sessions: totals.opened,
+        live_sessions: totals.live,
+        packets_in: totals.packets_in,
+        bytes_in: totals.bytes_in,
+        packets_out: totals.packets_out,
+        bytes_out: totals.bytes_out,
     }
 }
 
-fn spec_text(publication: &Publication) -> String {
+fn spec_text(publication: &Publication, target: &PublicationTarget) -> String {
     let extent = publication.host_ports.end() - publication.host_ports.start();
-    let last = publication.inside_port_first.saturating_add(extent);
+    let last = target.inside_port_first.saturating_add(extent);
     let spec = PublishSpec {
         transport: publication.transport,
         host_ip: publication.host_ip,
         host_ports: Some(publication.host_ports.clone()),
-        inside_ports: publication.inside_port_first..=last,
+        inside_ports: target.inside_port_first..=last,
     };
     spec.to_string()
 }

@@ -17,6 +17,7 @@ mod listings;
 mod networks;
 mod publications;
 mod reservations;
+mod targets;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,9 +33,10 @@ use dataplane_port::packet::FilterHandle;
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
-pub use endpoints::{AttachRequest, SandboxRef};
+pub use endpoints::{AttachRequest, Namesake, SandboxRef};
 pub use networks::NetworkRequest;
-pub use publications::PublishRequest;
+pub use publications::{Clash, PublishRequest};
+pub use targets::TargetChange;
 
 use crate::config::Config;
 use crate::device::{Devices, Queues};

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use dataplane_core::addr::DomainId;
+use dataplane_core::nat::Account;
 use dataplane_core::topology::{AGEING_DEFAULT, DOMAINS_MAX};
 use ipnet::IpNet;
 
@@ -176,6 +177,8 @@ impl Engine {
         let converged = self.converge_or_fail(&mut state).await;
         // The id may be given to another network; nothing learned must be left under it.
         self.dataplane.fdb().flush_domain(domain);
+        let account = Account::Network(domain);
+        self.nat().forget_accounts(|other| other == account);
         converged
     }
 }

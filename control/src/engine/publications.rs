@@ -1,11 +1,13 @@
 //! Publications: ports of the host that lead to an endpoint.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use dataplane_core::nat::Balance;
 use ipnet::IpNet;
 
 use super::reservations::reserves;
+use super::targets::target_of;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::model::{Endpoint, Publication, transport_label};
@@ -18,7 +20,8 @@ use crate::topology;
 /// that Linux gives to its own clients by default, 32768, and the NAT's range. Docker's free
 /// ports come from the same range of the kernel.
 const FREE_PORTS: RangeInclusive<u16> = 32_768..=49_151;
-/// Publications of one daemon; each costs a NAT rule of either family and its listeners.
+/// Publications of one daemon, counted by their targets; each costs a place in a NAT rule of either
+/// family, and a publication its listeners.
 const PUBLICATIONS_MAX: usize = 4_096;
 
 /// Ports that somebody wants published.
@@ -30,6 +33,22 @@ pub struct PublishRequest {
     pub endpoint: String,
     /// Only clients of this prefix.
     pub from: Option<IpNet>,
+    /// What is done where the ports are published already.
+    pub clash: Clash,
+    /// The endpoint's share of new sessions; 1 when left out.
+    pub weight: Option<u16>,
+    /// How new sessions are spread; in turns when left out, or as they are.
+    pub balance: Option<Balance>,
+}
+
+/// What becomes of a request for ports that are published already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clash {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// They lead to this endpoint as well.
+    Join,
 }
 
 impl Engine {
@@ -45,11 +64,17 @@ impl Engine {
             .ok_or_else(|| Error::unknown_endpoint(&request.endpoint))?
             .clone();
         self.check_request(&state, &request, &endpoint)?;
+        if request.clash == Clash::Join
+            && let Some(there) = published(&state, &request)
+        {
+            let there = there.clone();
+            return self.join(&mut state, &request, &endpoint, there).await;
+        }
         let (publication, held) = match &request.spec.host_ports {
             Some(ports) => {
-                let publication = publication(&state, &request, &endpoint, ports.clone());
+                let publication = publication(&state, &request, &endpoint, ports.clone())?;
                 self.check_clash(&state, &publication)?;
-                let held = self.hold(&publication, &endpoint).await?;
+                let held = self.hold(&publication).await?;
                 (publication, held)
             }
             None => self.choose_ports(&state, &request, &endpoint).await?,
@@ -77,7 +102,8 @@ impl Engine {
             }
             return Err(error);
         }
-        state.listeners.insert(id, held.serve(&self.budget));
+        let rules = topology::rules_of(&state.desired, &publication);
+        state.listeners.insert(id, held.serve(rules, &self.budget));
         Ok(publication)
     }
 
@@ -88,7 +114,11 @@ impl Engine {
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
         let spec = &request.spec;
-        if state.desired.publications.len() >= PUBLICATIONS_MAX {
+        let publications = state.desired.publications.values();
+        let targets: usize = publications
+            .map(|publication| publication.targets.len())
+            .sum();
+        if targets >= PUBLICATIONS_MAX {
             let what = "publications";
             let max = PUBLICATIONS_MAX;
             return Err(Error::Limit { what, max });
@@ -152,25 +182,35 @@ impl Engine {
         let Some(other) = clash else {
             return Ok(());
         };
-        let owner = match state.desired.endpoints.get(&other.endpoint) {
-            Some(endpoint) => format!("endpoint '{}'", endpoint.name),
-            None => other.endpoint.to_string(),
+        let targets = other.targets.iter();
+        let endpoints = targets.filter_map(|target| state.desired.endpoints.get(&target.endpoint));
+        let names: Vec<String> = endpoints.map(|e| format!("'{}'", e.name)).collect();
+        let owner = match names.as_slice() {
+            [name] => format!("endpoint {name}"),
+            names => format!("endpoints {}", names.join(", ")),
         };
+        if other.is_at_ports_of(wanted) {
+            let ports = range_text(&wanted.host_ports);
+            let transport = transport_label(wanted.transport);
+            return Err(Error::InUse(format!(
+                "{transport} port {ports} of {} is taken by {owner}; add --join to share it, or \
+                 choose another host port",
+                address_text(wanted)
+            )));
+        }
         Err(Error::PortTaken {
             transport: transport_label(wanted.transport),
             port: *wanted.host_ports.start().max(other.host_ports.start()),
-            address: wanted
-                .host_ip
-                .map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string()),
+            address: address_text(wanted),
             owner,
         })
     }
 
     /// Makes sure that nobody else has the ports: by listening on each, or, where they are too
     /// many for that, by a look at every socket of the host.
-    async fn hold(&self, publication: &Publication, endpoint: &Endpoint) -> Result<Held, Error> {
+    async fn hold(&self, publication: &Publication) -> Result<Held, Error> {
         if !reserves(publication) {
-            return Held::take(claims(publication, endpoint)).await;
+            return Held::take(claims(publication)).await;
         }
         let transport = publication.transport;
         let (ip, ports) = (publication.host_ip, &publication.host_ports);
@@ -179,7 +219,7 @@ impl Engine {
             Some((port, owner)) => Err(Error::PortTaken {
                 transport: transport_label(transport),
                 port,
-                address: ip.map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string()),
+                address: address_text(publication),
                 owner,
             }),
             None => Ok(Held::default()),
@@ -200,9 +240,9 @@ impl Engine {
             .checked_add(count - 1)
             .filter(|l| FREE_PORTS.contains(l))
         {
-            let publication = publication(state, request, endpoint, first..=last);
+            let publication = publication(state, request, endpoint, first..=last)?;
             if self.check_clash(state, &publication).is_ok() {
-                match self.hold(&publication, endpoint).await {
+                match self.hold(&publication).await {
                     Ok(held) => return Ok((publication, held)),
                     Err(Error::PortTaken { .. }) => {}
                     Err(error) => return Err(error),
@@ -223,25 +263,32 @@ impl Engine {
     pub async fn unpublish(&self, id: u32) -> Result<(), Error> {
         let mut state = self.state().await;
         if !state.desired.publications.contains_key(&id) {
-            return Err(Error::Unknown {
-                kind: "publication",
-                name: id.to_string(),
-                list: "publish ls",
-            });
+            return Err(Error::unknown_publication(id));
         }
+        self.withdraw(&mut state, id)
+    }
+
+    /// Withdraws a publication that is there.
+    pub(super) fn withdraw(&self, state: &mut State, id: u32) -> Result<(), Error> {
         self.store.remove_publication(id)?;
         let removed = state.desired.publications.remove(&id);
         state.listeners.remove(&id);
-        self.install(&state)?;
+        self.install(state)?;
         self.forget_translations(id);
-        self.refresh_uplinks(&state)?;
+        let targets = removed.iter().flat_map(|publication| &publication.targets);
+        for target in targets {
+            if let Some(endpoint) = state.desired.endpoints.get(&target.endpoint) {
+                self.forget_fragments(endpoint);
+            }
+        }
+        self.refresh_uplinks(state)?;
         if removed.is_some_and(|publication| reserves(&publication)) {
-            self.reserve_ports(&state)?;
+            self.reserve_ports(state)?;
         }
         Ok(())
     }
 
-    /// Ends the sessions that came by a publication, and forgets how often it was used.
+    /// Ends the sessions that came by a publication, and forgets what was counted of it.
     pub(super) fn forget_translations(&self, publication: u32) {
         let rules = topology::rule_ids(publication);
         let nat = self.nat();
@@ -253,17 +300,15 @@ impl Engine {
     pub(super) async fn open_all_listeners(&self, state: &mut State) {
         let publications: Vec<Publication> = state.desired.publications.values().cloned().collect();
         for publication in publications {
-            let Some(endpoint) = state.desired.endpoints.get(&publication.endpoint) else {
-                continue;
-            };
-            match self.hold(&publication, endpoint).await {
+            match self.hold(&publication).await {
                 Ok(held) => {
-                    let listeners = held.serve(&self.budget);
+                    let rules = topology::rules_of(&state.desired, &publication);
+                    let listeners = held.serve(rules, &self.budget);
                     state.listeners.insert(publication.id, listeners);
                 }
                 // Clients elsewhere are served all the same; only the host's own are not.
                 Err(error) => {
-                    tracing::error!(endpoint = %endpoint.name, %error, "cannot listen");
+                    tracing::error!(publication = publication.id, %error, "cannot listen");
                 }
             }
         }
@@ -274,39 +319,51 @@ fn same_family(one: IpAddr, two: IpAddr) -> bool {
     one.is_ipv4() == two.is_ipv4()
 }
 
+fn address_text(publication: &Publication) -> String {
+    let ip = publication.host_ip;
+    ip.map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string())
+}
+
+fn host_ip(request: &PublishRequest) -> Option<IpAddr> {
+    request.spec.host_ip.filter(|ip| !ip.is_unspecified())
+}
+
+/// The publication of the very ports that a request names.
+fn published<'s>(state: &'s State, request: &PublishRequest) -> Option<&'s Publication> {
+    let spec = &request.spec;
+    state.desired.publications.values().find(|publication| {
+        publication.transport == spec.transport
+            && publication.host_ip == host_ip(request)
+            && Some(&publication.host_ports) == spec.host_ports.as_ref()
+    })
+}
+
 fn publication(
     state: &State,
     request: &PublishRequest,
     endpoint: &Endpoint,
     host_ports: RangeInclusive<u16>,
-) -> Publication {
+) -> Result<Publication, Error> {
     let free = |id: &u32| !state.desired.publications.contains_key(id);
-    Publication {
+    Ok(Publication {
         id: (1..).find(free).unwrap_or(u32::MAX),
-        endpoint: endpoint.port,
         transport: request.spec.transport,
-        host_ip: request.spec.host_ip.filter(|ip| !ip.is_unspecified()),
+        host_ip: host_ip(request),
         host_ports,
-        inside_port_first: *request.spec.inside_ports.start(),
         from: request.from,
-    }
+        balance: request.balance.unwrap_or_default(),
+        targets: vec![target_of(request, endpoint)?],
+    })
 }
 
 /// One claim per port.
-fn claims(publication: &Publication, endpoint: &Endpoint) -> Vec<Claim> {
-    publication
-        .host_ports
-        .clone()
-        .zip(publication.inside_port_first..)
-        .map(|(host_port, inside_port)| Claim {
+fn claims(publication: &Publication) -> Vec<Claim> {
+    let ports = publication.host_ports.clone();
+    ports
+        .map(|host_port| Claim {
             transport: publication.transport,
             host_ip: publication.host_ip,
             host_port,
-            inside: endpoint
-                .addresses
-                .iter()
-                .map(|address| SocketAddr::new(*address, inside_port))
-                .collect(),
         })
         .collect()
 }

@@ -69,7 +69,7 @@ pub async fn set(backend: &str, props: &Props) -> anyhow::Result<Stage> {
     let body = PublicationCreate {
         endpoint: "web".to_owned(),
         spec: "8080:80".to_owned(),
-        from: None,
+        ..PublicationCreate::default()
     };
     let _: PublicationView = client.post("/v1/publications", &body).await?;
     Ok(Stage {
