@@ -1,0 +1,165 @@
+//! The store, written and read back.
+
+use super::*;
+use crate::model::{Backend, MTU_DEFAULT, Publication, PublicationTarget};
+use dataplane_core::nat::{Balance, Duty, Transport};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub(super) struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cw-store-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(super) fn example() -> DesiredState {
+    let network = Network {
+        domain: DomainId(3),
+        name: "web".parse().unwrap(),
+        subnets: vec![
+            crate::ipam::subnet("10.88.0.0/24".parse().unwrap(), None, None).unwrap(),
+            crate::ipam::subnet("fd00:88::/64".parse().unwrap(), None, None).unwrap(),
+        ],
+        internal: true,
+        host_link: false,
+        mtu: MTU_DEFAULT,
+        ageing_seconds: 17,
+        foreign: Some(ForeignId {
+            owner: "docker".to_owned(),
+            id: "ab12".to_owned(),
+        }),
+    };
+    let endpoint = Endpoint {
+        port: PortId(40),
+        name: "web1".parse().unwrap(),
+        domain: network.domain,
+        sandbox: Sandbox {
+            path: "/run/netns/web1".into(),
+            inode: u64::MAX - 7,
+        },
+        ifname: "eth0".to_owned(),
+        mac: "02:42:0a:58:00:02".parse().unwrap(),
+        addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
+        backend: Backend::Packet,
+        phase: Phase::Attaching,
+        foreign: None,
+    };
+    let second = Endpoint {
+        port: PortId(39),
+        name: "web2".parse().unwrap(),
+        addresses: vec!["10.88.0.3".parse().unwrap()],
+        phase: Phase::Attached,
+        ..endpoint.clone()
+    };
+    let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {
+        endpoint: endpoint.port,
+        inside_port_first: 80,
+        weight,
+        duty,
+    };
+    let publication = Publication {
+        id: 9,
+        transport: Transport::Udp,
+        host_ip: Some("127.0.0.1".parse().unwrap()),
+        host_ports: 8_000..=8_010,
+        from: Some("192.0.2.0/24".parse().unwrap()),
+        balance: Balance::SourceHash { key: u64::MAX - 7 },
+        targets: vec![
+            target(&endpoint, 5, Duty::Serving),
+            target(&second, 1, Duty::Draining),
+        ],
+    };
+    DesiredState {
+        networks: [(network.domain, network)].into(),
+        endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
+        publications: [(publication.id, publication)].into(),
+    }
+}
+
+pub(super) fn write(store: &Store, desired: &DesiredState) {
+    desired
+        .networks
+        .values()
+        .for_each(|n| store.put_network(n).unwrap());
+    desired
+        .endpoints
+        .values()
+        .for_each(|e| store.put_endpoint(e).unwrap());
+    let publications: Vec<_> = desired.publications.values().cloned().collect();
+    store.put_publications(&publications).unwrap();
+}
+
+#[test]
+fn what_was_written_is_read_back_by_the_next_process() {
+    let dir = Dir::new();
+    let desired = example();
+    let store = Store::open(&dir.0).unwrap();
+    let instance = store.instance().to_owned();
+    assert_eq!(instance.len(), 8);
+    assert_eq!(store.load().unwrap(), DesiredState::default());
+    write(&store, &desired);
+    store.set_host_note("sysctl", "1-2").unwrap();
+    drop(store);
+    let store = Store::open(&dir.0).unwrap();
+    assert_eq!(store.load().unwrap(), desired);
+    assert_eq!(store.instance(), instance);
+    assert_eq!(store.host_note("sysctl").unwrap().as_deref(), Some("1-2"));
+    assert_eq!(store.host_note("other").unwrap(), None);
+}
+
+#[test]
+fn replacing_leaves_no_old_rows_and_removing_takes_publications_along() {
+    let dir = Dir::new();
+    let mut desired = example();
+    let store = Store::open(&dir.0).unwrap();
+    write(&store, &desired);
+    let endpoint = desired.endpoints.get_mut(&PortId(40)).unwrap();
+    endpoint.phase = Phase::Attached;
+    endpoint.addresses.pop();
+    store.put_endpoint(endpoint).unwrap();
+    let network = desired.networks.get_mut(&DomainId(3)).unwrap();
+    network.subnets.pop();
+    store.put_network(network).unwrap();
+    assert_eq!(store.load().unwrap(), desired);
+    assert!(
+        store.remove_network(DomainId(3)).is_err(),
+        "it still has an endpoint"
+    );
+    assert_eq!(
+        store.load().unwrap(),
+        desired,
+        "the failed removal changed nothing"
+    );
+    store.remove_endpoint(PortId(40)).unwrap();
+    let left = &store.load().unwrap().publications[&9];
+    assert_eq!(left.targets, desired.publications[&9].targets[1..]);
+    store.remove_endpoint(PortId(39)).unwrap();
+    store.remove_network(DomainId(3)).unwrap();
+    assert_eq!(store.load().unwrap(), DesiredState::default());
+}
+
+#[test]
+fn a_second_daemon_and_a_newer_state_are_refused() {
+    let dir = Dir::new();
+    let store = Store::open(&dir.0).unwrap();
+    assert!(matches!(Store::open(&dir.0), Err(Error::Locked(_))));
+    store
+        .connection()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    drop(store);
+    assert!(matches!(
+        Store::open(&dir.0),
+        Err(Error::Version { found: 99, .. })
+    ));
+}
