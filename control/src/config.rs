@@ -29,7 +29,8 @@
 //! filtering = "endpoint-independent"
 //! ```
 //!
-//! Options of the command line win over the file.
+//! Options of the command line win over the file; so does what `network create` and `network set`
+//! say of a network's NAT, which is kept with the network.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -7,7 +7,7 @@ use dataplane_port::packet::PacketError;
 use dataplane_port::tap::TapError;
 
 use crate::link::IfNameError;
-use crate::model::{BackendError, NameError};
+use crate::model::{BackendError, DependenceError, NameError};
 use crate::publish::PublishSpecError;
 use crate::{ipam, link, netns, store};
 
@@ -23,6 +23,9 @@ pub enum Error {
     /// Not a backend.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Not a behaviour of a NAT.
+    #[error(transparent)]
+    Dependence(#[from] DependenceError),
     /// Not a publish specification.
     #[error(transparent)]
     PublishSpec(#[from] PublishSpecError),
@@ -171,6 +174,7 @@ impl Error {
             Self::Name(_)
             | Self::IfName(_)
             | Self::Backend(_)
+            | Self::Dependence(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,
             Self::Ipam(error) => match error {

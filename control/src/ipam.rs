@@ -340,7 +340,7 @@ fn v6_addresses(net: Ipv6Net) -> impl Iterator<Item = Ipv6Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MTU_DEFAULT, Network};
+    use crate::model::{MTU_DEFAULT, Network, NetworkNat};
     use dataplane_core::addr::DomainId;
 
     fn net(text: &str) -> IpNet {
@@ -360,6 +360,7 @@ mod tests {
             host_link: true,
             mtu: MTU_DEFAULT,
             ageing_seconds: 300,
+            nat: NetworkNat::default(),
             foreign: None,
         }
     }

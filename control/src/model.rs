@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
-use dataplane_core::nat::{Balance, Duty, Transport};
+use dataplane_core::nat::{Balance, Behaviour, Dependence, Duty, Transport};
 use ipnet::IpNet;
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
@@ -106,6 +106,8 @@ pub struct Network {
     pub mtu: u16,
     /// How long an FDB entry lives without being heard from.
     pub ageing_seconds: u32,
+    /// How its packets are translated.
+    pub nat: NetworkNat,
     /// Who else knows the network, and as what.
     pub foreign: Option<ForeignId>,
 }
@@ -128,6 +130,87 @@ impl Network {
             .iter()
             .find(|subnet| subnet.prefix.contains(&address))
     }
+}
+
+/// What was asked of a network's NAT; what was not is as the configuration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkNat {
+    /// Which remotes share an external port.
+    pub mapping: Option<Dependence>,
+    /// Which remotes are let in.
+    pub filtering: Option<Dependence>,
+}
+
+impl NetworkNat {
+    /// The behaviour that results where the configuration says `base`.
+    pub fn behaviour(&self, base: Behaviour) -> Behaviour {
+        Behaviour {
+            mapping: self.mapping.unwrap_or(base.mapping),
+            filtering: self.filtering.unwrap_or(base.filtering),
+        }
+    }
+}
+
+/// What a request says of a setting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked<T> {
+    /// Nothing: it stays as it is.
+    #[default]
+    Nothing,
+    /// To be as the configuration says.
+    Default,
+    /// To be this.
+    Value(T),
+}
+
+impl<T> Asked<T> {
+    /// The setting after the request, where it was `before`.
+    pub fn over(self, before: Option<T>) -> Option<T> {
+        match self {
+            Self::Nothing => before,
+            Self::Default => None,
+            Self::Value(value) => Some(value),
+        }
+    }
+}
+
+/// What a request says of a network's NAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatRequest {
+    /// Of [`NetworkNat::mapping`].
+    pub mapping: Asked<Dependence>,
+    /// Of [`NetworkNat::filtering`].
+    pub filtering: Asked<Dependence>,
+}
+
+impl NatRequest {
+    /// The settings after the request.
+    pub fn over(self, before: NetworkNat) -> NetworkNat {
+        NetworkNat {
+            mapping: self.mapping.over(before.mapping),
+            filtering: self.filtering.over(before.filtering),
+        }
+    }
+}
+
+/// Text that names no dependence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is no behaviour of a NAT; choose endpoint-independent, address-dependent or \
+     address-and-port-dependent"
+)]
+pub struct DependenceError(pub String);
+
+/// Reads what RFC 4787 calls a dependence.
+///
+/// # Errors
+/// [`DependenceError`] for any other text.
+pub fn dependence(text: &str) -> Result<Dependence, DependenceError> {
+    let of_label = |dependence: &Dependence| dependence.label() == text;
+    Dependence::ALL
+        .into_iter()
+        .find(of_label)
+        .ok_or_else(|| DependenceError(text.to_owned()))
 }
 
 /// A subnet of a network.

@@ -162,7 +162,7 @@ pub const fn host_len(address: IpAddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, Endpoint, MTU_DEFAULT, Sandbox};
+    use crate::model::{Backend, Endpoint, MTU_DEFAULT, NetworkNat, Sandbox};
     use dataplane_core::addr::{DomainId, MacAddr};
 
     fn network(domain: u16, prefix: &str) -> Network {
@@ -174,6 +174,7 @@ mod tests {
             host_link: true,
             mtu: MTU_DEFAULT,
             ageing_seconds: 300,
+            nat: NetworkNat::default(),
             foreign: None,
         }
     }

@@ -17,14 +17,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::nat::Dependence;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::model::{DesiredState, Endpoint, ForeignId, Network, Phase, Sandbox, Subnet};
+use crate::model::{
+    self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
+};
 
 /// The tables of the first version, and what each later one has added. How many have been carried
 /// out is in `PRAGMA user_version`; an earlier state is brought forward when it is opened.
-const MIGRATIONS: &[&str] = &[FIRST_SCHEMA, publications::TARGETS];
+const MIGRATIONS: &[&str] = &[
+    FIRST_SCHEMA,
+    publications::TARGETS,
+    "ALTER TABLE network ADD COLUMN nat_mapping TEXT;
+     ALTER TABLE network ADD COLUMN nat_filtering TEXT;",
+];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
 CREATE TABLE network (
@@ -167,9 +175,10 @@ impl Store {
         self.transaction(|connection| {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
             connection.execute(
-                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
-                 mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8",
+                 mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8,
+                 nat_mapping = ?9, nat_filtering = ?10",
                 params![
                     network.domain.0,
                     network.name.as_str(),
@@ -178,7 +187,9 @@ impl Store {
                     network.mtu,
                     network.ageing_seconds,
                     owner,
-                    id
+                    id,
+                    network.nat.mapping.map(Dependence::label),
+                    network.nat.filtering.map(Dependence::label)
                 ],
             )?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
@@ -385,6 +396,10 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             host_link: row.get("host_link")?,
             mtu: row.get("mtu")?,
             ageing_seconds: row.get("ageing_seconds")?,
+            nat: NetworkNat {
+                mapping: optional(row, "nat_mapping", model::dependence)?,
+                filtering: optional(row, "nat_filtering", model::dependence)?,
+            },
             foreign: foreign(row)?,
         };
         networks.insert(network.domain, network);
@@ -472,10 +487,26 @@ where
     T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
     let text: String = row.get(column)?;
-    text.parse().map_err(|error| {
-        let kind = rusqlite::types::Type::Text;
-        rusqlite::Error::FromSqlConversionFailure(0, kind, Box::new(error))
-    })
+    text.parse().map_err(unreadable)
+}
+
+/// Reads a column that may be empty.
+fn optional<T, E>(
+    row: &Row<'_>,
+    column: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> rusqlite::Result<Option<T>>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| parse(&text).map_err(unreadable))
+        .transpose()
+}
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    let kind = rusqlite::types::Type::Text;
+    rusqlite::Error::FromSqlConversionFailure(0, kind, Box::new(error))
 }
 
 fn optional_text<T>(row: &Row<'_>, column: &'static str) -> rusqlite::Result<Option<T>>

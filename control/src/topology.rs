@@ -127,7 +127,9 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
             mtu: network.mtu,
         });
     }
-    domain.nat = inputs.nat.behaviour_of(network.name.as_str());
+    domain.nat = network
+        .nat
+        .behaviour(inputs.nat.behaviour_of(network.name.as_str()));
     domain.internal = network.internal;
     domain.host_link = network.host_link && inputs.host_link.is_some();
     for endpoint in inputs.desired.endpoints_of(network.domain) {

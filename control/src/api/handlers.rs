@@ -19,16 +19,16 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::types::{
-    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortView,
-    PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView, StatusView,
-    TargetPatch, TraceView,
+    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkSet, NetworkView,
+    PortView, PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView,
+    StatusView, TargetPatch, TraceView,
 };
 use crate::engine::{
-    AttachRequest, Clash, Engine, Namesake, NetworkRequest, PublishRequest, SandboxRef,
-    TargetChange,
+    AttachRequest, Clash, Engine, Namesake, NetworkChange, NetworkRequest, PublishRequest,
+    SandboxRef, TargetChange,
 };
 use crate::error::Error;
-use crate::model::Backend;
+use crate::model::{self, Asked, Backend, NatRequest};
 
 type Shared = State<Arc<Engine>>;
 type Answer<T> = Result<Json<T>, Error>;
@@ -65,6 +65,18 @@ fn parse<T: std::str::FromStr>(what: &str, text: Option<&String>) -> Result<Opti
     .transpose()
 }
 
+/// What a request says of a setting: nothing, `default`, or a value.
+fn asked<T, E: Into<Error>>(
+    text: Option<&String>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Asked<T>, Error> {
+    match text.map(String::as_str) {
+        None => Ok(Asked::Nothing),
+        Some("default") => Ok(Asked::Default),
+        Some(text) => parse(text).map(Asked::Value).map_err(Into::into),
+    }
+}
+
 pub async fn status(State(engine): Shared) -> Json<StatusView> {
     Json(engine.status().await)
 }
@@ -92,12 +104,32 @@ pub async fn create_network(
         no_host_link: body.no_host_link,
         mtu: body.mtu,
         ageing_seconds: body.ageing_seconds,
+        nat: NatRequest {
+            mapping: asked(body.nat_mapping.as_ref(), model::dependence)?,
+            filtering: asked(body.nat_filtering.as_ref(), model::dependence)?,
+        },
         foreign: None,
         name: body.name,
     };
     let name = engine.create_network(request).await?.name;
     let view = engine.network(name.as_str()).await?;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+pub async fn change_network(
+    State(engine): Shared,
+    Path(name): Path<String>,
+    JsonBody(body): JsonBody<NetworkSet>,
+) -> Answer<NetworkView> {
+    let change = NetworkChange {
+        ageing_seconds: body.ageing_seconds,
+        nat: NatRequest {
+            mapping: asked(body.nat_mapping.as_ref(), model::dependence)?,
+            filtering: asked(body.nat_filtering.as_ref(), model::dependence)?,
+        },
+    };
+    engine.change_network(&name, change).await?;
+    Ok(Json(engine.network(&name).await?))
 }
 
 pub async fn remove_network(

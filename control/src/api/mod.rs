@@ -74,7 +74,9 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
         .route("/v1/networks", get(h::networks).post(h::create_network))
         .route(
             "/v1/networks/{name}",
-            get(h::network).delete(h::remove_network),
+            get(h::network)
+                .patch(h::change_network)
+                .delete(h::remove_network),
         )
         .route("/v1/networks/{name}/fdb", get(h::fdb))
         .route(

@@ -38,6 +38,22 @@ pub struct NetworkCreate {
     pub mtu: Option<u16>,
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
+    /// On what of the remote an external port depends, as RFC 4787 calls it, or `default`.
+    pub nat_mapping: Option<String>,
+    /// On what of the remote it depends whether it is let in.
+    pub nat_filtering: Option<String>,
+}
+
+/// `PATCH /v1/networks/NAME`: what is left out stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkSet {
+    /// How long an FDB entry lives.
+    pub ageing_seconds: Option<u32>,
+    /// As in [`NetworkCreate`]; `default` for what the configuration says.
+    pub nat_mapping: Option<String>,
+    /// As in [`NetworkCreate`]; `default` for what the configuration says.
+    pub nat_filtering: Option<String>,
 }
 
 /// A network.
@@ -57,8 +73,26 @@ pub struct NetworkView {
     pub mtu: u16,
     /// How long an FDB entry lives.
     pub ageing_seconds: u32,
+    /// On what of the remote an external port depends: what is in force.
+    #[serde(default)]
+    pub nat_mapping: String,
+    /// On what of the remote it depends whether it is let in: what is in force.
+    #[serde(default)]
+    pub nat_filtering: String,
+    /// Which of these the network itself sets, over the configuration.
+    #[serde(default)]
+    pub nat_set: NatSetView,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// What a network itself sets of its NAT; the rest is as the configuration says.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NatSetView {
+    /// The mapping behaviour.
+    pub mapping: Option<String>,
+    /// The filtering behaviour.
+    pub filtering: Option<String>,
 }
 
 /// A subnet.

@@ -43,7 +43,7 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// The tour: containers, networks, NAT, published ports; leaves nothing behind
     Demo(DemoArgs),
-    /// Networks: create, list, inspect, remove
+    /// Networks: create, list, inspect, change, remove
     #[command(subcommand)]
     Network(NetworkCommand),
     /// Give a network namespace an interface on a network
@@ -134,6 +134,8 @@ pub enum NetworkCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Change a network in use
+    Set(NetworkSetArgs),
     /// Remove networks
     Rm {
         /// Which
@@ -148,7 +150,8 @@ pub enum NetworkCommand {
   causeway network create web
   causeway network create web --subnet 10.88.0.0/24 --gateway 10.88.0.254 --mtu 9000
   causeway network create dual --subnet 10.89.0.0/24 --subnet6 fd00:89::/64
-  causeway network create db --internal")]
+  causeway network create db --internal
+  causeway network create games --nat-filtering endpoint-independent")]
 pub struct NetworkCreateArgs {
     /// Its name
     pub name: String,
@@ -179,6 +182,39 @@ pub struct NetworkCreateArgs {
     /// How long a station is remembered, in seconds [default: 300]
     #[arg(long, value_name = "SEC")]
     pub ageing: Option<u32>,
+    #[command(flatten)]
+    pub nat: NatArgs,
+}
+
+/// How a network's packets are translated.
+#[derive(Debug, Args)]
+pub struct NatArgs {
+    /// On what of the remote an external port depends: endpoint-independent, address-dependent,
+    /// address-and-port-dependent [default: as configured]
+    #[arg(long, value_name = "BEHAVIOUR")]
+    pub nat_mapping: Option<String>,
+    /// Who is let in by an open external port: anybody (endpoint-independent), who was spoken to
+    /// (address-dependent), or who answers (address-and-port-dependent) [default: as configured]
+    #[arg(long, value_name = "BEHAVIOUR")]
+    pub nat_filtering: Option<String>,
+}
+
+/// `network set`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  causeway network set games --nat-filtering endpoint-independent
+  causeway network set games --nat-filtering default        as the configuration says
+  causeway network set web --ageing 60
+
+What is set here goes before the configuration file. Flows that are there go on as they were made.")]
+pub struct NetworkSetArgs {
+    /// Its name
+    pub name: String,
+    /// How long a station is remembered, in seconds
+    #[arg(long, value_name = "SEC")]
+    pub ageing: Option<u32>,
+    #[command(flatten)]
+    pub nat: NatArgs,
 }
 
 /// `attach`

@@ -20,8 +20,8 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::api::types::{
-    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkView, PortLoadView,
-    SessionView, StatusView, TraceView,
+    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkSet, NetworkView,
+    PortLoadView, SessionView, StatusView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
@@ -174,6 +174,15 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
             }
             print_json(&networks)?;
         }
+        NetworkCommand::Set(args) => {
+            let path = format!("/v1/networks/{}", escape(&args.name));
+            let body = NetworkSet {
+                ageing_seconds: args.ageing,
+                nat_mapping: args.nat.nat_mapping,
+                nat_filtering: args.nat.nat_filtering,
+            };
+            let _: NetworkView = client.patch(&path, &body).await?;
+        }
         NetworkCommand::Rm { names } => {
             for name in &names {
                 client
@@ -197,6 +206,8 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         no_host_link: args.no_host_link,
         mtu: args.mtu,
         ageing_seconds: args.ageing,
+        nat_mapping: args.nat.nat_mapping,
+        nat_filtering: args.nat.nat_filtering,
     }
 }
 

@@ -3,7 +3,7 @@
 use dataplane::balance::{Loads, PortLoad};
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
-use dataplane_core::nat::{Account, Totals};
+use dataplane_core::nat::{Account, Behaviour, Dependence, Totals};
 use dataplane_core::topology::{Role, Topology};
 use dataplane_core::verdict::Stage;
 
@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Engine, State, features};
 use crate::api::types::{
-    CountView, DropView, EndpointView, FdbView, NetworkView, PortLoadView, PortView,
+    CountView, DropView, EndpointView, FdbView, NatSetView, NetworkView, PortLoadView, PortView,
     PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
     TraceView, UplinkView, WorkerLoadView,
 };
@@ -33,7 +33,7 @@ impl Engine {
         let state = self.state().await;
         let networks = state.desired.networks.values();
         networks
-            .map(|network| network_view(&state, network))
+            .map(|network| self.network_view(&state, network))
             .collect()
     }
 
@@ -45,7 +45,7 @@ impl Engine {
         let state = self.state().await;
         let network = state.desired.network(name);
         network
-            .map(|network| network_view(&state, network))
+            .map(|network| self.network_view(&state, network))
             .ok_or_else(|| Error::unknown_network(name))
     }
 
@@ -414,7 +414,16 @@ fn port_name(topology: &Topology, port: PortId) -> String {
     found.map_or_else(|| port.to_string(), |port| port.name.to_string())
 }
 
-fn network_view(state: &State, network: &Network) -> NetworkView {
+impl Engine {
+    fn network_view(&self, state: &State, network: &Network) -> NetworkView {
+        let configured = self.config.nat.behaviour_of(network.name.as_str());
+        let behaviour = network.nat.behaviour(configured);
+        network_view(state, network, behaviour)
+    }
+}
+
+fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> NetworkView {
+    let label = |dependence: Dependence| dependence.label().to_owned();
     NetworkView {
         name: network.name.to_string(),
         subnets: network
@@ -431,6 +440,12 @@ fn network_view(state: &State, network: &Network) -> NetworkView {
         host_link: network.host_link,
         mtu: network.mtu,
         ageing_seconds: network.ageing_seconds,
+        nat_mapping: label(behaviour.mapping),
+        nat_filtering: label(behaviour.filtering),
+        nat_set: NatSetView {
+            mapping: network.nat.mapping.map(label),
+            filtering: network.nat.filtering.map(label),
+        },
         endpoints: state
             .desired
             .endpoints_of(network.domain)

@@ -34,7 +34,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
-pub use networks::NetworkRequest;
+pub use networks::{NetworkChange, NetworkRequest};
 pub use publications::{Clash, PublishRequest};
 pub use targets::TargetChange;
 

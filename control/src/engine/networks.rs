@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::ipam;
-use crate::model::{ForeignId, MTU_DEFAULT, MTU_MAX, MTU_MIN, Network, Subnet};
+use crate::model::{
+    ForeignId, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat, Subnet,
+};
 
 /// Longest ageing time: what IEEE 802.1Q-2018 table 8-6 allows.
 const AGEING_SECONDS_MAX: u32 = 1_000_000;
@@ -40,8 +42,19 @@ pub struct NetworkRequest {
     pub mtu: Option<u16>,
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
+    /// How its packets are translated.
+    pub nat: NatRequest,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
+}
+
+/// What may be changed of a network while it is in use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NetworkChange {
+    /// How long an FDB entry lives.
+    pub ageing_seconds: Option<u32>,
+    /// How its packets are translated.
+    pub nat: NatRequest,
 }
 
 impl Engine {
@@ -81,12 +94,7 @@ impl Engine {
         }
         let default = u32::try_from(AGEING_DEFAULT.as_secs()).unwrap_or(AGEING_SECONDS_MAX);
         let ageing_seconds = request.ageing_seconds.unwrap_or(default);
-        if !(AGEING_SECONDS_MIN..=AGEING_SECONDS_MAX).contains(&ageing_seconds) {
-            return Err(Error::Invalid(format!(
-                "the ageing time is from {AGEING_SECONDS_MIN} to {AGEING_SECONDS_MAX} seconds, \
-                 not {ageing_seconds}"
-            )));
-        }
+        check_ageing(ageing_seconds)?;
         let domain = (1..DOMAINS_MAX)
             .filter_map(|index| u16::try_from(index).ok())
             .map(DomainId)
@@ -103,6 +111,7 @@ impl Engine {
             host_link: !request.no_host_link,
             mtu,
             ageing_seconds,
+            nat: request.nat.over(NetworkNat::default()),
             foreign: request.foreign,
         })
     }
@@ -150,6 +159,37 @@ impl Engine {
         Ok(subnets)
     }
 
+    /// Changes a network in use. Sessions go on as they were made; new ones are made by the new
+    /// settings.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Invalid`]; nothing is changed.
+    pub async fn change_network(&self, name: &str, change: NetworkChange) -> Result<(), Error> {
+        let mut state = self.state().await;
+        let before = state
+            .desired
+            .network(name)
+            .ok_or_else(|| Error::unknown_network(name))?
+            .clone();
+        let after = Network {
+            ageing_seconds: change.ageing_seconds.unwrap_or(before.ageing_seconds),
+            nat: change.nat.over(before.nat),
+            ..before.clone()
+        };
+        check_ageing(after.ageing_seconds)?;
+        if let Err(error) = self.put_changed(&mut state, after) {
+            self.put_changed(&mut state, before)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn put_changed(&self, state: &mut State, network: Network) -> Result<(), Error> {
+        self.store.put_network(&network)?;
+        state.desired.networks.insert(network.domain, network);
+        self.install(state)
+    }
+
     /// Removes a network without endpoints.
     ///
     /// # Errors
@@ -181,4 +221,14 @@ impl Engine {
         self.nat().forget_accounts(|other| other == account);
         converged
     }
+}
+
+fn check_ageing(seconds: u32) -> Result<(), Error> {
+    if (AGEING_SECONDS_MIN..=AGEING_SECONDS_MAX).contains(&seconds) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "the ageing time is from {AGEING_SECONDS_MIN} to {AGEING_SECONDS_MAX} seconds, not \
+         {seconds}"
+    )))
 }

@@ -34,6 +34,10 @@ pub(super) fn example() -> DesiredState {
         host_link: false,
         mtu: MTU_DEFAULT,
         ageing_seconds: 17,
+        nat: NetworkNat {
+            mapping: Some(Dependence::AddressDependent),
+            filtering: Some(Dependence::EndpointIndependent),
+        },
         foreign: Some(ForeignId {
             owner: "docker".to_owned(),
             id: "ab12".to_owned(),
@@ -146,6 +150,33 @@ fn replacing_leaves_no_old_rows_and_removing_takes_publications_along() {
     store.remove_endpoint(PortId(39)).unwrap();
     store.remove_network(DomainId(3)).unwrap();
     assert_eq!(store.load().unwrap(), DesiredState::default());
+}
+
+#[test]
+fn a_state_of_the_first_version_is_brought_forward() {
+    let dir = Dir::new();
+    fs::create_dir_all(&dir.0).unwrap();
+    let old = Connection::open(dir.0.join(DATABASE_FILE)).unwrap();
+    old.execute_batch(FIRST_SCHEMA).unwrap();
+    old.execute_batch(
+        "PRAGMA user_version = 1;
+         INSERT INTO host VALUES ('instance', '0123abcd');
+         INSERT INTO network VALUES (3, 'web', 0, 1, 1500, 300, NULL, NULL);",
+    )
+    .unwrap();
+    drop(old);
+    let store = Store::open(&dir.0).unwrap();
+    assert_eq!(store.instance(), "0123abcd");
+    let network = store.load().unwrap().networks[&DomainId(3)].clone();
+    assert_eq!(network.nat, NetworkNat::default());
+    let changed = Network {
+        nat: example().networks[&DomainId(3)].nat,
+        ..network
+    };
+    store.put_network(&changed).unwrap();
+    drop(store);
+    let store = Store::open(&dir.0).unwrap();
+    assert_eq!(store.load().unwrap().networks[&DomainId(3)], changed);
 }
 
 #[test]

@@ -27,6 +27,24 @@ pub enum Dependence {
     AddressAndPortDependent,
 }
 
+impl Dependence {
+    /// Every one.
+    pub const ALL: [Self; 3] = [
+        Self::EndpointIndependent,
+        Self::AddressDependent,
+        Self::AddressAndPortDependent,
+    ];
+
+    /// What RFC 4787 calls it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::EndpointIndependent => "endpoint-independent",
+            Self::AddressDependent => "address-dependent",
+            Self::AddressAndPortDependent => "address-and-port-dependent",
+        }
+    }
+}
+
 /// How a network's mappings are made, and whom they let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behaviour {
