@@ -7,7 +7,7 @@ use dataplane_port::packet::PacketError;
 use dataplane_port::tap::TapError;
 
 use crate::link::IfNameError;
-use crate::model::{BackendError, DependenceError, NameError};
+use crate::model::{BackendError, DependenceError, NameError, NatModeError};
 use crate::publish::PublishSpecError;
 use crate::{ipam, link, netns, store};
 
@@ -26,6 +26,9 @@ pub enum Error {
     /// Not a behaviour of a NAT.
     #[error(transparent)]
     Dependence(#[from] DependenceError),
+    /// Not a mode of a NAT.
+    #[error(transparent)]
+    NatMode(#[from] NatModeError),
     /// Not a publish specification.
     #[error(transparent)]
     PublishSpec(#[from] PublishSpecError),
@@ -175,6 +178,7 @@ impl Error {
             | Self::IfName(_)
             | Self::Backend(_)
             | Self::Dependence(_)
+            | Self::NatMode(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,
             Self::Ipam(error) => match error {

@@ -312,6 +312,9 @@ fn translation(
         "known session"
     };
     let ((src, dst), (new_src, new_dst)) = (before, after);
+    if before == after {
+        return format!("routed, nothing translated, {session}: {src} > {dst}");
+    }
     format!("{what}, {session}: {src} > {dst} becomes {new_src} > {new_dst}")
 }
 

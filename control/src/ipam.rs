@@ -119,6 +119,29 @@ pub struct HostRoute {
     pub interface: String,
 }
 
+/// Prefixes of 2000::/3, the global unicast addresses, that nobody can route on the Internet (RFC
+/// 6890 with the registries that it makes; RFC 9637): protocol assignments with Teredo,
+/// benchmarking and ORCHID, documentation, 6to4.
+const V6_NOT_ROUTED: [(Ipv6Addr, u8); 4] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+/// The global unicast addresses that are given out (RFC 4291 section 2.5.4).
+const V6_GLOBAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+
+/// Whether the Internet can have a route to an IPv6 subnet.
+pub fn is_global_v6(subnet: IpNet) -> bool {
+    let IpNet::V6(subnet) = subnet else {
+        return false;
+    };
+    let within = |(address, len): (Ipv6Addr, u8)| {
+        Ipv6Net::new(address, len).is_ok_and(|net| net.contains(&subnet))
+    };
+    within(V6_GLOBAL) && !V6_NOT_ROUTED.into_iter().any(within)
+}
+
 /// Checks a subnet that the user chose, and completes what was left open.
 ///
 /// # Errors
@@ -349,6 +372,35 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn global_is_what_the_internet_can_route() {
+        for global in [
+            "2a01:4f8::/64",
+            "2400:cb00:1::/48",
+            "3ffe::/64",
+            "2001:200::/64",
+        ] {
+            assert!(is_global_v6(net(global)), "{global}");
+        }
+        for other in [
+            "fd00:1::/64",
+            "fe80::/64",
+            "2001:db8::/64",
+            "2001:db8:ffff::/48",
+            "3fff:fff::/64",
+            "2002:c000:201::/64",
+            "2001::/64",
+            "2001:2::/64",
+            "2001:20::/64",
+            "5f00::/64",
+            "64:ff9b::/96",
+            "192.0.2.0/24",
+            "8.8.8.0/24",
+        ] {
+            assert!(!is_global_v6(net(other)), "{other}");
+        }
     }
 
     fn network(prefix: &str) -> Network {

@@ -13,7 +13,10 @@ use std::str::FromStr;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
 use dataplane_core::nat::{Balance, Behaviour, Dependence, Duty, Transport};
+use dataplane_core::topology::{NatMode, NatModes};
 use ipnet::IpNet;
+
+use crate::ipam;
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -124,6 +127,29 @@ impl Network {
         v4.unwrap_or(MacAddr([0x02, 0x43, 0, 0, high, low]))
     }
 
+    /// Under which addresses its packets go outside. Addresses that the whole Internet routes need
+    /// no others (decision 0011); IPv4 subnets are never taken for such.
+    pub fn nat_modes(&self) -> NatModes {
+        let global = |subnet: &Subnet| ipam::is_global_v6(subnet.prefix);
+        let suggested = match self.subnets.iter().any(global) {
+            true => NatMode::Routed,
+            false => NatMode::Masquerade,
+        };
+        NatModes {
+            v4: self.nat.v4.unwrap_or_default(),
+            v6: self.nat.v6.unwrap_or(suggested),
+        }
+    }
+
+    /// The prefixes that the outside reaches by themselves.
+    pub fn routed_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let modes = self.nat_modes();
+        self.subnets
+            .iter()
+            .filter(move |subnet| !self.internal && modes.of(subnet.gateway) == NatMode::Routed)
+            .map(Subnet::dataplane_prefix)
+    }
+
     /// The subnet that contains `address`.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
         self.subnets
@@ -139,6 +165,10 @@ pub struct NetworkNat {
     pub mapping: Option<Dependence>,
     /// Which remotes are let in.
     pub filtering: Option<Dependence>,
+    /// Under which address IPv4 packets go outside; `None` for an address of the host.
+    pub v4: Option<NatMode>,
+    /// Under which address IPv6 packets go outside; `None` for what the subnet suggests.
+    pub v6: Option<NatMode>,
 }
 
 impl NetworkNat {
@@ -181,6 +211,10 @@ pub struct NatRequest {
     pub mapping: Asked<Dependence>,
     /// Of [`NetworkNat::filtering`].
     pub filtering: Asked<Dependence>,
+    /// Of [`NetworkNat::v4`].
+    pub v4: Asked<NatMode>,
+    /// Of [`NetworkNat::v6`].
+    pub v6: Asked<NatMode>,
 }
 
 impl NatRequest {
@@ -189,6 +223,8 @@ impl NatRequest {
         NetworkNat {
             mapping: self.mapping.over(before.mapping),
             filtering: self.filtering.over(before.filtering),
+            v4: self.v4.over(before.v4),
+            v6: self.v6.over(before.v6),
         }
     }
 }
@@ -211,6 +247,23 @@ pub fn dependence(text: &str) -> Result<Dependence, DependenceError> {
         .into_iter()
         .find(of_label)
         .ok_or_else(|| DependenceError(text.to_owned()))
+}
+
+/// Text that names no mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no way outside; choose auto, masquerade or routed")]
+pub struct NatModeError(pub String);
+
+/// Reads the word for a mode.
+///
+/// # Errors
+/// [`NatModeError`] for any other text.
+pub fn nat_mode(text: &str) -> Result<NatMode, NatModeError> {
+    let of_label = |mode: &NatMode| mode.label() == text;
+    NatMode::ALL
+        .into_iter()
+        .find(of_label)
+        .ok_or_else(|| NatModeError(text.to_owned()))
 }
 
 /// A subnet of a network.

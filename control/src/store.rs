@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::nat::Dependence;
+use dataplane_core::topology::NatMode;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -32,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     publications::TARGETS,
     "ALTER TABLE network ADD COLUMN nat_mapping TEXT;
      ALTER TABLE network ADD COLUMN nat_filtering TEXT;",
+    "ALTER TABLE network ADD COLUMN nat_v4 TEXT; ALTER TABLE network ADD COLUMN nat_v6 TEXT;",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -175,10 +177,10 @@ impl Store {
         self.transaction(|connection| {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
             connection.execute(
-                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
                  mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8,
-                 nat_mapping = ?9, nat_filtering = ?10",
+                 nat_mapping = ?9, nat_filtering = ?10, nat_v4 = ?11, nat_v6 = ?12",
                 params![
                     network.domain.0,
                     network.name.as_str(),
@@ -189,7 +191,9 @@ impl Store {
                     owner,
                     id,
                     network.nat.mapping.map(Dependence::label),
-                    network.nat.filtering.map(Dependence::label)
+                    network.nat.filtering.map(Dependence::label),
+                    network.nat.v4.map(NatMode::label),
+                    network.nat.v6.map(NatMode::label)
                 ],
             )?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
@@ -399,6 +403,8 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             nat: NetworkNat {
                 mapping: optional(row, "nat_mapping", model::dependence)?,
                 filtering: optional(row, "nat_filtering", model::dependence)?,
+                v4: optional(row, "nat_v4", model::nat_mode)?,
+                v6: optional(row, "nat_v6", model::nat_mode)?,
             },
             foreign: foreign(row)?,
         };

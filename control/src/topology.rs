@@ -130,6 +130,7 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
     domain.nat = network
         .nat
         .behaviour(inputs.nat.behaviour_of(network.name.as_str()));
+    domain.modes = network.nat_modes();
     domain.internal = network.internal;
     domain.host_link = network.host_link && inputs.host_link.is_some();
     for endpoint in inputs.desired.endpoints_of(network.domain) {

@@ -364,6 +364,9 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "publish the port, or let the inside send first; nothing inside has opened it"
         }
         DropReason::NatFiltered => "let the inside send to this remote first, or publish the port",
+        DropReason::RoutedUnsolicited => {
+            "publish the port on all addresses, or let the inside send to this remote first"
+        }
         DropReason::NatUnsupported => "use TCP, UDP or ICMP echo: nothing else is translated",
         DropReason::NatFragment => "send the fragments within two seconds, or smaller packets",
         DropReason::NatFragmentOverlap => "send each byte of a packet once",

@@ -8,7 +8,8 @@ use std::net::{SocketAddr, UdpSocket};
 
 use serde_json::json;
 use tests::daemon::{Daemon, path_text};
-use tests::lab::{DEADLINE, Lab, Namespace, require_root};
+use tests::lab::{DEADLINE, Lab, Namespace, ip, require_root, wait_until};
+use tests::talk::{Pinger, SILENCE, ping};
 
 fn udp(ns: &Namespace, address: &str) -> UdpSocket {
     let socket = ns.run(|| UdpSocket::bind(address)).unwrap();
@@ -130,4 +131,41 @@ fn a_networks_behaviour_is_set_in_use_kept_and_goes_before_the_file() {
     let unknown = daemon.refused(&["network", "set", "m", "--ageing", "60"]);
     assert!(unknown.contains("'m'"), "{unknown}");
     assert_eq!(shown(&daemon).3, json!(60), "refusals change nothing");
+}
+
+#[test]
+fn a_routed_network_leaves_the_host_its_own_address() {
+    if !require_root("a_routed_network_leaves_the_host_its_own_address") {
+        return;
+    }
+    let lab = Lab::new("own");
+    let (host, outside) = lab.host_and_outside();
+    host.add_address("up0", "2001:db8::1/64");
+    outside.add_address("eth0", "2001:db8::2/64");
+    outside.add_route("2001:db8:5::/64", "2001:db8::1", "eth0");
+    let daemon = Daemon::start(&lab, &host, &[]);
+    let create = [
+        "network",
+        "create",
+        "own",
+        "--no-host-link",
+        "--subnet6",
+        "2001:db8::/64",
+    ];
+    let words = |more: &[&'static str]| [&create[..], more].concat();
+    let refused = daemon.refused(&words(&["--nat6", "routed"]));
+    assert!(refused.contains("2001:db8::1"), "{refused}");
+    daemon.run(&words(&["--nat6", "masquerade"]));
+    let refused = daemon.refused(&["network", "set", "own", "--nat6", "routed"]);
+    assert!(refused.contains("2001:db8::1"), "{refused}");
+    assert!(ping(&outside, ip("2001:db8::1"), 56));
+    daemon.run(&["network", "rm", "own"]);
+    let far = ["network", "create", "far", "--subnet6", "2001:db8:5::/64"];
+    daemon.run(&[&far[..], &["--no-host-link", "--nat6", "routed"]].concat());
+    assert!(ping(&outside, ip("2001:db8:5::1"), 56), "the gateway's");
+    // An address that comes later is the host's as well.
+    host.add_address("up0", "2001:db8:5::99/128");
+    wait_until(DEADLINE, "the host answers at its new address", || {
+        Pinger::new(&outside, ip("2001:db8:5::99")).ping(56, SILENCE)
+    });
 }

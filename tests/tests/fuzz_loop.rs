@@ -10,11 +10,12 @@ use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
 use dataplane_core::gso::{Segmenter, segment_count};
 use dataplane_core::nat::{StaticRule, StaticRules, Target, Transport};
 use dataplane_core::path::forward;
+use dataplane_core::topology::NatMode;
 use dataplane_core::trace::{Off, Recorder, Step};
 use dataplane_core::verdict::{DropReason, Verdict};
 use fastrand::Rng;
 use tests::wire::{self, Pool};
-use tests::world::{RED, World, ip};
+use tests::world::{BLUE, RED, World, ip};
 
 /// Frames of the loop unless `FUZZ_FRAMES` says otherwise.
 const FRAMES: u64 = 600_000;
@@ -51,6 +52,8 @@ impl Loop {
         let rules = StaticRules::build(rules).expect("the rules are sound");
         world.edit(|t| {
             t.statics = rules;
+            let blue = t.domains[BLUE.index()].as_mut().expect("the world has it");
+            blue.modes.v4 = NatMode::Routed;
             t.nat.sessions_max = 2_000;
             t.nat.sessions_per_endpoint_max = 500;
         });

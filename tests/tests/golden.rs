@@ -14,6 +14,7 @@ use dataplane::what_if::egress_ports;
 use dataplane_core::addr::{L4Addr, MacAddr, PortId};
 use dataplane_core::nat::{Duty, StaticRule, StaticRules, Target, Transport};
 use dataplane_core::route::EARLY_PER_SENDER_MAX;
+use dataplane_core::topology::NatMode;
 use dataplane_core::trace::Step;
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, Link, at, flags};
@@ -576,10 +577,22 @@ fn several_targets(s: &mut Story) {
     s.send(1, &wire::tcp(a_out(), inside, published, flags::SYN, b""));
 }
 
+fn a_routed_network(s: &mut Story) {
+    let (inside, remote) = (at("[fd00:1::2]:40000"), at("[2001:db8:9::9]:53"));
+    s.world
+        .edit(|t| t.domains[RED.index()].as_mut().unwrap().modes.v6 = NatMode::Routed);
+    s.say("a asks under its own address, and the answer comes in");
+    s.send(1, &wire::udp(a_out(), inside, remote, 64, b"who?"));
+    s.send(9, &wire::udp(from_router(), remote, inside, 64, b"me"));
+    s.say("nobody has asked another");
+    let stranger = at("[2001:db8:9::8]:53");
+    s.send(9, &wire::udp(from_router(), stranger, inside, 64, b"me"));
+}
+
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 15] = [
+const STORIES: [Tale; 16] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -598,6 +611,7 @@ const STORIES: [Tale; 15] = [
     ("13-left-to-the-host", frames_that_are_the_hosts),
     ("14-no-port-left", the_last_external_port),
     ("15-several-targets", several_targets),
+    ("16-routed-network", a_routed_network),
 ];
 
 fn folder() -> PathBuf {

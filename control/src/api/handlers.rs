@@ -65,14 +65,14 @@ fn parse<T: std::str::FromStr>(what: &str, text: Option<&String>) -> Result<Opti
     .transpose()
 }
 
-/// What a request says of a setting: nothing, `default`, or a value.
+/// What a request says of a setting: nothing, `default` or `auto`, or a value.
 fn asked<T, E: Into<Error>>(
     text: Option<&String>,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<Asked<T>, Error> {
     match text.map(String::as_str) {
         None => Ok(Asked::Nothing),
-        Some("default") => Ok(Asked::Default),
+        Some("default" | "auto") => Ok(Asked::Default),
         Some(text) => parse(text).map(Asked::Value).map_err(Into::into),
     }
 }
@@ -107,6 +107,8 @@ pub async fn create_network(
         nat: NatRequest {
             mapping: asked(body.nat_mapping.as_ref(), model::dependence)?,
             filtering: asked(body.nat_filtering.as_ref(), model::dependence)?,
+            v4: asked(body.nat4.as_ref(), model::nat_mode)?,
+            v6: asked(body.nat6.as_ref(), model::nat_mode)?,
         },
         foreign: None,
         name: body.name,
@@ -126,6 +128,8 @@ pub async fn change_network(
         nat: NatRequest {
             mapping: asked(body.nat_mapping.as_ref(), model::dependence)?,
             filtering: asked(body.nat_filtering.as_ref(), model::dependence)?,
+            v4: asked(body.nat4.as_ref(), model::nat_mode)?,
+            v6: asked(body.nat6.as_ref(), model::nat_mode)?,
         },
     };
     engine.change_network(&name, change).await?;

@@ -42,6 +42,10 @@ pub struct NetworkCreate {
     pub nat_mapping: Option<String>,
     /// On what of the remote it depends whether it is let in.
     pub nat_filtering: Option<String>,
+    /// Under which address IPv4 packets go outside: `auto`, `masquerade` or `routed`.
+    pub nat4: Option<String>,
+    /// Under which address IPv6 packets go outside.
+    pub nat6: Option<String>,
 }
 
 /// `PATCH /v1/networks/NAME`: what is left out stays as it is.
@@ -54,6 +58,10 @@ pub struct NetworkSet {
     pub nat_mapping: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
     pub nat_filtering: Option<String>,
+    /// As in [`NetworkCreate`]. A change ends the network's flows of that family.
+    pub nat4: Option<String>,
+    /// As in [`NetworkCreate`]. A change ends the network's flows of that family.
+    pub nat6: Option<String>,
 }
 
 /// A network.
@@ -79,6 +87,12 @@ pub struct NetworkView {
     /// On what of the remote it depends whether it is let in: what is in force.
     #[serde(default)]
     pub nat_filtering: String,
+    /// Under which address IPv4 packets go outside: `masquerade` or `routed`.
+    #[serde(default)]
+    pub nat4: String,
+    /// Under which address IPv6 packets go outside.
+    #[serde(default)]
+    pub nat6: String,
     /// Which of these the network itself sets, over the configuration.
     #[serde(default)]
     pub nat_set: NatSetView,
@@ -93,6 +107,10 @@ pub struct NatSetView {
     pub mapping: Option<String>,
     /// The filtering behaviour.
     pub filtering: Option<String>,
+    /// The mode of IPv4.
+    pub nat4: Option<String>,
+    /// The mode of IPv6.
+    pub nat6: Option<String>,
 }
 
 /// A subnet.

@@ -151,6 +151,7 @@ pub enum NetworkCommand {
   causeway network create web --subnet 10.88.0.0/24 --gateway 10.88.0.254 --mtu 9000
   causeway network create dual --subnet 10.89.0.0/24 --subnet6 fd00:89::/64
   causeway network create db --internal
+  causeway network create v6 --subnet6 2001:db8:5::/64 --nat6 routed
   causeway network create games --nat-filtering endpoint-independent")]
 pub struct NetworkCreateArgs {
     /// Its name
@@ -197,6 +198,14 @@ pub struct NatArgs {
     /// (address-dependent), or who answers (address-and-port-dependent) [default: as configured]
     #[arg(long, value_name = "BEHAVIOUR")]
     pub nat_filtering: Option<String>,
+    /// Under which address IPv4 packets go outside: the host's (masquerade, auto) or their own
+    /// (routed) [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub nat4: Option<String>,
+    /// Under which address IPv6 packets go outside: the host's (masquerade), their own (routed),
+    /// or their own where the subnet is globally routable (auto) [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub nat6: Option<String>,
 }
 
 /// `network set`
@@ -204,9 +213,10 @@ pub struct NatArgs {
 #[command(after_help = "Examples:
   causeway network set games --nat-filtering endpoint-independent
   causeway network set games --nat-filtering default        as the configuration says
-  causeway network set web --ageing 60
+  causeway network set web --nat6 routed --ageing 60
 
-What is set here goes before the configuration file. Flows that are there go on as they were made.")]
+What is set here goes before the configuration file. Flows that are there go on as they were made; a
+change of --nat4 or --nat6 ends those of the family.")]
 pub struct NetworkSetArgs {
     /// Its name
     pub name: String,

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::api::types::{
     DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkSet, NetworkView,
-    PortLoadView, SessionView, StatusView, TraceView,
+    PortLoadView, SessionView, StatusView, SubnetView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
@@ -150,21 +150,16 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
             let row = |network: &NetworkView| {
                 let subnets: Vec<&str> =
                     network.subnets.iter().map(|s| s.subnet.as_str()).collect();
-                let scope = if network.internal {
-                    "internal"
-                } else {
-                    "routed"
-                };
                 vec![
                     network.name.clone(),
                     subnets.join(","),
-                    scope.to_owned(),
+                    way_outside(network),
                     network.mtu.to_string(),
                     network.endpoints.len().to_string(),
                 ]
             };
             let rows: Vec<_> = networks.iter().map(row).collect();
-            table::print(&["NAME", "SUBNETS", "SCOPE", "MTU", "ENDPOINTS"], &rows)?;
+            table::print(&["NAME", "SUBNETS", "OUTSIDE", "MTU", "ENDPOINTS"], &rows)?;
         }
         NetworkCommand::Inspect { names } => {
             let mut networks = Vec::new();
@@ -180,6 +175,8 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                 ageing_seconds: args.ageing,
                 nat_mapping: args.nat.nat_mapping,
                 nat_filtering: args.nat.nat_filtering,
+                nat4: args.nat.nat4,
+                nat6: args.nat.nat6,
             };
             let _: NetworkView = client.patch(&path, &body).await?;
         }
@@ -192,6 +189,19 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
         }
     }
     Ok(())
+}
+
+/// How a network's packets go outside, for each of its subnets.
+fn way_outside(network: &NetworkView) -> String {
+    if network.internal {
+        return "internal".to_owned();
+    }
+    let mode = |subnet: &SubnetView| match subnet.subnet.contains(':') {
+        true => network.nat6.as_str(),
+        false => network.nat4.as_str(),
+    };
+    let modes: Vec<&str> = network.subnets.iter().map(mode).collect();
+    modes.join(",")
 }
 
 fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
@@ -208,6 +218,8 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         ageing_seconds: args.ageing,
         nat_mapping: args.nat.nat_mapping,
         nat_filtering: args.nat.nat_filtering,
+        nat4: args.nat.nat4,
+        nat6: args.nat.nat6,
     }
 }
 

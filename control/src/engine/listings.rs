@@ -4,7 +4,7 @@ use dataplane::balance::{Loads, PortLoad};
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::nat::{Account, Behaviour, Dependence, Totals};
-use dataplane_core::topology::{Role, Topology};
+use dataplane_core::topology::{NatMode, Role, Topology};
 use dataplane_core::verdict::Stage;
 
 use std::sync::atomic::Ordering;
@@ -424,6 +424,8 @@ impl Engine {
 
 fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> NetworkView {
     let label = |dependence: Dependence| dependence.label().to_owned();
+    let mode = |mode: NatMode| mode.label().to_owned();
+    let modes = network.nat_modes();
     NetworkView {
         name: network.name.to_string(),
         subnets: network
@@ -442,9 +444,13 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         ageing_seconds: network.ageing_seconds,
         nat_mapping: label(behaviour.mapping),
         nat_filtering: label(behaviour.filtering),
+        nat4: mode(modes.v4),
+        nat6: mode(modes.v6),
         nat_set: NatSetView {
             mapping: network.nat.mapping.map(label),
             filtering: network.nat.filtering.map(label),
+            nat4: network.nat.v4.map(mode),
+            nat6: network.nat.v6.map(mode),
         },
         endpoints: state
             .desired

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use dataplane_core::addr::DomainId;
 use dataplane_core::nat::Account;
-use dataplane_core::topology::{AGEING_DEFAULT, DOMAINS_MAX};
+use dataplane_core::topology::{AGEING_DEFAULT, DOMAINS_MAX, NatModes};
 use ipnet::IpNet;
 
+use super::uplinks::own_address_in;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::ipam;
@@ -65,15 +66,18 @@ impl Engine {
     pub async fn create_network(&self, request: NetworkRequest) -> Result<Network, Error> {
         let mut state = self.state().await;
         let network = self.network_of_request(&state, request)?;
+        check_routed(&state, &network)?;
         self.store.put_network(&network)?;
         let domain = network.domain;
         state.desired.networks.insert(domain, network.clone());
-        if let Err(error) = self.converge_or_fail(&mut state).await {
+        let made = self.converge_or_fail(&mut state).await;
+        if let Err(error) = made.and_then(|()| self.refresh_uplinks(&state)) {
             state.desired.networks.remove(&domain);
             self.store.remove_network(domain)?;
             for (action, error) in self.converge(&mut state).await? {
                 tracing::error!(?action, %error, "cannot undo");
             }
+            self.refresh_uplinks(&state)?;
             return Err(error);
         }
         Ok(network)
@@ -159,8 +163,8 @@ impl Engine {
         Ok(subnets)
     }
 
-    /// Changes a network in use. Sessions go on as they were made; new ones are made by the new
-    /// settings.
+    /// Changes a network in use. Sessions go on as they were made, but for those of a family whose
+    /// mode has changed, which end; new ones are made by the new settings.
     ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::Invalid`]; nothing is changed.
@@ -177,17 +181,33 @@ impl Engine {
             ..before.clone()
         };
         check_ageing(after.ageing_seconds)?;
+        check_routed(&state, &after)?;
+        let (domain, modes) = (after.domain, [before.nat_modes(), after.nat_modes()]);
         if let Err(error) = self.put_changed(&mut state, after) {
             self.put_changed(&mut state, before)?;
             return Err(error);
         }
+        self.end_untranslatable(domain, modes);
         Ok(())
     }
 
     fn put_changed(&self, state: &mut State, network: Network) -> Result<(), Error> {
         self.store.put_network(&network)?;
         state.desired.networks.insert(network.domain, network);
+        self.refresh_uplinks(state)?;
         self.install(state)
+    }
+
+    /// Ends the flows whose address outside is no longer the one that the network's packets get:
+    /// their remotes would not know them.
+    fn end_untranslatable(&self, domain: DomainId, [before, after]: [NatModes; 2]) {
+        let changed = |address: IpAddr| before.of(address) != after.of(address);
+        self.nat().remove_sessions(|session| {
+            let itself = session.external == session.inside;
+            session.domain == domain
+                && changed(session.inside.ip)
+                && (session.rule.is_none() || itself)
+        });
     }
 
     /// Removes a network without endpoints.
@@ -219,8 +239,21 @@ impl Engine {
         self.dataplane.fdb().flush_domain(domain);
         let account = Account::Network(domain);
         self.nat().forget_accounts(|other| other == account);
-        converged
+        converged.and_then(|()| self.refresh_uplinks(&state))
     }
+}
+
+/// A routed network takes its prefixes from the host's stack, which must not lose its own address.
+fn check_routed(state: &State, network: &Network) -> Result<(), Error> {
+    for prefix in network.routed_prefixes() {
+        if let Some(address) = own_address_in(state, &prefix) {
+            return Err(Error::Invalid(format!(
+                "subnet {prefix} has the host's own address {address}, so it cannot be routed; use \
+                 'masquerade', or another subnet"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn check_ageing(seconds: u32) -> Result<(), Error> {

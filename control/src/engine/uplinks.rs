@@ -10,9 +10,10 @@
 //! `causeway clean` takes it away in reverse order.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane_core::addr::{L4Port, PortId, UplinkId};
+use dataplane_core::addr::{L4Port, PortId, Prefix, UplinkId};
 use dataplane_core::nat::{self, Nat};
 use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
 use dataplane_port::packet::PacketBuilder;
@@ -21,11 +22,18 @@ use super::{Engine, State};
 use crate::config::Uplinks;
 use crate::device;
 use crate::error::Error;
-use crate::model::{DesiredState, UPLINK_PORT_FIRST};
+use crate::model::{DesiredState, Network, UPLINK_PORT_FIRST};
 use crate::topology::UplinkPort;
 
 /// The note about the interfaces that we guard.
 pub(super) const GUARDED_NOTE: &str = "guarded_interfaces";
+
+/// An address of the host in a prefix, gateways left out.
+pub(super) fn own_address_in(state: &State, prefix: &Prefix) -> Option<IpAddr> {
+    let except = state.host_link.map(|link| link.link);
+    let own = state.host.local_addresses(except);
+    own.into_iter().find(|address| prefix.contains(*address))
+}
 
 impl Engine {
     /// The translations of all gateways.
@@ -163,8 +171,18 @@ impl Engine {
         GuardSpec {
             addresses: state.host.addresses_of(link).collect(),
             ports: dynamic.chain(published).collect(),
-            prefixes: Vec::new(),
+            prefixes: self.routed_prefixes(desired, state),
         }
+    }
+
+    /// The prefixes that are kept from the host as a whole: none that has an address of the host's
+    /// own, be it one that has come since, for the host would be deaf to it.
+    fn routed_prefixes(&self, desired: &DesiredState, state: &State) -> Vec<Prefix> {
+        let networks = desired.networks.values();
+        networks
+            .flat_map(Network::routed_prefixes)
+            .filter(|prefix| own_address_in(state, prefix).is_none())
+            .collect()
     }
 
     /// Makes the kernel keep the routers of the uplinks resolved, and no others.

@@ -37,6 +37,8 @@ pub(super) fn example() -> DesiredState {
         nat: NetworkNat {
             mapping: Some(Dependence::AddressDependent),
             filtering: Some(Dependence::EndpointIndependent),
+            v4: Some(NatMode::Routed),
+            v6: Some(NatMode::Masquerade),
         },
         foreign: Some(ForeignId {
             owner: "docker".to_owned(),

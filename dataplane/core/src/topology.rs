@@ -151,10 +151,55 @@ pub struct Domain {
     pub neighbours: HashMap<IpAddr, Neighbour, FxBuildHasher>,
     /// How its mappings are made and whom they let in.
     pub nat: Behaviour,
+    /// Under which address its packets go outside, by family.
+    pub modes: NatModes,
     /// Nothing outside the network is reachable.
     pub internal: bool,
     /// The host may reach the network and be reached from it.
     pub host_link: bool,
+}
+
+/// Under which address a network's packets go outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum NatMode {
+    /// An address of the host.
+    #[default]
+    Masquerade,
+    /// Their own, which the outside has to route here. Their flows are tracked all the same.
+    Routed,
+}
+
+impl NatMode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Masquerade, Self::Routed];
+
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerade",
+            Self::Routed => "routed",
+        }
+    }
+}
+
+/// The mode of each address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct NatModes {
+    /// Of IPv4.
+    pub v4: NatMode,
+    /// Of IPv6.
+    pub v6: NatMode,
+}
+
+impl NatModes {
+    /// The mode of the family of `address`.
+    #[inline]
+    pub const fn of(&self, address: IpAddr) -> NatMode {
+        match address {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        }
+    }
 }
 
 /// The gateway of a network.
@@ -397,6 +442,7 @@ impl Domain {
             gateway: None,
             neighbours: HashMap::default(),
             nat: Behaviour::default(),
+            modes: NatModes::default(),
             internal: false,
             host_link: true,
         }
@@ -408,6 +454,11 @@ impl Domain {
         self.gateway
             .as_ref()
             .is_some_and(|gateway| gateway.mac == mac)
+    }
+
+    /// Whether the outside reaches `address`, which belongs to the network, by itself.
+    pub fn is_routed(&self, address: IpAddr) -> bool {
+        !self.internal && self.modes.of(address) == NatMode::Routed
     }
 
     /// Whether `address` belongs to one of the network's prefixes.

@@ -205,6 +205,7 @@ drop_reasons! {
     UplinkForeignDestination, Route, "uplink_foreign_destination", "a frame from outside is addressed straight into a network that is not routed";
     NatNoMapping, Nat, "nat_no_mapping", "nothing inside has opened this external port";
     NatFiltered, Nat, "nat_filtered", "the external port is open, but not to this remote address and port";
+    RoutedUnsolicited, Nat, "routed_unsolicited", "an endpoint of a routed network has not spoken to this remote, and has not published the port";
     NatUnsupported, Nat, "nat_unsupported", "this protocol cannot be translated";
     NatFragment, Nat, "nat_fragment", "the first fragment did not come in time, or cannot be translated";
     NatFragmentOverlap, Nat, "nat_fragment_overlap", "a fragment repeats, overlaps or contradicts another one of its packet";

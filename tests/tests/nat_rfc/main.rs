@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ipv6;
 mod lab;
 mod pieces;
 mod rfc4787;
@@ -14,6 +15,7 @@ mod rfc5382;
 mod rfc5508;
 mod rfc6888;
 mod rfc7857;
+mod routed;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -71,6 +73,7 @@ fn all() -> impl Iterator<Item = &'static Row> {
         rfc5508::ROWS,
         rfc7857::ROWS,
         rfc6888::ROWS,
+        ipv6::ROWS,
     ]
     .into_iter()
     .flatten()

@@ -332,6 +332,30 @@ impl StaticRules {
         Some((rule, rule.targets.get(usize::from(found.target))?))
     }
 
+    /// A rule that opens this port of an endpoint to a remote that comes by the endpoint's own
+    /// address: one for every address of the host, because what is published on one of them is
+    /// meant to be reached by that one.
+    pub fn opens(
+        &self,
+        transport: Transport,
+        domain: DomainId,
+        inside: L4Addr,
+        remote: IpAddr,
+    ) -> Option<&StaticRule> {
+        let key = (transport, domain, inside.ip);
+        let port = inside.l4_port.0;
+        let end = self
+            .by_inside
+            .partition_point(|interval| (interval.key, interval.first) <= (key, port));
+        self.by_inside[..end]
+            .iter()
+            .rev()
+            .take_while(|interval| interval.key == key && interval.reach >= port)
+            .filter(|interval| interval.last >= port)
+            .filter_map(|interval| self.rules.get(interval.rule as usize))
+            .find(|rule| rule.external.is_none() && rule.admits(remote))
+    }
+
     fn find_external(&self, key: ExternalKey, port: L4Port) -> Option<&StaticRule> {
         let end = self
             .by_external

@@ -74,7 +74,8 @@ impl NatView {
             .ok_or(UNMATCHED)?;
         let change = Change {
             quoted_dst: Some(outside),
-            src: Some(outside.ip),
+            // On a routed network a router of its own reports under its own address.
+            src: (outside != quoted.dst).then_some(outside.ip),
             ..Change::default()
         };
         Ok(apply(frame, packet, error, &quoted, &change))
@@ -95,11 +96,37 @@ impl NatView {
         if !self.owns(&query, quoted.src) {
             return Err(DropReason::NatNoMapping);
         }
+        self.error_to_inside(&query, frame, packet, error, &quoted)
+    }
+
+    /// An error from outside to an address that is the endpoint's own: as above, but nobody else's
+    /// to judge.
+    pub(super) fn error_routed(
+        &mut self,
+        topology: &Topology,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        error: (usize, usize),
+        now: Instant,
+    ) -> Result<Inbound, DropReason> {
+        let quoted = read(frame, packet, error, Direction::Out)?.ok_or(UNMATCHED)?;
+        let query = query(topology, &quoted, now);
+        self.error_to_inside(&query, frame, packet, error, &quoted)
+    }
+
+    fn error_to_inside(
+        &mut self,
+        query: &Query<'_>,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        error: (usize, usize),
+        quoted: &Quoted,
+    ) -> Result<Inbound, DropReason> {
         if quoted.src.ip != packet.dst.ip {
             return Err(UNMATCHED);
         }
         let (domain, inside) = self
-            .inside_of(&query, quoted.src, quoted.dst)
+            .inside_of(query, quoted.src, quoted.dst)
             .ok_or(UNMATCHED)?;
         let change = Change {
             quoted_src: Some(inside),
@@ -107,7 +134,7 @@ impl NatView {
             ..Change::default()
         };
         Ok(Inbound {
-            translation: apply(frame, packet, error, &quoted, &change),
+            translation: apply(frame, packet, error, quoted, &change),
             domain,
             inside: inside.ip,
         })

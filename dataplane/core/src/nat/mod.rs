@@ -9,7 +9,8 @@
 //! client's address is kept, and where a rule leads to several targets, each new session is given to
 //! one of them (`target.rs`). *Hairpin*: an inside host that addresses an external port of ours is
 //! translated on both sides (REQ-9). ICMP errors about any of these are translated with the
-//! packet that they quote, and never end a session (REQ-12).
+//! packet that they quote, and never end a session (REQ-12). *Routed* networks keep their own
+//! addresses outside: a mapping then leads to itself, and the same tables track the flow.
 //!
 //! The external port agrees with the inside port modulo [`SHARDS`], and that residue is the
 //! shard: both directions of a flow find it without a lookup. Sessions of published ports live in
@@ -36,6 +37,7 @@ mod packet;
 mod pool;
 mod published;
 mod rewrite;
+mod routed;
 mod session;
 mod shared;
 mod slab;

@@ -166,6 +166,11 @@ impl Opening<'_> {
         key: &InsideKey,
         remote: L4Addr,
     ) -> Option<L4Addr> {
+        if key.external == key.inside.ip {
+            // A routed network: its ports are its own, whatever the range.
+            let own = key.inside;
+            return unused(table, key.protocol, own, remote).then_some(own);
+        }
         // The choice is a keyed function of the inside: nobody outside can predict it (RFC 6056
         // section 3.3.3), and the same inside gets the same choice (RFC 4787 REQ-11).
         let rng = &mut fastrand::Rng::with_seed(table.choice_seed(key));

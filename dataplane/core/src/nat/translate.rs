@@ -82,7 +82,11 @@ pub(super) struct Found {
 
 impl Found {
     /// What was done to a packet whose destination this is.
-    const fn inbound(&self, before: (L4Addr, L4Addr), after: (L4Addr, L4Addr)) -> Inbound {
+    pub(super) const fn inbound(
+        &self,
+        before: (L4Addr, L4Addr),
+        after: (L4Addr, L4Addr),
+    ) -> Inbound {
         Inbound {
             translation: Translation {
                 kind: self.kind,
@@ -152,6 +156,13 @@ impl NatView {
                 };
                 self.source(&query, domain, outside, &packet)?
             }
+            // An answer to an echo request that a routed network let in.
+            Body::StrayEcho if external == packet.src.ip => Found {
+                kind: NatKind::ForwardReturn,
+                to: packet.src,
+                domain,
+                created: false,
+            },
             Body::StrayEcho => return Err(DropReason::NatUnsupported),
             Body::Error { offset, end } => {
                 let error = (offset, end);
@@ -431,7 +442,9 @@ impl NatView {
                 created: !alive,
             });
         }
-        if let Some(rule) = rule.filter(|(rule, _)| resumes(rule, query, packet)) {
+        // Of a routed network, a client outside spoke to this very address: it is no mapping's.
+        let routed = external == packet.src.ip;
+        if let Some(rule) = rule.filter(|(rule, _)| !routed && resumes(rule, query, packet)) {
             drop(shard);
             return self.resume(query, rule, external, packet);
         }
@@ -521,7 +534,11 @@ impl Query<'_> {
     /// A packet from a remote without a session. A mapping that lets it in is translated by alone:
     /// strangers neither make state nor keep any alive (RFC 7857 section 6).
     #[cold]
-    fn stranger(&self, shard: &mut Shard<'_>, packet: &Packet) -> Result<Found, DropReason> {
+    pub(super) fn stranger(
+        &self,
+        shard: &mut Shard<'_>,
+        packet: &Packet,
+    ) -> Result<Found, DropReason> {
         let Shard { table, counts } = shard;
         let wanted = |table: &NatShard| {
             let mapping = table.mapping_by_external(self.protocol, packet.dst);

@@ -11,6 +11,7 @@ mod hold;
 mod passage;
 mod prefixes;
 mod refuse;
+mod routed;
 mod unsolicited;
 
 use std::net::IpAddr;
@@ -132,9 +133,15 @@ impl State {
             Due::Follows(ingress, buf) => (ingress, buf),
             Due::InVain(origin, buf) => {
                 // What came from outside may be of the host's own.
-                let verdict = match origin.from {
-                    Some(_) => Verdict::Drop(DropReason::NatFragment),
-                    None => Verdict::NotOurs,
+                let hosts = |headers: Headers| {
+                    let ip = headers.ip()?;
+                    Some(topology.local_addresses.contains(&ip.dst))
+                };
+                let shared = || Headers::parse(buf.bytes()).ok().and_then(hosts);
+                let verdict = if origin.from.is_none() && shared() == Some(true) {
+                    Verdict::NotOurs
+                } else {
+                    Verdict::Drop(DropReason::NatFragment)
                 };
                 return (origin.ingress, buf, verdict);
             }

@@ -13,7 +13,7 @@ use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
 use crate::nat::{self, Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
-use crate::topology::{Domain, Gateway, Port, Role, Topology, Uplink};
+use crate::topology::{Domain, Gateway, NatMode, Port, Role, Route, Topology, Uplink};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
 use crate::verdict::{Awaited, Consumer, DropReason, Verdict};
 
@@ -149,11 +149,12 @@ impl<T: Trace> Passage<'_, '_, T> {
             return Ok(Verdict::NotOurs);
         }
         if !self.topology.local_addresses.contains(&ip.dst) {
-            let ours = self.topology.network_of(ip.dst).is_some();
-            return if ours {
-                Err(DropReason::UplinkForeignDestination)
-            } else {
-                Ok(Verdict::NotOurs)
+            return match self.topology.network_of(ip.dst) {
+                Some(domain) if domain.is_routed(ip.dst) => {
+                    self.routed_ingress(uplink, domain, &ip)
+                }
+                Some(_) => Err(DropReason::UplinkForeignDestination),
+                None => Ok(Verdict::NotOurs),
             };
         }
         // Whether an error may have to quote it is known before: few packets are copied.
@@ -192,7 +193,7 @@ impl<T: Trace> Passage<'_, '_, T> {
     }
 
     /// Holds the segment size of a SYN to an MTU, where that is asked for.
-    fn clamp_mss(&mut self, mtu: u16) {
+    pub(super) fn clamp_mss(&mut self, mtu: u16) {
         if self.topology.nat.clamp_mss {
             nat::clamp_mss(self.frame, self.headers, mtu);
         }
@@ -257,7 +258,7 @@ impl<T: Trace> Passage<'_, '_, T> {
     }
 
     /// To an endpoint of `domain`, a static neighbour of its gateway.
-    fn send_to_endpoint(
+    pub(super) fn send_to_endpoint(
         &mut self,
         domain: &Domain,
         address: IpAddr,
@@ -292,7 +293,8 @@ impl<T: Trace> Passage<'_, '_, T> {
         Ok(Verdict::Routed(port))
     }
 
-    /// Out by the uplink that the host's own routes name, from one of the host's addresses.
+    /// Out by the uplink that the host's own routes name, from one of the host's addresses or, of a
+    /// routed network, from the packet's own.
     fn send_outside(
         &mut self,
         domain: &Domain,
@@ -311,16 +313,10 @@ impl<T: Trace> Passage<'_, '_, T> {
         if let Some(mtu) = self.exceeds(Some(uplink.mtu)) {
             return self.too_big(gateway.into(), ip, mtu);
         }
-        let own = uplink
-            .addresses
-            .iter()
-            .find(|own| own.is_ipv4() == ip.src.is_ipv4());
-        let external = route
-            .source
-            .or(own.copied())
-            .ok_or(DropReason::NatNoAddress)?;
-        let nat = &self.state.nat;
-        let external = nat.paired(self.topology, domain.id, ip.src, external);
+        let external = match domain.modes.of(ip.src) {
+            NatMode::Routed => ip.src,
+            NatMode::Masquerade => self.host_address(domain, route, uplink, ip.src)?,
+        };
         let outside = Outside { external, mark };
         let translation = self.state.nat.outbound(
             self.topology,
@@ -348,6 +344,26 @@ impl<T: Trace> Passage<'_, '_, T> {
             return Ok(Verdict::Held(Awaited::NextHop));
         };
         Ok(self.send_by_uplink(uplink.id, uplink.port, uplink.mac, mac))
+    }
+
+    /// The host's address that an inside address appears under outside.
+    fn host_address(
+        &self,
+        domain: &Domain,
+        route: &Route,
+        uplink: &Uplink,
+        inside: IpAddr,
+    ) -> Result<IpAddr, DropReason> {
+        let own = uplink
+            .addresses
+            .iter()
+            .find(|own| own.is_ipv4() == inside.is_ipv4());
+        let external = route
+            .source
+            .or(own.copied())
+            .ok_or(DropReason::NatNoAddress)?;
+        let nat = &self.state.nat;
+        Ok(nat.paired(self.topology, domain.id, inside, external))
     }
 
     fn send_by_uplink(
@@ -425,7 +441,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         }
     }
 
-    fn trace_nat(&mut self, translation: &Translation) {
+    pub(super) fn trace_nat(&mut self, translation: &Translation) {
         let (kind, created) = (translation.kind, translation.created);
         let (before, after) = (translation.before, translation.after);
         step!(
@@ -463,7 +479,7 @@ impl Original {
 }
 
 /// An echo request, or a later fragment of an ICMP packet, which can only be part of one.
-fn is_echo_request(headers: &Headers, ip: &Ip) -> bool {
+pub(super) fn is_echo_request(headers: &Headers, ip: &Ip) -> bool {
     match headers.l4 {
         Ok(l4) => matches!(l4.kind, L4Kind::Echo { request: true, .. }),
         Err(HeaderError::LaterFragment) => {
@@ -481,7 +497,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// Whether a router forwards to such an address at all (RFC 1812 section 5.3.7).
-fn is_routable(address: IpAddr) -> bool {
+pub(super) fn is_routable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             !(v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified() || v4.is_loopback())
@@ -495,7 +511,7 @@ fn is_routable(address: IpAddr) -> bool {
     }
 }
 
-fn is_broadcast_of(domain: &Domain, address: IpAddr) -> bool {
+pub(super) fn is_broadcast_of(domain: &Domain, address: IpAddr) -> bool {
     domain
         .subnets
         .iter()

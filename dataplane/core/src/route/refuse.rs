@@ -19,6 +19,17 @@ pub(super) struct Reporter<'r> {
     mac: MacAddr,
 }
 
+impl<'r> Reporter<'r> {
+    /// The gateway of a routed network, as the outside knows it: by an address of its own, and by
+    /// the MAC of the uplink.
+    pub fn outwards(gateway: &'r Gateway, uplink: &Uplink) -> Self {
+        Self {
+            addresses: &gateway.addresses,
+            mac: uplink.mac,
+        }
+    }
+}
+
 impl<'r> From<&'r Gateway> for Reporter<'r> {
     fn from(gateway: &'r Gateway) -> Self {
         Self {
@@ -90,9 +101,11 @@ impl<T: Trace> Passage<'_, '_, T> {
         if later && self.state.early.hold(origin, self.frame.buf, self.now) {
             return Ok(Verdict::Held(Awaited::Fragment));
         }
-        match from {
-            Some(_) => Err(DropReason::NatFragment),
-            None => Ok(Verdict::NotOurs),
+        // What came from outside may be of the host's own.
+        if from.is_none() && self.topology.local_addresses.contains(&ip.dst) {
+            Ok(Verdict::NotOurs)
+        } else {
+            Err(DropReason::NatFragment)
         }
     }
 
@@ -104,7 +117,10 @@ impl<T: Trace> Passage<'_, '_, T> {
         ip: &Ip,
         reason: DropReason,
     ) -> Result<Verdict, DropReason> {
-        let refused = matches!(reason, DropReason::NatNoMapping | DropReason::NatFiltered);
+        let refused = matches!(
+            reason,
+            DropReason::NatNoMapping | DropReason::NatFiltered | DropReason::RoutedUnsolicited
+        );
         let Ok(L4Kind::Tcp {
             src, dst, flags, ..
         }) = self.headers.l4.map(|l4| l4.kind)

@@ -84,7 +84,13 @@ impl Unsolicited {
         }
         let Waiting { syn, mut buf, .. } = self.waiting.pop_front()?;
         let met = nat.has_connection(topology, syn.external, syn.remote, now);
-        let answered = !met && answer(&mut buf, may_answer);
+        // A NAT's port is closed as a host's would be; behind a router it is somebody's decision
+        // (RFC 6092 section 3.3.1).
+        let kind = match syn.reason {
+            DropReason::RoutedUnsolicited => IcmpErrorKind::Prohibited,
+            _ => IcmpErrorKind::PortUnreachable,
+        };
+        let answered = !met && answer(&mut buf, kind, may_answer);
         let verdict = if answered {
             Verdict::Replied(syn.ingress)
         } else {
@@ -94,15 +100,14 @@ impl Unsolicited {
     }
 }
 
-/// Turns a SYN into "port unreachable", from the address that it was sent to.
-fn answer(buf: &mut FrameBuf, may_answer: impl FnOnce() -> bool) -> bool {
+/// Turns a SYN into an error, from the address that it was sent to.
+fn answer(buf: &mut FrameBuf, kind: IcmpErrorKind, may_answer: impl FnOnce() -> bool) -> bool {
     let Ok(headers) = Headers::parse(buf.bytes()) else {
         return false;
     };
     let Some(ip) = headers.ip().copied() else {
         return false;
     };
-    let kind = IcmpErrorKind::PortUnreachable;
     reply::may_report(&headers, &ip)
         && may_answer()
         && reply::error(buf, &headers, &ip, kind, ip.dst, headers.dst)
