@@ -20,6 +20,7 @@
 //! udp_inbound_refresh = true      # packets from the remote keep a UDP session alive
 //! sessions_max = 1048576
 //! sessions_per_endpoint_max = 65536
+//! keep_sessions = false           # true: flows go on after a restart of the daemon
 //! share_ports = true              # towards different remotes, when no port is free
 //! external_addresses = ["198.51.100.1", "198.51.100.2"]   # each endpoint behind one of them
 //! mapping = "endpoint-independent"             # or "address-dependent",
@@ -38,7 +39,7 @@ use std::path::{Path, PathBuf};
 
 use dataplane::Waiting;
 use dataplane_core::nat::{Behaviour, Dependence, NatConfig, NatConfigError, Timeouts};
-use dataplane_core::time::Duration;
+use dataplane_core::time::{Duration, Instant};
 use dataplane_core::topology::UPLINKS_MAX;
 use serde::Deserialize;
 
@@ -58,6 +59,9 @@ const SPIN_MICROSECONDS_MAX: u64 = 100_000;
 const NAT_PORTS_MIN: u16 = 512;
 /// A session that is silent for longer than a week is nobody's.
 const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 3_600;
+/// Where the dataplane's clock begins when sessions are kept: they may be as old as a year, and must
+/// not seem to be of before it.
+const KEPT_CLOCK_START: Instant = Instant::from_secs(366 * 24 * 3_600);
 /// Ports that stay the host's at least when the NAT range is chosen.
 const HOST_PORTS_MIN: u16 = 4_096;
 
@@ -74,6 +78,18 @@ pub struct Config {
     pub uplinks: Uplinks,
     /// Ranges, timeouts and limits of the NAT.
     pub nat: NatConfig,
+    /// Whether NAT sessions outlive the daemon.
+    pub sessions: Sessions,
+}
+
+/// Whether NAT sessions outlive the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// They end with it.
+    #[default]
+    Forgotten,
+    /// They are written to the state directory, and the next daemon goes on with them.
+    Kept,
 }
 
 /// Which interfaces lead outside.
@@ -186,6 +202,7 @@ struct NatFile {
     clamp_mss: Option<bool>,
     udp_inbound_refresh: Option<bool>,
     share_ports: Option<bool>,
+    keep_sessions: Option<bool>,
     external_addresses: Option<Vec<IpAddr>>,
     mapping: Option<DependenceName>,
     filtering: Option<DependenceName>,
@@ -235,6 +252,8 @@ pub struct Overrides {
     pub waiting: Option<WaitingMode>,
     /// `--uplink`, repeated
     pub uplinks: Vec<String>,
+    /// `--keep-sessions`; left out, it is for the file to say
+    pub sessions: Sessions,
 }
 
 impl Config {
@@ -247,7 +266,14 @@ impl Config {
             Some(path) => read(path)?,
             None => File::default(),
         };
-        let dataplane = dataplane_config(&file, &overrides)?;
+        let mut dataplane = dataplane_config(&file, &overrides)?;
+        let sessions = match file.nat.keep_sessions {
+            Some(true) => Sessions::Kept,
+            Some(false) | None => overrides.sessions,
+        };
+        if sessions == Sessions::Kept {
+            dataplane.clock_start = KEPT_CLOCK_START;
+        }
         let uplinks = match (overrides.uplinks, file.uplinks) {
             (names, _) if !names.is_empty() => Uplinks::Named(named_uplinks(names)?),
             (_, Some(names)) => Uplinks::Named(named_uplinks(names)?),
@@ -261,6 +287,7 @@ impl Config {
             dataplane,
             uplinks,
             nat: nat(&file.nat)?,
+            sessions,
         })
     }
 }
@@ -435,13 +462,17 @@ mod tests {
     use super::*;
 
     fn load(text: &str) -> Result<Config, String> {
+        load_with(text, Overrides::default())
+    }
+
+    fn load_with(text: &str, overrides: Overrides) -> Result<Config, String> {
         // Tests run side by side.
         static LOADED: AtomicU32 = AtomicU32::new(0);
         let number = LOADED.fetch_add(1, Ordering::Relaxed);
         let name = format!("cw-config-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).unwrap();
-        let config = Config::load(Some(&path), Overrides::default());
+        let config = Config::load(Some(&path), overrides);
         std::fs::remove_file(&path).unwrap();
         config.map_err(|error| error.to_string())
     }
@@ -528,6 +559,26 @@ mod tests {
         assert!(empty.contains("names no address"), "{empty}");
         let wrong = load("[nat]\nfiltering = \"symmetric\"").unwrap_err();
         assert!(wrong.contains("symmetric"), "{wrong}");
+    }
+
+    #[test]
+    fn sessions_are_kept_where_the_file_or_the_command_line_says_so() {
+        let with = |text: &str, sessions| {
+            let overrides = Overrides {
+                sessions,
+                ..Overrides::default()
+            };
+            let kept = load_with(text, overrides).unwrap();
+            let from_start = kept.dataplane.clock_start == Instant::ZERO;
+            assert_eq!(from_start, kept.sessions == Sessions::Forgotten);
+            kept.sessions
+        };
+        let file = "[nat]\nkeep_sessions = true";
+        assert_eq!(with("", Sessions::Forgotten), Sessions::Forgotten);
+        assert_eq!(with(file, Sessions::Forgotten), Sessions::Kept);
+        assert_eq!(with("", Sessions::Kept), Sessions::Kept);
+        let off = "[nat]\nkeep_sessions = false";
+        assert_eq!(with(off, Sessions::Kept), Sessions::Kept);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod host_link;
 pub mod hostnet;
 pub mod ipam;
+pub mod keep;
 pub mod link;
 pub mod model;
 pub mod netns;

@@ -83,6 +83,8 @@ pub struct Config {
     pub batch_frames_max: usize,
     /// How many stations may be learned.
     pub fdb_limits: Limits,
+    /// What the clock shows at the start, so that times of an earlier process are not before it.
+    pub clock_start: Instant,
     /// Seed of hashes and of port selection. Taken from the system's randomness by default.
     pub seed: u64,
 }
@@ -103,6 +105,7 @@ impl Default for Config {
             },
             batch_frames_max: BATCH_MAX,
             fdb_limits: Limits::default(),
+            clock_start: Instant::ZERO,
             seed: random_seed(),
         }
     }
@@ -215,6 +218,7 @@ impl Dataplane {
             wakers: wakers.collect::<Result<_, _>>().map_err(Error::Start)?,
             notices: notify,
             origin: Clock::now(),
+            clock_start: config.clock_start,
             waiting: config.waiting,
         });
         let fdb = Fdb::new(config.fdb_limits, config.seed);
@@ -443,8 +447,7 @@ impl Dataplane {
 
     /// The dataplane's clock: the `now` of ages and sessions.
     pub fn now(&self) -> Instant {
-        let nanos = self.shared.origin.elapsed().as_nanos();
-        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        self.shared.instant(Clock::now())
     }
 
     /// What workers have to tell; a hint, never the only source.

@@ -57,7 +57,16 @@ pub(crate) struct Shared {
     pub wakers: Vec<Waker>,
     pub notices: Sender<Notice>,
     pub origin: Clock,
+    /// What the core's clock shows at `origin`.
+    pub clock_start: Instant,
     pub waiting: Waiting,
+}
+
+impl Shared {
+    /// What the core's clock shows at a moment.
+    pub fn instant(&self, clock: Clock) -> Instant {
+        self.clock_start + clock.saturating_duration_since(self.origin)
+    }
 }
 
 /// One worker.
@@ -559,10 +568,7 @@ impl Worker {
     }
 
     fn instant(&self, clock: Clock) -> Instant {
-        let nanos = clock
-            .saturating_duration_since(self.shared.origin)
-            .as_nanos();
-        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        self.shared.instant(clock)
     }
 
     fn notify(&self, notice: Notice) {

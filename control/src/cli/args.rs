@@ -113,6 +113,9 @@ pub struct DaemonArgs {
     /// How workers wait for frames [default: adaptive]
     #[arg(long, value_enum, value_name = "MODE")]
     pub waiting: Option<WaitingMode>,
+    /// Let NAT sessions outlive the daemon: flows go on after a restart
+    #[arg(long)]
+    pub keep_sessions: bool,
     /// Stop when the standard input, a pipe, is closed: for a parent that may be killed
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::DaemonArgs;
 use crate::api::{self, DebugRoutes};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Sessions};
 use crate::engine::Engine;
 
 /// Serves until SIGTERM or SIGINT. What is on the host stays there for the next start.
@@ -30,6 +30,10 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
         workers: args.workers,
         waiting: args.waiting,
         uplinks: args.uplink,
+        sessions: match args.keep_sessions {
+            true => Sessions::Kept,
+            false => Sessions::Forgotten,
+        },
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let socket = config.socket.clone();
@@ -60,6 +64,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
         () = closed(parent) => tracing::info!("the parent has ended"),
     }
     remove_socket(&socket);
+    engine.keep_sessions();
     engine.release_next_hops().await;
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::Engine;
 use crate::device;
 use crate::error::Error;
 use crate::hostnet::HostState;
+use crate::keep;
 use crate::link::watch::{Changes, Watch};
 
 /// Pause after a change of the host before it is read, so that a burst is read once.
@@ -46,6 +47,9 @@ impl Engine {
         tokio::spawn(follow_notices(Arc::downgrade(self), receiver));
         tokio::spawn(sweep(Arc::downgrade(self)));
         tokio::spawn(balance(Arc::downgrade(self)));
+        if self.keeper.is_some() {
+            tokio::spawn(keep_sessions(Arc::downgrade(self)));
+        }
         Ok(())
     }
 
@@ -157,6 +161,18 @@ async fn balance(engine: Weak<Engine>) {
             }
             Err(error) => tracing::warn!(%error, "cannot move a busy port"),
         }
+    }
+}
+
+async fn keep_sessions(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(keep::INTERVAL);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        tokio::task::block_in_place(|| engine.keep_sessions());
     }
 }
 

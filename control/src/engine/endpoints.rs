@@ -327,6 +327,8 @@ impl Engine {
         state.desired.endpoints.remove(&port);
         state.capabilities.remove(&port);
         self.end_sessions(&endpoint);
+        // At once: its address may be another endpoint's before the next interval.
+        self.keep_sessions();
         self.refresh_uplinks(state)?;
         self.install(state)?;
         self.forget_withdrawn(state, port, gone)

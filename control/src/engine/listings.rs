@@ -4,6 +4,7 @@ use dataplane::balance::{Loads, PortLoad};
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::nat::{Account, Behaviour, Dependence, Totals};
+use dataplane_core::time::Duration;
 use dataplane_core::topology::{NatMode, Role, Topology};
 use dataplane_core::verdict::Stage;
 
@@ -287,7 +288,7 @@ impl Engine {
         let lines = explain::explain(&record.steps, &topology);
         TraceView {
             sequence: record.sequence,
-            at_nanos: record.at.nanos(),
+            at_nanos: since_start(record.at.since(self.config.dataplane.clock_start)),
             port: record.ingress.0,
             port_name: port_name(&topology, record.ingress),
             size: record.size,
@@ -353,6 +354,10 @@ impl Engine {
             features,
         }
     }
+}
+
+fn since_start(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn worker_loads(loads: &Loads) -> Vec<WorkerLoadView> {

@@ -13,6 +13,7 @@ mod background;
 mod clean;
 mod endpoints;
 mod features;
+mod kept;
 mod listings;
 mod networks;
 mod publications;
@@ -38,11 +39,14 @@ pub use networks::{NetworkChange, NetworkRequest};
 pub use publications::{Clash, PublishRequest};
 pub use targets::TargetChange;
 
+use kept::keeper;
+
 use crate::config::Config;
 use crate::device::{Devices, Queues};
 use crate::error::Error;
 use crate::host_link::{self, HostLink};
 use crate::hostnet::HostState;
+use crate::keep::Keeper;
 use crate::link::Netlink;
 use crate::link::inet::Route;
 use crate::model::{DesiredState, Endpoint, Network};
@@ -63,6 +67,8 @@ pub struct Engine {
     devices: Devices,
     host_link: HostLink,
     budget: Budget,
+    /// What writes sessions, where they are kept. Locked for a write, under `state` or alone.
+    keeper: Option<std::sync::Mutex<Keeper>>,
     state: Mutex<State>,
     started: Instant,
     /// Handlers that panicked.
@@ -111,6 +117,7 @@ impl Engine {
         let workers = dataplane.workers();
         let instance = store.instance().to_owned();
         let desired = store.load()?;
+        let keeper = keeper(&config, &dataplane)?;
         let engine = Arc::new(Self {
             devices: Devices {
                 host: host.clone(),
@@ -130,6 +137,7 @@ impl Engine {
             host,
             netlink,
             budget: Budget::default(),
+            keeper,
             state: Mutex::new(State {
                 desired,
                 ..State::default()
@@ -140,6 +148,8 @@ impl Engine {
         let mut state = engine.state.lock().await;
         state.host = HostState::read(&engine.netlink).await?;
         engine.host_link.find(&state.host)?;
+        // Before the first frame: one that comes earlier would make a mapping of its own.
+        engine.restore_sessions(&state)?;
         engine.open_uplinks(&mut state).await?;
         for (action, error) in engine.converge(&mut state).await? {
             tracing::error!(?action, %error, "cannot bring the host to the wanted state");

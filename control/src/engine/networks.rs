@@ -208,6 +208,7 @@ impl Engine {
                 && changed(session.inside.ip)
                 && (session.rule.is_none() || itself)
         });
+        self.keep_sessions();
     }
 
     /// Removes a network without endpoints.

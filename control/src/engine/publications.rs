@@ -294,6 +294,7 @@ impl Engine {
         let nat = self.nat();
         nat.remove_sessions(|session| session.rule.is_some_and(|rule| rules.contains(&rule)));
         rules.into_iter().for_each(|rule| nat.forget_rule(rule));
+        self.keep_sessions();
     }
 
     /// Opens the listeners of every publication, after a start.

@@ -4,7 +4,8 @@
 
 use std::net::Ipv6Addr;
 
-use dataplane_core::nat::{Dependence, StaticRule, Transport};
+use dataplane_core::addr::L4Addr;
+use dataplane_core::nat::{Dependence, StaticRule, Target, Transport};
 use dataplane_core::verdict::DropReason;
 use etherparse::PacketBuilder;
 use tests::wire::{self, Link, at};
@@ -61,16 +62,8 @@ pub fn v6(text: &str) -> Ipv6Addr {
 pub fn publish(lab: &mut Lab, external: u16, inside: u16) {
     lab.world.edit(|topology| {
         for (id, transport) in [(1, Transport::Tcp), (2, Transport::Udp)] {
-            let rule = StaticRule {
-                id,
-                transport,
-                external: None,
-                external_ports: external..=external,
-                domain: RED,
-                inside: ip("fd00:1::2"),
-                inside_port_first: inside,
-                from: None,
-            };
+            let target = Target::new(0, RED, L4Addr::new(ip("fd00:1::2"), inside));
+            let rule = StaticRule::new(id, transport, external..=external, target);
             topology.statics.add(rule).unwrap();
         }
     });

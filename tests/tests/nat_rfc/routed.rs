@@ -1,7 +1,7 @@
 //! A routed network: packets keep their addresses, flows are tracked, strangers stay out.
 
-use dataplane_core::addr::{PortId, Prefix};
-use dataplane_core::nat::{Dependence, SessionState, StaticRule, Transport};
+use dataplane_core::addr::{L4Addr, PortId, Prefix};
+use dataplane_core::nat::{Account, Dependence, SessionState, StaticRule, Target, Transport};
 use dataplane_core::topology::{NatMode, NatModes};
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, Link, at};
@@ -122,7 +122,9 @@ fn a_published_port_is_open_at_the_endpoints_own_address_and_at_the_hosts() {
     assert_eq!(lab.out(SYN_ACK, SERVER, FARTHER), Ok(public));
     assert_eq!(lab.out(ACK, SERVER, FAR), Ok(at(SERVER)), "the first stays");
     assert_eq!(lab.back(Udp, FAR, at(SERVER)), Ok(at(SERVER)));
-    assert_eq!(lab.world.tables.nat.rule_hits(1), 2);
+    let account = Account::Target { rule: 1, target: 0 };
+    let totals = lab.world.tables.nat.accounts()[&account];
+    assert_eq!((totals.opened, totals.live), (2, 2));
     // The host's port is none of the endpoint's.
     assert_eq!(lab.back(Udp, FAR, at("[fd00:1::2]:8080")), UNSOLICITED);
     // One remote cannot have both: the server could not tell them apart.
@@ -135,14 +137,14 @@ fn a_published_port_is_open_at_the_endpoints_own_address_and_at_the_hosts() {
 fn what_is_published_for_some_is_open_for_them_alone() {
     let mut lab = routed();
     let rule = |id, from: Option<&str>, external: Option<&str>, inside| StaticRule {
-        id,
-        transport: Transport::Udp,
         external: external.map(ip),
-        external_ports: 8_000 + id as u16..=8_000 + id as u16,
-        domain: RED,
-        inside: ip("fd00:1::2"),
-        inside_port_first: inside,
         from: from.map(|from| Prefix::new(ip(from), 48)),
+        ..StaticRule::new(
+            id,
+            Transport::Udp,
+            8_000 + id as u16..=8_000 + id as u16,
+            Target::new(0, RED, L4Addr::new(ip("fd00:1::2"), inside)),
+        )
     };
     lab.world.edit(|topology| {
         for rule in [

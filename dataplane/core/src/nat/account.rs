@@ -118,6 +118,11 @@ impl Accounts {
         totals.live += 1;
     }
 
+    /// Counts a session that an earlier process has opened.
+    pub fn adopt(&mut self, account: Account) {
+        self.0.entry(account).or_default().live += 1;
+    }
+
     /// Takes over what a session that ends has carried.
     pub fn close(&mut self, account: Account, session: &Session) {
         let totals = self.0.entry(account).or_default();

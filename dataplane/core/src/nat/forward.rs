@@ -333,7 +333,7 @@ impl StaticRules {
     }
 
     /// A rule that opens this port of an endpoint to a remote that comes by the endpoint's own
-    /// address: one for every address of the host, because what is published on one of them is
+    /// address, with the endpoint as its target: one for every address of the host, because what is published on one of them is
     /// meant to be reached by that one.
     pub fn opens(
         &self,
@@ -341,7 +341,7 @@ impl StaticRules {
         domain: DomainId,
         inside: L4Addr,
         remote: IpAddr,
-    ) -> Option<&StaticRule> {
+    ) -> Option<(&StaticRule, &Target)> {
         let key = (transport, domain, inside.ip);
         let port = inside.l4_port.0;
         let end = self
@@ -352,8 +352,11 @@ impl StaticRules {
             .rev()
             .take_while(|interval| interval.key == key && interval.reach >= port)
             .filter(|interval| interval.last >= port)
-            .filter_map(|interval| self.rules.get(interval.rule as usize))
-            .find(|rule| rule.external.is_none() && rule.admits(remote))
+            .filter_map(|interval| {
+                let rule = self.rules.get(interval.rule as usize)?;
+                Some((rule, rule.targets.get(usize::from(interval.target))?))
+            })
+            .find(|(rule, _)| rule.external.is_none() && rule.admits(remote))
     }
 
     fn find_external(&self, key: ExternalKey, port: L4Port) -> Option<&StaticRule> {

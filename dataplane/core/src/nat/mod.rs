@@ -31,6 +31,8 @@ mod forward;
 mod fragment;
 mod hash;
 mod icmp;
+mod journal;
+mod keep;
 mod mss;
 mod open;
 mod packet;
@@ -57,6 +59,8 @@ pub use config::{
 pub(crate) use follow::Leaving;
 pub use forward::{RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
 pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
+pub use journal::{LAG_ESTABLISHED_SECONDS, LAG_SECONDS};
+pub use keep::{Restored, SaveCursor, SavedSession, SlotId};
 pub(crate) use mss::clamp as clamp_mss;
 pub use pool::SHARDS;
 pub use session::{Direction, NatProtocol, SessionInfo, SessionState};

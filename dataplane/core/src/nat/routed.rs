@@ -52,6 +52,7 @@ impl NatView {
                     protocol,
                     flags,
                     number,
+                    size: packet.size,
                     now,
                 };
                 self.expected(&query, domain, &packet)?

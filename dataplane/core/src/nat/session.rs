@@ -34,6 +34,7 @@ use crate::headers::TcpFlags;
 use crate::time::{Duration, Instant};
 use crate::topology::RouteMark;
 
+use super::keep::SavedSession;
 use super::table::Event;
 use super::{Dependence, Timeouts, Transport};
 
@@ -116,6 +117,33 @@ pub(super) struct Mapping {
     pub sessions: u32,
 }
 
+/// Bits of [`Mapping::scope`] that say which [`Dependence`] it came from.
+const SCOPE_KIND_MASK: u32 = 0b11;
+const SCOPE_ADDRESS: u32 = 0b01;
+const SCOPE_ADDRESS_AND_PORT: u32 = 0b10;
+
+impl Mapping {
+    /// What a mapping that depends on the remote as `dependence` says is told apart by; `hash` stands
+    /// for that of the remote. Never 0 where it depends on anything.
+    pub const fn scope_of(dependence: Dependence, hash: u64) -> u32 {
+        let hash = (hash >> 32) as u32 & !SCOPE_KIND_MASK;
+        match dependence {
+            Dependence::EndpointIndependent => 0,
+            Dependence::AddressDependent => hash | SCOPE_ADDRESS,
+            Dependence::AddressAndPortDependent => hash | SCOPE_ADDRESS_AND_PORT,
+        }
+    }
+
+    /// On what of the remote it depends.
+    pub const fn dependence(&self) -> Dependence {
+        match self.scope & SCOPE_KIND_MASK {
+            SCOPE_ADDRESS => Dependence::AddressDependent,
+            SCOPE_ADDRESS_AND_PORT => Dependence::AddressAndPortDependent,
+            _ => Dependence::EndpointIndependent,
+        }
+    }
+}
+
 /// A mapping and one remote.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
@@ -178,6 +206,29 @@ impl Session {
         }
         session.class = Class::of(protocol, remote, session.tcp);
         session
+    }
+
+    /// A session of an earlier process.
+    pub fn restored(mapping: u32, saved: &SavedSession) -> Self {
+        let tcp = TcpState::restored(saved.tcp);
+        let halves = [saved.packets_out, saved.packets_in];
+        Self {
+            remote: saved.remote,
+            mapping,
+            older: u32::MAX,
+            newer: u32::MAX,
+            last_seen: saved.last_seen.second(),
+            created: saved.created.second(),
+            tcp,
+            class: Class::of(saved.protocol, saved.remote, tcp),
+            route_stamp: RouteMark::NONE.stamp,
+            route: RouteMark::NONE.route,
+            packets_high: halves.map(|packets| (packets >> 32) as u16),
+            packets_low: halves.map(|packets| packets as u32),
+            expects: 0,
+            bytes: [saved.bytes_out, saved.bytes_in]
+                .map(|bytes| [bytes as u32, (bytes >> 32) as u32]),
+        }
     }
 
     /// Counts a packet and its bytes.
@@ -363,6 +414,17 @@ impl TcpState {
     const ESTABLISHED: u8 = 0x20;
     const RESET: u8 = 0x40;
     const ACKNOWLEDGED: u8 = 0x80;
+
+    /// As one number, for [`TcpState::restored`].
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The state of a connection that an earlier process has seen. What its inside waits for has
+    /// not come along.
+    pub const fn restored(bits: u8) -> Self {
+        Self(bits).unacknowledged()
+    }
 
     /// The state after the first segment.
     pub const fn open(direction: Direction, flags: TcpFlags) -> Self {

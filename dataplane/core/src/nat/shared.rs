@@ -191,6 +191,20 @@ impl Nat {
         }
     }
 
+    /// Locks a shard.
+    pub(super) fn shard(&self, index: usize) -> MutexGuard<'_, NatShard> {
+        lock(&self.shards[index])
+    }
+
+    pub(super) const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// As [`Tables::shard_of_remote`].
+    pub(super) fn shard_of_remote(&self, remote: L4Addr) -> usize {
+        shard_of_remote(&self.key, remote)
+    }
+
     /// A hash of every session, remembered fragment and count, whatever their order: equal before
     /// and after whatever must not have changed anything.
     pub fn state_hash(&self) -> u64 {
@@ -221,6 +235,12 @@ impl Nat {
         }
         sum
     }
+}
+
+#[inline]
+fn shard_of_remote(key: &HashKey, remote: L4Addr) -> usize {
+    // The high bits: within a shard, tables use the low ones.
+    (key.l4(remote) >> 32) as usize % SHARDS
 }
 
 fn digest(value: &impl Hash) -> u64 {
@@ -382,8 +402,7 @@ impl Tables {
     /// The shard of the sessions that a remote has with published ports.
     #[inline]
     pub fn shard_of_remote(&self, remote: L4Addr) -> usize {
-        // The high bits: within a shard, tables use the low ones.
-        (self.key().l4(remote) >> 32) as usize % SHARDS
+        shard_of_remote(self.key(), remote)
     }
 
     /// The shard that remembers a fragmented packet.

@@ -40,6 +40,17 @@ impl<T> Slab<T> {
         }
     }
 
+    /// The value in a slot, if it is filled.
+    pub fn get(&self, index: u32) -> Option<&T> {
+        self.slots.get(index as usize)?.as_ref()
+    }
+
+    /// Slots, empty ones included.
+    pub fn slot_count(&self) -> u32 {
+        // As in `insert`.
+        self.slots.len() as u32
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.slots
             .iter()

@@ -20,6 +20,7 @@ use crate::topology::RouteMark;
 
 use super::account::Accounts;
 use super::hash::HashKey;
+use super::journal::Journal;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
 use super::shared::Counts;
 use super::slab::Slab;
@@ -102,6 +103,8 @@ pub(super) struct NatShard {
     lists: [List; Class::ALL.len()],
     /// Remotes of mappings that let in whoever's address was spoken to.
     contacts: HashTable<Contact>,
+    /// Only where sessions are to survive the process.
+    journal: Option<Box<Journal>>,
     pub(super) fragments: super::fragment::Fragments,
     pub(super) accounts: Accounts,
 }
@@ -136,6 +139,7 @@ impl NatShard {
                 newest: NONE,
             }; Class::ALL.len()],
             contacts: HashTable::new(),
+            journal: None,
             fragments: super::fragment::Fragments::new(),
             accounts: Accounts::default(),
         }
@@ -144,11 +148,12 @@ impl NatShard {
     /// What a mapping that depends on the remote as `dependence` says is told apart by. A keyed
     /// hash stands for the remote: should two collide, they share a mapping.
     pub fn scope(&self, dependence: Dependence, remote: L4Addr) -> u32 {
-        match dependence {
+        let hash = match dependence {
             Dependence::EndpointIndependent => 0,
-            Dependence::AddressDependent => (self.key.ip(remote.ip) >> 32) as u32 | 1,
-            Dependence::AddressAndPortDependent => (self.key.l4(remote) >> 32) as u32 | 1,
-        }
+            Dependence::AddressDependent => self.key.ip(remote.ip),
+            Dependence::AddressAndPortDependent => self.key.l4(remote),
+        };
+        Mapping::scope_of(dependence, hash)
     }
 
     /// Whether a mapping lets in a remote that it has no session with.
@@ -188,6 +193,16 @@ impl NatShard {
             mapping.protocol == protocol && mapping.external == external
         };
         self.mappings_by_external.find(hash, found).copied()
+    }
+
+    /// The dynamic mapping between an inside and an external address and port.
+    pub fn mapping_between(&self, wanted: &InsideKey, external: L4Addr) -> Option<u32> {
+        let hash = self.key.inside(wanted);
+        let found = |index: &u32| {
+            let mapping = &self.mappings[*index];
+            mapping.external == external && inside_key(mapping) == *wanted
+        };
+        self.mappings_by_inside.find(hash, found).copied()
     }
 
     /// The mapping at an index that a lookup returned under the same lock.
@@ -293,17 +308,24 @@ impl NatShard {
 
     /// Adds a session to a mapping.
     pub fn add_session(&mut self, mapping: u32, remote: L4Addr, event: Event) -> u32 {
+        let owner = &self.mappings[mapping];
+        let protocol = owner.protocol;
+        self.accounts.open(owner.account());
+        self.put_session(Session::new(mapping, protocol, remote, event))
+    }
+
+    /// Puts a session that belongs to a mapping into the tables, as the one heard last. Its account
+    /// is the caller's.
+    pub fn put_session(&mut self, session: Session) -> u32 {
+        let (mapping, remote) = (session.mapping, session.remote);
         let owner = &mut self.mappings[mapping];
         owner.sessions += 1;
-        self.accounts.open(owner.account());
-        let (protocol, filtering) = (owner.protocol, owner.filtering);
-        if filtering == Dependence::AddressDependent {
+        if owner.filtering == Dependence::AddressDependent {
             self.meet(mapping, remote.ip);
         }
-        let index = self
-            .sessions
-            .insert(Session::new(mapping, protocol, remote, event));
+        let index = self.sessions.insert(session);
         self.link(index);
+        self.note(index);
         let (key, sessions, mappings) = (&self.key, &self.sessions, &self.mappings);
         let inside = |index: &u32| {
             let session = &sessions[*index];
@@ -323,8 +345,41 @@ impl NatShard {
 
     /// Adds a session of a published port, with the mapping that is its own.
     pub fn add_published(&mut self, mapping: Mapping, remote: L4Addr, event: Event) -> u32 {
-        let mapping = self.mappings.insert(mapping);
+        let mapping = self.add_own_mapping(mapping);
         self.add_session(mapping, remote, event)
+    }
+
+    /// Adds the mapping of a session of a published port, by which nothing else is found.
+    pub fn add_own_mapping(&mut self, mapping: Mapping) -> u32 {
+        self.mappings.insert(mapping)
+    }
+
+    /// From now on, notes which sessions have changed.
+    pub fn keep_journal(&mut self) {
+        self.journal.get_or_insert_default();
+    }
+
+    pub fn journal_mut(&mut self) -> Option<&mut Journal> {
+        self.journal.as_deref_mut()
+    }
+
+    /// Notes that a session has changed, where that is of interest.
+    #[inline]
+    fn note(&mut self, session: u32) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(session);
+        }
+    }
+
+    /// The session in a slot, with its mapping, if there is one.
+    pub fn get(&self, index: u32) -> Option<(&Session, &Mapping)> {
+        let session = self.sessions.get(index)?;
+        Some((session, &self.mappings[session.mapping]))
+    }
+
+    /// Slots of sessions, empty ones included.
+    pub fn slot_count(&self) -> u32 {
+        self.sessions.slot_count()
     }
 
     /// Takes note of a packet. Writes the list at most once per second, and for a TCP session that
@@ -344,6 +399,11 @@ impl NatShard {
             }
             let before = session.tcp;
             session.tcp = session.hear(before.next(event.direction, event.flags), event);
+            if session.tcp != before
+                && let Some(journal) = &mut self.journal
+            {
+                journal.note(index);
+            }
             class = Class::of_tcp(session.tcp);
             let closing = |state: TcpState| state.phase() == SessionState::Closing;
             if closing(before) && closing(session.tcp) {
@@ -357,6 +417,9 @@ impl NatShard {
         self.unlink(index);
         self.sessions[index].class = class;
         self.link(index);
+        if let Some(journal) = &mut self.journal {
+            journal.heard(index, class, second);
+        }
     }
 
     /// Makes an expired session that its own inside host uses again a new one, in place.
@@ -369,6 +432,7 @@ impl NatShard {
         self.accounts.open(account);
         *session = Session::new(session.mapping, protocol, session.remote, event);
         self.link(index);
+        self.note(index);
     }
 
     /// Removes a session, and its mapping if it was the last.
@@ -385,6 +449,7 @@ impl NatShard {
             .pair(mapping.protocol, mapping.external, session.remote);
         erase(&mut self.sessions_by_external, external, own);
         self.sessions.remove(index);
+        self.note(index);
         if mapping.filtering == Dependence::AddressDependent {
             self.part(session.mapping, session.remote.ip);
         }

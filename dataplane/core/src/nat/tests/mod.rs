@@ -4,6 +4,7 @@ mod accounts;
 mod dynamic;
 mod fragments;
 mod icmp;
+mod keep;
 mod limits;
 mod model;
 mod published;
