@@ -204,6 +204,26 @@ fn the_journal_tells_of_every_change_and_how_long_ago_a_session_was_heard() {
 }
 
 #[test]
+fn a_session_that_begins_anew_in_its_slot_is_told_of() {
+    let mut lab = lab(7);
+    let (host, remote) = (at("10.0.0.2:50001"), at("203.0.113.5:80"));
+    lab.nat.keep_journal();
+    let told = |lab: &Lab| {
+        let mut told = Vec::new();
+        lab.nat
+            .save_changed(9, |_, session| told.push(session.map(|s| s.created)));
+        told
+    };
+    lab.out(Kind::Udp, host, remote).unwrap();
+    assert_eq!(told(&lab), [Some(lab.now)]);
+    assert_eq!(told(&lab), []);
+    // Its time is over, and nobody has swept it away.
+    lab.wait(301);
+    lab.out(Kind::Udp, host, remote).unwrap();
+    assert_eq!(told(&lab), [Some(lab.now)]);
+}
+
+#[test]
 fn what_was_saved_comes_back_and_expires_in_the_same_order() {
     for seed in seeds() {
         println!("SEED={seed}");
