@@ -398,6 +398,42 @@ mod tests {
         assert_eq!(Change::NONE.word(0x5555, 0x3285).udp(0xdd2f), 0xffff);
     }
 
+    /// A datagram's checksum, from scratch: header and one word of payload.
+    fn datagram(src: (IpAddr, u16), dst: (IpAddr, u16), payload: u16) -> u16 {
+        let words = [src.1, dst.1, 10, payload];
+        let bytes: Vec<u8> = words.into_iter().flat_map(u16::to_be_bytes).collect();
+        let pseudo = Sum::pseudo_header(src.0, dst.0, 17, bytes.len());
+        udp_form(pseudo.add_bytes(&bytes).checksum())
+    }
+
+    #[test]
+    fn every_value_of_a_udp_checksum_survives_the_incremental_update() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let v4 = (ip("10.0.0.2"), ip("198.51.100.1"), ip("203.0.113.9"));
+        let v6 = (ip("fd00::2"), ip("2001:db8::1"), ip("2001:db8:9::9"));
+        // Ports that stay, that become larger and smaller, and words of the corners.
+        let ports = [(50_000, 50_000), (53, 49_152), (0xffff, 1), (1, 0xffff)];
+        for (inside, external, remote) in [v4, v6] {
+            for (port, mapped) in ports {
+                let change = Change::NONE.ip(inside, external);
+                let change = change.and(Change::NONE.word(port, mapped));
+                let back = Change::NONE.ip(external, inside);
+                let back = back.and(Change::NONE.word(mapped, port));
+                let mut met = vec![false; 65_536];
+                for payload in 0..=u16::MAX {
+                    let before = datagram((inside, port), (remote, 53), payload);
+                    let after = datagram((external, mapped), (remote, 53), payload);
+                    assert_eq!(change.udp(before), after, "{inside}:{port} {payload:#x}");
+                    assert_eq!(back.udp(after), before, "{external}:{mapped} {payload:#x}");
+                    met[usize::from(before)] = true;
+                }
+                // Every value but the one that says that there is none, and that one stays.
+                assert!(!met[0] && met[1..].iter().all(|met| *met));
+                assert_eq!((change.udp(0), back.udp(0)), (0, 0));
+            }
+        }
+    }
+
     #[test]
     fn an_offload_that_points_outside_the_frame_changes_nothing() {
         let mut buf = FrameBuf::from_bytes(&[7; 40]);
