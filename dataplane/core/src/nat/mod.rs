@@ -47,6 +47,7 @@ mod spans;
 mod table;
 mod target;
 mod translate;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -67,3 +68,4 @@ pub use session::{Direction, NatProtocol, SessionInfo, SessionState};
 pub use shared::{Gauges, Nat, NatView};
 pub use target::{Balance, Duty, Rotation, TARGETS_MAX, Target, WEIGHT_MAX};
 pub use translate::{Inbound, Outside, Translation};
+pub use usage::{EndpointUsage, PoolUsage, Usage};

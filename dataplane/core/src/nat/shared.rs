@@ -32,8 +32,8 @@ use super::{NatConfig, SHARDS};
 /// The NAT's tables, shared by all workers.
 #[derive(Debug)]
 pub struct Nat {
-    shards: Vec<CachePadded<Mutex<NatShard>>>,
-    counts: Counts,
+    pub(super) shards: Vec<CachePadded<Mutex<NatShard>>>,
+    pub(super) counts: Counts,
     key: HashKey,
     /// The shard at which the next budgeted sweep begins.
     sweep: AtomicUsize,
@@ -250,16 +250,16 @@ fn digest(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-fn lock(shard: &Mutex<NatShard>) -> MutexGuard<'_, NatShard> {
+pub(super) fn lock(shard: &Mutex<NatShard>) -> MutexGuard<'_, NatShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many sessions there are, in all and for each inside address.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    sessions: AtomicUsize,
+    pub sessions: AtomicUsize,
     /// Only endpoints that hold a session, so no more entries than sessions.
-    endpoints: DashMap<(DomainId, IpAddr), u32, FxBuildHasher>,
+    pub endpoints: DashMap<(DomainId, IpAddr), u32, FxBuildHasher>,
     /// Of the rules whose targets take turns.
     rotations: DashMap<u32, Rotation, FxBuildHasher>,
 }

@@ -24,6 +24,7 @@ use super::journal::Journal;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
 use super::shared::Counts;
 use super::slab::Slab;
+use super::usage::Pools;
 use super::{Dependence, NatConfig, Timeouts};
 
 /// Transitory sessions that are looked at for one of an endpoint at its quota: such an endpoint
@@ -107,6 +108,8 @@ pub(super) struct NatShard {
     journal: Option<Box<Journal>>,
     pub(super) fragments: super::fragment::Fragments,
     pub(super) accounts: Accounts,
+    /// External ports that dynamic mappings hold.
+    pub(super) pools: Pools,
 }
 
 /// A remote address that a mapping of address-dependent filtering has sessions with.
@@ -142,6 +145,7 @@ impl NatShard {
             journal: None,
             fragments: super::fragment::Fragments::new(),
             accounts: Accounts::default(),
+            pools: Pools::default(),
         }
     }
 
@@ -292,6 +296,10 @@ impl NatShard {
 
     /// Adds a dynamic mapping, which has to get a session before the lock is released.
     pub fn add_mapping(&mut self, mapping: Mapping) -> u32 {
+        let (protocol, external) = (mapping.protocol, mapping.external);
+        if self.mapping_by_external(protocol, external).is_none() {
+            self.pools.take(protocol, external.ip);
+        }
         let index = self.mappings.insert(mapping);
         let (key, mappings) = (&self.key, &self.mappings);
         let inside = |index: &u32| key.inside(&inside_key(&mappings[*index]));
@@ -498,6 +506,10 @@ impl NatShard {
             erase(&mut self.mappings_by_inside, inside, own);
             let external = self.key.external(mapping.protocol, mapping.external);
             erase(&mut self.mappings_by_external, external, own);
+            let (protocol, external) = (mapping.protocol, mapping.external);
+            if self.mapping_by_external(protocol, external).is_none() {
+                self.pools.give_back(protocol, external.ip);
+            }
         }
         self.mappings.remove(index);
     }

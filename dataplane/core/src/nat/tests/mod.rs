@@ -9,6 +9,7 @@ mod limits;
 mod model;
 mod published;
 mod sharing;
+mod stress;
 mod targets;
 
 use std::net::IpAddr;
