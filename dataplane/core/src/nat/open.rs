@@ -8,7 +8,8 @@
 //! it: two inside endpoints may hold the same external port as long as they speak to different
 //! remotes, for a session is known by both of its ends. RFC 4787 REQ-3 is then given up rather than
 //! the latecomer's flow, and one endpoint that opens thousands of ports does not shut out the
-//! others.
+//! others. Towards one and the same remote ports cannot be shared, so the last eighth of a residue is
+//! for endpoints that hold less than that (decision 0013).
 
 use std::net::IpAddr;
 
@@ -17,7 +18,7 @@ use crate::time::Instant;
 use crate::verdict::DropReason;
 
 use super::forward::{StaticRule, StaticRules};
-use super::pool;
+use super::pool::{self, Holder, Residue};
 use super::session::{Mapping, NatProtocol, SessionState};
 use super::shared::{Counts, Shard};
 use super::table::{Event, FlowKey, InsideKey, NatShard, Origin};
@@ -174,10 +175,12 @@ impl Opening<'_> {
         // The choice is a keyed function of the inside: nobody outside can predict it (RFC 6056
         // section 3.3.3), and the same inside gets the same choice (RFC 4787 REQ-11).
         let rng = &mut fastrand::Rng::with_seed(table.choice_seed(key));
-        let free = |table: &NatShard, external| {
+        let fair = self.is_fair(table, key);
+        let vacant = |table: &NatShard, external| {
             let held = table.mapping_by_external(key.protocol, external);
             held.is_none() && !self.published_port(key.protocol, external)
         };
+        let free = |table: &NatShard, external| fair && vacant(table, external);
         if let Some(found) = self.pick(key, rng, |external| free(table, external)) {
             return Some(found);
         }
@@ -187,9 +190,11 @@ impl Opening<'_> {
         {
             return Some(found);
         }
+        // A port that nobody has is not one to share.
         let shareable = |table: &NatShard, external| {
             let (protocol, share) = (key.protocol, self.config.share_ports);
-            (share && unused(table, protocol, external, remote) || free(table, external))
+            let held = table.mapping_by_external(protocol, external).is_some();
+            (share && held && unused(table, protocol, external, remote) || free(table, external))
                 && !self.published_port(protocol, external)
         };
         if let Some(found) = self.pick(key, rng, |external| shareable(table, external)) {
@@ -199,13 +204,40 @@ impl Opening<'_> {
             return None;
         }
         for _ in 0..EVICT_FOR_PORT_MAX {
-            let given_up = table.evict(counts)?;
-            let fits = given_up.rule.is_none() && given_up.external.ip == key.external;
-            if fits && shareable(table, given_up.external) {
-                return Some(given_up.external);
+            // Who has more than a fair part takes the place of its own connections alone.
+            let given_up = if fair {
+                table.evict(counts)?
+            } else {
+                table.evict_of(key.domain, key.inside.ip, counts)?
+            };
+            let external = given_up.external;
+            let fits = given_up.rule.is_none() && external.ip == key.external;
+            if fits && (shareable(table, external) || vacant(table, external)) {
+                return Some(external);
             }
         }
         None
+    }
+
+    /// Whether the inside may take one more port, or only what is kept for others is left.
+    fn is_fair(&self, table: &NatShard, key: &InsideKey) -> bool {
+        let residue = Residue::of(&self.config.port_range, key.inside.l4_port);
+        let held = table.pools.held(key.protocol, key.external);
+        let holder = |l4_port| {
+            let external = L4Addr {
+                ip: key.external,
+                l4_port,
+            };
+            match table.mapping_by_external(key.protocol, external) {
+                None => Holder::Nobody,
+                Some(mapping) => {
+                    let mapping = table.mapping(mapping);
+                    let same = (mapping.domain, mapping.inside.ip) == (key.domain, key.inside.ip);
+                    if same { Holder::Own } else { Holder::Another }
+                }
+            }
+        };
+        residue.is_none_or(|residue| residue.is_fair(held, holder))
     }
 
     fn pick(

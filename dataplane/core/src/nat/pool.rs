@@ -6,6 +6,9 @@
 //! nobody outside can predict (RFC 6056 section 3.3.3: a keyed hash of the inside), because a
 //! predictable port helps whoever forges packets.
 //!
+//! The last ports of a residue are kept for endpoints that hold few of them ([`Residue::is_fair`]),
+//! so that one which opens port after port does not shut out the others.
+//!
 //! A port below 1024 gets one below 1024 where the range has any, and no other port does (RFC 4787
 //! REQ-3 a).
 
@@ -21,6 +24,10 @@ pub const SHARDS: usize = 64;
 /// Random ports that are tried before the residue is searched in order: with half of the residue
 /// taken, 8 tries fail once in 256.
 const PROBES_MAX: usize = 8;
+
+/// One of so many ports of a residue is kept for endpoints that hold fewer than that of them: 32 of
+/// 256 in the default range, and so 2,048 of its 16,384 ports.
+const RESERVE: u16 = 8;
 
 /// The first port behind the system ports (RFC 6335 section 6).
 const REGISTERED_FIRST: u16 = 1_024;
@@ -43,18 +50,71 @@ pub(super) fn pick(
     if (first..=last).contains(&inside.0) && free(inside) {
         return Some(inside);
     }
-    let shards = SHARDS as u16;
-    let lowest = first.checked_add((inside.0 % shards + shards - first % shards) % shards)?;
-    let count = last.checked_sub(lowest)? / shards + 1;
-    let port = |index: u16| L4Port(lowest + index % count * shards);
-    let tried = (0..PROBES_MAX).map(|_| port(rng.u16(0..count)));
+    let residue = Residue::of(range, inside)?;
+    let count = residue.count;
+    let tried = (0..PROBES_MAX).map(|_| residue.port(rng.u16(0..count)));
     if let Some(found) = tried.into_iter().find(|port| free(*port)) {
         return Some(found);
     }
     let start = rng.u16(0..count);
     (0..count)
-        .map(|step| port((start + step) % count))
+        .map(|step| residue.port((start + step) % count))
         .find(|port| free(*port))
+}
+
+/// The ports that an inside port may get: those congruent to it, of its class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Residue {
+    lowest: u16,
+    count: u16,
+}
+
+impl Residue {
+    /// The ports of `range` for `inside`; `None` when there are none.
+    pub fn of(range: &RangeInclusive<u16>, inside: L4Port) -> Option<Self> {
+        let (first, last) = class_of(range, inside);
+        let shards = SHARDS as u16;
+        let lowest = first.checked_add((inside.0 % shards + shards - first % shards) % shards)?;
+        let count = last.checked_sub(lowest)? / shards + 1;
+        Some(Self { lowest, count })
+    }
+
+    /// Ports that are kept for those who hold few.
+    const fn reserve(self) -> u16 {
+        self.count / RESERVE
+    }
+
+    fn port(self, index: u16) -> L4Port {
+        L4Port(self.lowest + index * SHARDS as u16)
+    }
+
+    /// Whether an endpoint may take one more port. `held` says how many of the shard's ports are held
+    /// at all, and `holder` asks about one port: whether nobody holds it, the endpoint, or another.
+    /// Asks only when there may be nothing left but what is kept, and then once for each port.
+    pub fn is_fair(self, held: u32, holder: impl Fn(L4Port) -> Holder) -> bool {
+        let reserve = self.reserve();
+        if reserve == 0 || held + u32::from(reserve) < u32::from(self.count) {
+            return true;
+        }
+        let (mut free, mut own) = (0, 0);
+        for index in 0..self.count {
+            match holder(self.port(index)) {
+                Holder::Nobody => free += 1,
+                Holder::Own => own += 1,
+                Holder::Another => {}
+            }
+        }
+        free > reserve || own < reserve
+    }
+}
+
+/// Who holds a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Nobody,
+    /// The endpoint that asks for one.
+    Own,
+    Another,
 }
 
 /// The part of `range` for an inside port: first and last, in the wrong order when there is none.
@@ -113,6 +173,38 @@ mod tests {
                 assert_eq!(taken.len(), of_its_class.count(), "{range:?} {inside}");
             }
         }
+    }
+
+    #[test]
+    fn the_last_eighth_of_a_residue_is_for_those_who_hold_less_than_an_eighth() {
+        // 256 ports of the residue, 32 of them kept.
+        let residue = Residue::of(&(49_152..=65_535), L4Port(50_001)).unwrap();
+        // Of those that are held, the lowest are the endpoint's own.
+        let asked = std::cell::Cell::new(0);
+        let fair = |own: u16, others: u16| {
+            asked.set(0);
+            let holder = |port: L4Port| {
+                asked.set(asked.get() + 1);
+                let index = (port.0 - residue.lowest) / 64;
+                match index {
+                    _ if index < own => Holder::Own,
+                    _ if index < own + others => Holder::Another,
+                    _ => Holder::Nobody,
+                }
+            };
+            residue.is_fair(u32::from(own + others), holder)
+        };
+        assert!(fair(223, 0));
+        assert_eq!(asked.get(), 0, "nothing is counted while many are free");
+        assert!(!fair(224, 0), "only what is kept is left");
+        assert_eq!(asked.get(), 256);
+        assert!(!fair(32, 192) && fair(31, 193), "an eighth itself");
+        assert!(fair(31, 224), "the very last one");
+        // Ports of another class may be held in the same shard.
+        assert!(residue.is_fair(300, |_| Holder::Nobody));
+        // Where a residue has a handful of ports, the first who comes takes them.
+        let small = Residue::of(&(50_000..=50_127), L4Port(50_001)).unwrap();
+        assert!(small.is_fair(2, |_| Holder::Own));
     }
 
     #[test]

@@ -171,6 +171,72 @@ fn tcp_without_a_port_takes_the_place_of_the_oldest_transitory_connection() {
     assert_eq!(kept, Ok((NET, host(0, 50_001))));
 }
 
+/// The `index`th inside port that is congruent to 1, and so competes for 256 ports of the range.
+fn competing(index: u16) -> u16 {
+    1_025 + index * 64
+}
+
+#[test]
+fn one_endpoint_that_takes_every_port_leaves_the_last_eighth_to_others() {
+    let mut lab = Lab::new();
+    let other = at("203.0.113.6:80");
+    for index in 0..224 {
+        lab.out(Kind::Udp, host(1, competing(index)), at(REMOTE))
+            .unwrap();
+    }
+    let next = host(1, competing(224));
+    let refused = lab.out(Kind::Udp, next, at(REMOTE));
+    assert_eq!(refused, Err(DropReason::NatNoPort));
+    assert!(
+        lab.out(Kind::Udp, next, other).is_ok(),
+        "by a port it shares"
+    );
+    let known = lab.out(Kind::Udp, host(1, competing(0)), other);
+    assert!(known.is_ok(), "by the port it has");
+    for neighbour in 0..32 {
+        let got = lab.out(Kind::Udp, host(2 + neighbour, competing(7)), at(REMOTE));
+        assert!(got.is_ok(), "neighbour {neighbour}");
+    }
+    let late = host(99, competing(7));
+    let refused = lab.out(Kind::Udp, late, at(REMOTE));
+    assert_eq!(refused, Err(DropReason::NatNoPort), "the last one is gone");
+    let held = |lab: &Lab| -> Vec<u32> {
+        let pools = lab.nat.usage(0).pools;
+        pools.iter().map(|pool| pool.ports).collect()
+    };
+    assert_eq!(held(&lab), [256], "a shared port is one");
+    let first = lab.nat.usage(1).endpoints[0];
+    assert_eq!((first.inside, first.sessions), (host(1, 0).ip, 226));
+    lab.nat.remove_sessions(|session| session.remote == other);
+    assert_eq!(held(&lab), [256], "and is held as long as anybody holds it");
+    lab.wait(301);
+    assert!(lab.out(Kind::Udp, late, at(REMOTE)).is_ok());
+}
+
+#[test]
+fn who_holds_more_than_a_fair_part_displaces_its_own_connections_alone() {
+    for share in [true, false] {
+        let mut lab = Lab::new();
+        lab.topology.nat.share_ports = share;
+        let syn = Kind::Tcp(SYN);
+        let neighbour = lab.out(syn, host(2, competing(0)), at(REMOTE)).unwrap();
+        lab.wait(1);
+        let oldest = lab.out(syn, host(1, competing(0)), at(REMOTE)).unwrap();
+        lab.wait(1);
+        for index in 1..223 {
+            lab.out(syn, host(1, competing(index)), at(REMOTE)).unwrap();
+        }
+        let next = lab.out(syn, host(1, competing(223)), at(REMOTE));
+        assert_eq!(next, Ok(oldest), "in the place of its own oldest");
+        assert_eq!(lab.nat.session_count(), 224);
+        let answered = lab.back(Kind::Tcp(SYN_ACK), at(REMOTE), neighbour);
+        assert_eq!(answered, Ok((NET, host(2, competing(0)))), "older still");
+        // Who holds few gets a port of those that are left, and displaces nobody.
+        lab.out(syn, host(3, competing(0)), at(REMOTE)).unwrap();
+        assert_eq!(lab.nat.session_count(), 225);
+    }
+}
+
 #[test]
 fn a_budgeted_sweep_reaches_every_shard() {
     let mut lab = Lab::new();
