@@ -19,9 +19,9 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::types::{
-    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkSet, NetworkView,
-    PortView, PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView,
-    StatusView, TargetPatch, TraceView,
+    DropView, EndpointCreate, EndpointView, FdbView, NatUsageView, NetworkCreate, NetworkSet,
+    NetworkView, PortView, PublicationChange, PublicationCreate, PublicationView, RuleView,
+    SessionView, StatusView, TargetPatch, TraceView,
 };
 use crate::engine::{
     AttachRequest, Clash, Engine, Namesake, NetworkChange, NetworkRequest, PublishRequest,
@@ -346,6 +346,11 @@ pub async fn nat_rules(State(engine): Shared) -> Json<Vec<RuleView>> {
 pub async fn zero_nat_rules(State(engine): Shared) -> StatusCode {
     engine.zero_nat_rules();
     StatusCode::NO_CONTENT
+}
+
+/// `GET /v1/nat/usage`
+pub async fn nat_usage(State(engine): Shared) -> Json<NatUsageView> {
+    Json(engine.nat_usage().await)
 }
 
 pub async fn drops(State(engine): Shared) -> Json<Vec<DropView>> {

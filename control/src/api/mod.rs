@@ -97,6 +97,7 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
         .route("/v1/nat/sessions", get(h::nat_sessions))
         .route("/v1/nat/rules", get(h::nat_rules))
         .route("/v1/nat/rules/counters", delete(h::zero_nat_rules))
+        .route("/v1/nat/usage", get(h::nat_usage))
         .route("/v1/drops", get(h::drops))
         .route("/v1/trace", get(h::trace))
         .route("/v1/why", get(debugging::why))

@@ -456,6 +456,11 @@ pub enum NatCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show how much of the limits is used: sessions, ports, the fullest endpoints
+    #[command(after_help = "Examples:
+  causeway nat usage
+  causeway nat usage --json | jq .pools")]
+    Usage(JsonArgs),
     /// Check a NAT, ours or another, against the RFCs by real packets
     Conform(ConformArgs),
 }

@@ -7,6 +7,7 @@ mod daemon;
 mod debugging;
 mod demo;
 mod lab;
+mod nat;
 mod publish;
 mod run;
 mod table;
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use crate::api::types::{
     DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkSet, NetworkView,
-    PortLoadView, SessionView, StatusView, SubnetView, TraceView,
+    PortLoadView, StatusView, SubnetView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
@@ -109,13 +110,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Port(args) => publish::port(&client, args).await?,
         Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
-        Command::Nat(NatCommand::Sessions(args)) => sessions(&client, args.json).await?,
+        Command::Nat(NatCommand::Sessions(args)) => nat::sessions(&client, args.json).await?,
         Command::Nat(NatCommand::Rules { zero, json }) => {
             publish::rules(&client, json).await?;
             if zero {
                 publish::zero(&client).await?;
             }
         }
+        Command::Nat(NatCommand::Usage(args)) => nat::usage(&client, args.json).await?,
         Command::Drops(args) => drops(&client, args.json).await?,
         Command::Trace(args) => trace(&client, args).await?,
         Command::Why(args) => debugging::why(&client, args).await?,
@@ -288,31 +290,6 @@ async fn fdb(client: &Client, network: &str, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn sessions(client: &Client, json: bool) -> anyhow::Result<()> {
-    let sessions: Vec<SessionView> = client.get("/v1/nat/sessions").await?;
-    if json {
-        return print_json(&sessions);
-    }
-    let row = |session: &SessionView| {
-        vec![
-            session.protocol.clone(),
-            session.inside.clone(),
-            session.external.clone(),
-            session.remote.clone(),
-            session.state.clone(),
-            format!("{} s", session.idle_seconds),
-            session.packets_out.to_string(),
-            session.packets_in.to_string(),
-        ]
-    };
-    let rows: Vec<_> = sessions.iter().map(row).collect();
-    let heading = [
-        "PROTO", "INSIDE", "EXTERNAL", "REMOTE", "STATE", "IDLE", "OUT", "IN",
-    ];
-    table::print(&heading, &rows)?;
-    Ok(())
-}
-
 async fn drops(client: &Client, json: bool) -> anyhow::Result<()> {
     let drops: Vec<DropView> = client.get("/v1/drops").await?;
     if json {
@@ -389,6 +366,9 @@ async fn status(client: &Client, json: bool) -> anyhow::Result<()> {
         "networks {}, endpoints {}, publications {}, NAT sessions {}",
         status.networks, status.endpoints, status.publications, status.nat_sessions
     )?;
+    if let Some(usage) = &status.nat {
+        nat::write_usage(&mut out, usage)?;
+    }
     writeln!(
         out,
         "host link: {}",

@@ -20,6 +20,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often the load is measured, and a port moved to a less busy worker.
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
+/// How often the NAT's limits are looked at, so that a warning comes before they are reached.
+const PRESSURE_EVERY: Duration = Duration::from_secs(1);
 /// Notices that wait for the control plane: hints, so more than this many need no queue.
 const NOTICES_MAX: usize = 256;
 
@@ -50,6 +52,7 @@ impl Engine {
         if self.keeper.is_some() {
             tokio::spawn(keep_sessions(Arc::downgrade(self)));
         }
+        tokio::spawn(watch_pressure(Arc::downgrade(self)));
         Ok(())
     }
 
@@ -173,6 +176,18 @@ async fn keep_sessions(engine: Weak<Engine>) {
             return;
         };
         tokio::task::block_in_place(|| engine.keep_sessions());
+    }
+}
+
+async fn watch_pressure(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(PRESSURE_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        engine.watch_pressure().await;
     }
 }
 

@@ -328,7 +328,9 @@ impl Engine {
             count: *count,
         });
         let features = self.features(&state);
+        let usage = self.nat_usage_of(&state);
         let mut warnings = warnings(&state);
+        warnings.extend(self.pressure_warnings(&state, &usage));
         warnings.extend(features::warnings(&features));
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -344,6 +346,7 @@ impl Engine {
             endpoints: state.desired.endpoints.len(),
             publications: state.desired.publications.len(),
             nat_sessions: self.nat().session_count(),
+            nat: Some(usage),
             uplinks: uplinks.collect(),
             host_link: state.host_link.map(|_| host_link::IFNAME.to_owned()),
             rx_frames: stats.rx,

@@ -16,6 +16,7 @@ mod features;
 mod kept;
 mod listings;
 mod networks;
+mod pressure;
 mod publications;
 mod reservations;
 mod targets;
@@ -91,6 +92,8 @@ struct State {
     listeners: BTreeMap<u32, Listeners>,
     /// Next hops that we made the kernel keep resolved, by link.
     managed: BTreeSet<(u32, IpAddr)>,
+    /// What was told of the NAT's limits.
+    pressure: pressure::Pressure,
 }
 
 impl State {
