@@ -8,6 +8,7 @@ use std::io;
 use std::net::UdpSocket;
 
 use common::{in_namespace, ip};
+use dataplane_core::checksum::{self, Sum};
 use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_port::conformance::{PortPeer, Subject, check_all, numbered, wait};
 use dataplane_port::packet::{Offloads, PacketBuilder, PacketError, PacketSocket};
@@ -310,5 +311,70 @@ fn filter_is_replaced_while_frames_flow() {
         };
         let error = handles[0].replace(&[load]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+    });
+}
+
+/// 3,000 bytes of TCP, to be cut into segments of 1,000, their checksums left out.
+fn oversized() -> FrameBuf {
+    let mut frame = vec![0; 54 + 3_000];
+    frame[..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1]);
+    frame[12..34].copy_from_slice(&[
+        0x08, 0, 0x45, 0, 0x0b, 0xe0, 0, 1, 0x40, 0, 64, 6, 0, 0, 203, 0, 113, 1, 203, 0, 113, 2,
+    ]);
+    frame[34..38].copy_from_slice(&[0x13, 0x88, 0, 80]);
+    frame[46..48].copy_from_slice(&[0x50, 0x10]);
+    let sum = pseudo_header(3_020).folded();
+    frame[50..52].copy_from_slice(&sum.to_be_bytes());
+    let mut buf = FrameBuf::from_bytes(&frame);
+    buf.offload = Offload {
+        flags: Offload::NEEDS_CSUM,
+        gso_type: 1,
+        hdr_len: 54,
+        gso_size: 1_000,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    buf
+}
+
+fn pseudo_header(size: usize) -> Sum {
+    Sum::pseudo_header([203, 0, 113, 1].into(), [203, 0, 113, 2].into(), 6, size)
+}
+
+/// Whether an IP packet is that segment of [`oversized`], complete.
+fn assert_segment(packet: &[u8], number: u32) {
+    assert_eq!(packet.len(), 1_040, "segment {number}");
+    assert_eq!(packet[24..28], (number * 1_000).to_be_bytes());
+    let sum = pseudo_header(1_020).add_bytes(&packet[20..]);
+    assert_eq!(sum.checksum(), 0, "segment {number}");
+}
+
+#[test]
+fn an_interface_that_does_not_segment_has_it_done_by_the_kernel() {
+    in_namespace(|| {
+        veth();
+        // As a card without TCP segmentation: what is larger is for software.
+        ip("link set a0 gso_max_size 2000");
+        let mut port = PacketSocket::open("a0").unwrap();
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        let small = datagram(5_000, 1);
+        assert_eq!(port.send(&mut [small, oversized()]).unwrap(), 1);
+        assert_eq!(port.send(&mut [oversized()]).unwrap(), 1);
+        let mut rx = Batch::new();
+        let mut packets = Vec::new();
+        wait(|| {
+            drop(far_end.recv(&mut rx));
+            for frame in rx.frames_mut() {
+                assert_eq!(frame.offload.gso(), None);
+                checksum::complete(frame).unwrap();
+                packets.push(frame.bytes()[14..].to_vec());
+            }
+            rx.clear();
+            (packets.len() >= 4).then_some(())
+        });
+        assert_eq!(packets.len(), 4);
+        for number in 0..3 {
+            assert_segment(&packets[number as usize + 1], number);
+        }
     });
 }

@@ -9,6 +9,10 @@
 //! it from answering. Sent frames bypass the queueing discipline, and the interface's own are
 //! never received.
 //!
+//! Around the queueing discipline the kernel drops what it would have to segment in software
+//! (`__dev_direct_xmit` of net/core/dev.c). The first oversized frame that is refused so, by a card
+//! without that offload, makes the socket go through the discipline from then on.
+//!
 //! Limits: [`BURST_MAX`] frames per system call, [`QUEUES_MAX`] queues, which share the frames by
 //! flow hash. Frames larger than the MTU need GSO. The kernel drops silently when the receive
 //! buffer is full; [`PortIo::edge_stats`] tells. Thread-safety: each [`PacketSocket`] is one
@@ -41,6 +45,7 @@ const UDP_SEGMENTATION_SINCE: (u32, u32) = (6, 2);
 pub struct PacketSocket {
     fd: OwnedFd,
     offloads: Offloads,
+    way: Way,
     /// The kernel knows `VIRTIO_NET_HDR_GSO_UDP_L4`.
     udp_segmentation: bool,
     receiver: Box<Receiver>,
@@ -61,6 +66,15 @@ pub enum Offloads {
     None,
 }
 
+/// How frames leave by the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// `PACKET_QDISC_BYPASS`.
+    Direct,
+    /// Through the queueing discipline, which segments what the interface cannot.
+    Queued,
+}
+
 impl PacketSocket {
     /// Opens one queue of the interface `name` as [`PacketBuilder::new`] describes it.
     ///
@@ -75,6 +89,7 @@ impl PacketSocket {
         Self {
             fd,
             offloads,
+            way: Way::Direct,
             udp_segmentation: sys::kernel_version() >= UDP_SEGMENTATION_SINCE,
             receiver: Receiver::new(),
             sender: Sender::new(),
@@ -97,6 +112,20 @@ impl PacketSocket {
             Offloads::VnetHeader => VNET_HEADER_SIZE,
             Offloads::None => 0,
         }
+    }
+
+    /// Whether a frame may have been dropped only because the interface does not segment.
+    fn may_need_segments(&self, error: &io::Error, frame: &FrameBuf) -> bool {
+        self.way == Way::Direct
+            && frame.offload.gso().is_some()
+            && error.raw_os_error() == Some(libc::ENOBUFS)
+    }
+
+    /// Sends through the queueing discipline from now on.
+    fn queue(&mut self) -> io::Result<()> {
+        self.way = Way::Queued;
+        let (socket, option) = (self.fd.as_fd(), libc::PACKET_QDISC_BYPASS);
+        sys::set_option(socket, libc::SOL_PACKET, option, &0)
     }
 
     /// One system call's worth of frames, and whether there may be more.
@@ -171,6 +200,7 @@ impl PortIo for PacketSocket {
             {
                 Ok(count) => sent += count,
                 Err(_) if sent > 0 => break,
+                Err(error) if self.may_need_segments(&error, &frames[0]) => self.queue()?,
                 Err(error) => return Err(classified(error)),
             }
         }
