@@ -63,6 +63,7 @@ fn switch() -> Switch {
         mtu: MTU,
         addresses: vec![ip("192.0.2.1")],
         neighbours: [(ip("192.0.2.254"), station(9))].into_iter().collect(),
+        peer: None,
     });
     topology.routes.push(Route {
         prefix: Prefix::new(ip("0.0.0.0"), 0),

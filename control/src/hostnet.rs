@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use dataplane_port::Framing;
 use ipnet::IpNet;
 
 use crate::ipam::HostRoute;
@@ -53,9 +54,12 @@ impl HostState {
     pub fn default_interface(&self) -> Option<&Link> {
         self.routes
             .iter()
-            .filter(|route| route.prefix.len == 0 && route.gateway.is_some())
-            .min_by_key(|route| (route.prefix.address.is_ipv6(), route.metric))
-            .and_then(|route| self.link_by_index(route.link))
+            .filter(|route| route.prefix.len == 0)
+            .filter_map(|route| Some((route, self.link_by_index(route.link)?)))
+            // A tunnel needs no router: whoever is at its other end is one.
+            .filter(|(route, link)| route.gateway.is_some() || link.framing() == Some(Framing::Ip))
+            .min_by_key(|(route, _)| (route.prefix.address.is_ipv6(), route.metric))
+            .map(|(_, link)| link)
     }
 
     /// The addresses of a link that others can send to.
@@ -129,6 +133,7 @@ pub(crate) mod tests {
             index,
             name: name.to_owned(),
             kind: "veth".to_owned(),
+            layer: 1,
             mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
             mtu: 1_500,
             up: true,
@@ -175,6 +180,19 @@ pub(crate) mod tests {
         assert_eq!(host.default_interface().unwrap().name, "c");
         assert_eq!(host.next_hops(2), [ip("10.0.0.1")].into());
         assert!(HostState::default().default_interface().is_none());
+
+        // A route without a router is one by a tunnel, and none by a network card.
+        let mut host = HostState {
+            links: vec![link(1, "eth0"), link(2, "tun0")],
+            routes: vec![
+                route("0.0.0.0", 0, 1, None, 0),
+                route("0.0.0.0", 0, 2, None, 9),
+            ],
+            ..HostState::default()
+        };
+        assert!(host.default_interface().is_none());
+        host.links[1].layer = 0xfffe;
+        assert_eq!(host.default_interface().unwrap().name, "tun0");
     }
 
     #[test]

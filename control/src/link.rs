@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use dataplane_core::addr::MacAddr;
+use dataplane_port::Framing;
 use futures::{Stream, StreamExt};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
@@ -103,6 +104,8 @@ pub struct Link {
     pub name: String,
     /// The driver's name (`veth`, `tun`, ...); empty for hardware and `lo`.
     pub kind: String,
+    /// The link layer, as `linux/if_arp.h` numbers it.
+    pub layer: u16,
     /// The MAC, of links that have one.
     pub mac: Option<MacAddr>,
     /// Largest IP packet, in bytes.
@@ -121,6 +124,18 @@ pub struct Link {
     pub tx_queue_frames: u32,
     /// Counters.
     pub stats: LinkStats,
+}
+
+impl Link {
+    /// What the link's packets begin with; `None` for a link layer that we do not know.
+    pub const fn framing(&self) -> Option<Framing> {
+        // ARPHRD_ETHER, ARPHRD_LOOPBACK and ARPHRD_NONE of linux/if_arp.h.
+        match self.layer {
+            1 | 772 => Some(Framing::Ethernet),
+            0xfffe => Some(Framing::Ip),
+            _ => None,
+        }
+    }
 }
 
 /// Counters of a link, as its own namespace sees them.
@@ -516,6 +531,7 @@ fn link_of_message(message: LinkMessage) -> Link {
         index: message.header.index,
         name: String::new(),
         kind: String::new(),
+        layer: message.header.link_layer_type.into(),
         mac: None,
         mtu: 0,
         up: flags.contains(LinkFlags::Up),

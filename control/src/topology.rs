@@ -12,6 +12,7 @@ use dataplane_core::time::Duration;
 use dataplane_core::topology::{
     Domain, Gateway, HostLink, Neighbour, Port, Role, Route, Topology, Uplink,
 };
+use dataplane_port::Framing;
 
 use crate::hostnet::HostState;
 use crate::model::{
@@ -30,6 +31,8 @@ pub struct UplinkPort {
     pub name: String,
     /// The interface's index.
     pub link: u32,
+    /// What the interface's packets begin with.
+    pub framing: Framing,
 }
 
 /// The host link, when it is open.
@@ -150,6 +153,11 @@ fn put_uplink(topology: &mut Topology, inputs: &Inputs<'_>, uplink: &UplinkPort)
     let mtu = link.map_or(MTU_DEFAULT, |link| {
         u16::try_from(link.mtu).unwrap_or(u16::MAX)
     });
+    let (mac, peer) = match uplink.framing {
+        Framing::Ethernet => (link.and_then(|link| link.mac), None),
+        Framing::Ip => (Some(Framing::OWN_MAC), Some(Framing::PEER_MAC)),
+    };
+    let mac = mac.unwrap_or(MacAddr::ZERO);
     topology.put_port(Port {
         id: uplink.port,
         name: uplink.name.as_str().into(),
@@ -161,7 +169,7 @@ fn put_uplink(topology: &mut Topology, inputs: &Inputs<'_>, uplink: &UplinkPort)
         id: uplink.id,
         name: uplink.name.as_str().into(),
         port: uplink.port,
-        mac: link.and_then(|link| link.mac).unwrap_or(MacAddr::ZERO),
+        mac,
         mtu,
         addresses: inputs.host.addresses_of(uplink.link).collect(),
         neighbours: inputs
@@ -171,6 +179,7 @@ fn put_uplink(topology: &mut Topology, inputs: &Inputs<'_>, uplink: &UplinkPort)
             .filter(|neighbour| neighbour.link == uplink.link)
             .filter_map(|neighbour| Some((neighbour.address, neighbour.mac?)))
             .collect(),
+        peer,
     });
 }
 

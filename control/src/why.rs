@@ -224,10 +224,10 @@ fn outside(topology: &Topology, address: IpAddr) -> Result<End, QuestionError> {
         .ok_or(QuestionError::NoWayFrom(address))?;
     let uplink = route.uplink.and_then(|id| topology.uplink(id));
     let uplink = uplink.ok_or(QuestionError::NoWayFrom(address))?;
-    let router = uplink.neighbours.get(&route.next_hop.unwrap_or(address));
+    let router = uplink.mac_of(route.next_hop.unwrap_or(address));
     Ok(End {
         port: uplink.port,
-        mac: router.copied().unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1])),
+        mac: router.unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1])),
         next_hop: uplink.mac,
         address,
         domain: None,

@@ -195,6 +195,7 @@ impl Rig {
             mtu,
             addresses: vec![host],
             neighbours: [(outside, outside_mac)].into_iter().collect(),
+            peer: None,
         });
         self.topology.routes.push(Route {
             prefix: lab::prefix(&format!("{HOST_ADDRESS}/24")),
@@ -260,6 +261,7 @@ impl Rig {
             addresses: vec![lab::ip(HOST_ADDRESS)],
             ports: own.into_iter().chain(published).collect(),
             prefixes: prefixes.collect(),
+            ..GuardSpec::default()
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use dataplane_core::addr::{L4Port, PortId, Prefix, UplinkId};
 use dataplane_core::nat::{self, Nat};
+use dataplane_port::Framing;
 use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
 use dataplane_port::packet::PacketBuilder;
 
@@ -22,6 +23,7 @@ use super::{Engine, State};
 use crate::config::Uplinks;
 use crate::device;
 use crate::error::Error;
+use crate::link::Link;
 use crate::model::{DesiredState, Network, UPLINK_PORT_FIRST};
 use crate::topology::UplinkPort;
 
@@ -73,6 +75,7 @@ impl Engine {
                 port: PortId(UPLINK_PORT_FIRST + index),
                 name: name.clone(),
                 link: link.index,
+                framing: framing(link)?,
             });
         }
         self.refresh_uplinks(state)?;
@@ -83,8 +86,9 @@ impl Engine {
     }
 
     fn open_uplink(&self, state: &mut State, uplink: &UplinkPort) -> Result<(), Error> {
-        let spec = self.guard_spec(&state.desired, state, uplink.link);
+        let spec = self.guard_spec(&state.desired, state, uplink);
         let builder = PacketBuilder::new(&uplink.name)
+            .framing(uplink.framing)
             .queues(self.dataplane.workers())
             .filter(&spec.socket_filter());
         let sockets = self.host.run(|| builder.open())??;
@@ -111,17 +115,26 @@ impl Engine {
         }
         for position in 0..state.uplinks.len() {
             let mut uplink = state.uplinks[position].clone();
-            let Some(index) = state.host.link(&uplink.name).map(|link| link.index) else {
+            let Some(link) = state.host.link(&uplink.name) else {
                 continue;
             };
-            if index == uplink.link {
+            if link.index == uplink.link {
                 continue;
             }
+            let index = link.index;
+            let framing = match framing(link) {
+                Ok(framing) => framing,
+                Err(error) => {
+                    // The others go on, and so does what follows.
+                    tracing::error!(%error, "cannot open an uplink that has come back");
+                    continue;
+                }
+            };
             tracing::info!(
                 interface = uplink.name,
                 "opening an uplink that has come back"
             );
-            uplink.link = index;
+            (uplink.link, uplink.framing) = (index, framing);
             state.uplinks[position] = uplink.clone();
             if state.filters.remove(&uplink.port).is_some() {
                 self.blocking(|dataplane| dataplane.remove_port(uplink.port))?;
@@ -136,7 +149,7 @@ impl Engine {
     pub(super) fn refresh_uplinks(&self, state: &State) -> Result<(), Error> {
         let there = |uplink: &&UplinkPort| state.host.link_by_index(uplink.link).is_some();
         for uplink in state.uplinks.iter().filter(there) {
-            let spec = self.guard_spec(&state.desired, state, uplink.link);
+            let spec = self.guard_spec(&state.desired, state, uplink);
             let program = spec.socket_filter();
             for handle in state.filters.get(&uplink.port).into_iter().flatten() {
                 handle.replace(&program).map_err(|error| {
@@ -149,7 +162,7 @@ impl Engine {
         Ok(())
     }
 
-    fn guard_spec(&self, desired: &DesiredState, state: &State, link: u32) -> GuardSpec {
+    fn guard_spec(&self, desired: &DesiredState, state: &State, uplink: &UplinkPort) -> GuardSpec {
         let range = &self.config.nat.port_range;
         let dynamic = guard::Transport::ALL
             .into_iter()
@@ -169,7 +182,8 @@ impl Engine {
             last: L4Port(*publication.host_ports.end()),
         });
         GuardSpec {
-            addresses: state.host.addresses_of(link).collect(),
+            framing: uplink.framing,
+            addresses: state.host.addresses_of(uplink.link).collect(),
             ports: dynamic.chain(published).collect(),
             prefixes: self.routed_prefixes(desired, state),
         }
@@ -190,6 +204,8 @@ impl Engine {
         let wanted: BTreeSet<_> = state
             .uplinks
             .iter()
+            // A tunnel has nobody to resolve.
+            .filter(|uplink| uplink.framing == Framing::Ethernet)
             .flat_map(|uplink| {
                 let hops = state.host.next_hops(uplink.link);
                 hops.into_iter().map(|address| (uplink.link, address))
@@ -232,5 +248,42 @@ impl Engine {
         }
         self.store.set_host_note(GUARDED_NOTE, &names.join(" "))?;
         Ok(())
+    }
+}
+
+/// What the packets of an uplink begin with.
+///
+/// # Errors
+/// [`Error::Invalid`] for an interface that is neither Ethernet nor a tunnel of plain IP.
+fn framing(link: &Link) -> Result<Framing, Error> {
+    link.framing().ok_or_else(|| {
+        let Link {
+            name, kind, layer, ..
+        } = link;
+        let kind = if kind.is_empty() { "device" } else { kind };
+        Error::Invalid(format!(
+            "interface '{name}' cannot be an uplink: it is a {kind} with link layer {layer} of \
+             if_arp.h, and only Ethernet (1) and plain IP (65534: tun, WireGuard) are supported; \
+             choose another interface by --uplink, or none"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostnet::tests::link;
+
+    #[test]
+    fn an_interface_of_another_link_layer_is_refused_by_name_and_kind() {
+        let mut link = link(3, "ppp0");
+        assert_eq!(framing(&link).unwrap(), Framing::Ethernet);
+        (link.layer, link.kind) = (0xfffe, "wireguard".to_owned());
+        assert_eq!(framing(&link).unwrap(), Framing::Ip);
+        (link.layer, link.kind) = (512, "ppp".to_owned());
+        let refused = framing(&link).unwrap_err().to_string();
+        for word in ["'ppp0'", "a ppp", "512", "WireGuard", "--uplink"] {
+            assert!(refused.contains(word), "{refused}");
+        }
     }
 }

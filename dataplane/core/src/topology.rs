@@ -239,6 +239,18 @@ pub struct Uplink {
     pub addresses: Vec<IpAddr>,
     /// Resolved next hops and on-link stations.
     pub neighbours: HashMap<IpAddr, MacAddr, FxBuildHasher>,
+    /// Where every packet goes that leaves by it, whatever its next hop: the other end of an
+    /// interface without stations, such as a tunnel.
+    pub peer: Option<MacAddr>,
+}
+
+impl Uplink {
+    /// The MAC of a next hop, once it is known.
+    #[inline]
+    pub fn mac_of(&self, next_hop: IpAddr) -> Option<MacAddr> {
+        self.peer
+            .or_else(|| self.neighbours.get(&next_hop).copied())
+    }
 }
 
 /// The link to the host's IP stack.
@@ -338,18 +350,18 @@ impl Topology {
             return Some((exit, exit.router?));
         }
         let uplink = self.uplink(exit.uplink)?;
-        Some((exit, *uplink.neighbours.get(&destination)?))
+        Some((exit, uplink.mac_of(destination)?))
     }
 
     fn exit_of(&self, route: &Route) -> Option<Exit> {
         let uplink = self.uplink(route.uplink?)?;
         let port = self.port_up(uplink.port)?;
-        let router = route.next_hop.and_then(|hop| uplink.neighbours.get(&hop));
+        let router = route.next_hop.and_then(|hop| uplink.mac_of(hop));
         Some(Exit {
             uplink: uplink.id,
             port: port.id,
             src: uplink.mac,
-            router: router.copied(),
+            router,
             on_link: route.next_hop.is_none(),
             mtu: uplink.mtu,
         })

@@ -221,6 +221,37 @@ fn a_frame_waits_for_its_next_hop_and_leaves_when_it_is_known() {
 }
 
 #[test]
+fn by_a_tunnel_everything_goes_to_its_other_end_and_waits_for_nobody() {
+    let mut world = World::new();
+    world.edit(|t| {
+        t.uplinks[0].neighbours.clear();
+        t.uplinks[0].peer = Some(mac(77));
+    });
+    // On the link, and behind a router; the second packet takes the short way.
+    for destination in ["192.0.2.99", "198.51.100.9"] {
+        for packet in 0..2 {
+            let out = world.send(1, &from_a(destination));
+            assert_eq!(
+                out.verdict,
+                Verdict::Routed(UPLINK),
+                "{destination} {packet}"
+            );
+            assert_eq!(out.frame.bytes()[..12], [mac(77).0, UPLINK_MAC.0].concat());
+            assert_valid(out.frame.bytes());
+        }
+    }
+    // What has waited for a station leaves once the uplink is a tunnel.
+    world.edit(|t| t.uplinks[0].peer = None);
+    let out = world.send(1, &from_a("192.0.2.98"));
+    assert_eq!(out.verdict, Verdict::Held(Awaited::NextHop));
+    world.edit(|t| t.uplinks[0].peer = Some(mac(78)));
+    let counters = std::sync::Arc::clone(&world.sw.counters);
+    let (topology, now) = (&world.sw.topology, world.now);
+    let released = world.sw.gateway.release(topology, &counters, now).unwrap();
+    assert_eq!(released.1.bytes()[..6], mac(78).0);
+}
+
+#[test]
 fn waiting_frames_are_few_and_are_given_up_in_time() {
     let mut world = World::new();
     for n in 0..=HELD_PER_NEXT_HOP_MAX {

@@ -21,8 +21,11 @@ use std::os::fd::BorrowedFd;
 
 use dataplane_core::frame::{FrameBuf, GsoKind};
 
+pub use framing::Framing;
+
 pub mod conformance;
 pub mod fault;
+mod framing;
 pub mod guard;
 pub mod memory;
 pub mod packet;

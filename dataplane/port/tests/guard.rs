@@ -14,7 +14,8 @@ use dataplane_core::frame::FrameBuf;
 use dataplane_port::conformance::wait;
 use dataplane_port::guard::{self, GuardError, GuardPorts, GuardSpec, Guarded, Method, Transport};
 use dataplane_port::packet::{PacketBuilder, PacketSocket};
-use dataplane_port::{Batch, PortIo};
+use dataplane_port::{Batch, Framing, PortIo};
+use tun_tap::{Iface, Mode};
 
 const METHODS: [Method; 2] = [Method::Bpf, Method::Sink];
 
@@ -257,6 +258,53 @@ fn user_namespaces_are_guarded_as_well() {
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{printed}");
     assert!(!printed.contains("SKIPPED"), "{printed}");
+}
+
+#[test]
+fn a_guard_of_a_tunnel_steals_by_offsets_without_a_link_header() {
+    in_namespace(|| {
+        let far_end = Iface::without_packet_info("t0", Mode::Tun).unwrap();
+        ip("link set t0 up");
+        ip("addr add 192.0.2.1/24 dev t0");
+        let spec = GuardSpec {
+            framing: Framing::Ip,
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            ..nat_range(50_000)
+        };
+        let host = UdpSocket::bind("192.0.2.1:49999").unwrap();
+        let ours = UdpSocket::bind("192.0.2.1:50000").unwrap();
+        for socket in [&host, &ours] {
+            socket.set_nonblocking(true).unwrap();
+        }
+        let builder = PacketBuilder::new("t0").framing(Framing::Ip);
+        let mut port = builder.filter(&spec.socket_filter()).open().unwrap();
+        let mut port = port.remove(0);
+        let send = |to| {
+            let frame = datagram("192.0.2.1".parse().unwrap(), to);
+            far_end.send(&frame[14..]).unwrap();
+        };
+        let received = |socket: &UdpSocket| socket.recv(&mut [0; 16]).is_ok();
+        let mut rx = Batch::new();
+        for method in [None, Some(Method::Bpf), Some(Method::Sink)] {
+            if let Some(method) = method {
+                guard::install_with(method, "t0", Guarded::Spec(&spec)).unwrap();
+            }
+            send(50_000);
+            // The host's own comes behind it: by then the other was stolen, or has come.
+            send(49_999);
+            assert!(
+                wait(|| received(&host).then_some(())).is_some(),
+                "{method:?}"
+            );
+            assert_eq!(received(&ours), method.is_none(), "{method:?}");
+            let admitted = wait(|| port.recv(&mut rx).ok());
+            assert_eq!(admitted, Some(1), "{method:?}: ours alone");
+            assert_eq!(rx.frames()[0].bytes()[36..38], 50_000u16.to_be_bytes());
+            rx.clear();
+        }
+        guard::remove("t0").unwrap();
+        assert_eq!(guard::find("t0").unwrap(), None);
+    });
 }
 
 #[test]

@@ -12,7 +12,8 @@ use dataplane_core::checksum::{self, Sum};
 use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_port::conformance::{PortPeer, Subject, check_all, numbered, wait};
 use dataplane_port::packet::{Offloads, PacketBuilder, PacketError, PacketSocket};
-use dataplane_port::{Batch, PortIo};
+use dataplane_port::{Batch, Framing, PortIo};
+use tun_tap::{Iface, Mode};
 
 /// Both ends of a cable within the namespace.
 fn veth() {
@@ -314,6 +315,50 @@ fn filter_is_replaced_while_frames_flow() {
     });
 }
 
+/// A tun device with 203.0.113.1, whose far end is the returned file.
+fn tunnel() -> Iface {
+    let far_end = Iface::without_packet_info("t0", Mode::Tun).unwrap();
+    far_end.set_non_blocking().unwrap();
+    ip("link set t0 mtu 1400 up");
+    ip("addr add 203.0.113.1/24 dev t0");
+    far_end
+}
+
+/// The bytes of the next packet that comes out at the far end.
+fn next_packet(far_end: &Iface) -> Vec<u8> {
+    let mut packet = vec![0; 2_000];
+    let size = wait(|| far_end.recv(&mut packet).ok()).expect("a packet");
+    packet.truncate(size);
+    packet
+}
+
+#[test]
+fn a_tunnel_is_an_ethernet_link_between_two_stations() {
+    in_namespace(|| {
+        let far_end = tunnel();
+        let builder = PacketBuilder::new("t0").framing(Framing::Ip).queues(2);
+        let mut queues = builder.open().unwrap();
+        let frame = datagram(5_000, 7);
+        let packet = &frame.bytes()[14..];
+        // In: a header of both MACs and the protocol is put on, for each IP version.
+        let mut v6 = vec![0x60, 0, 0, 0, 0, 0, 59, 64];
+        v6.extend([0xfd; 32]);
+        let mut rx = Batch::new();
+        for (packet, ethertype) in [(packet, [0x08, 0x00]), (&v6, [0x86, 0xdd])] {
+            far_end.send(packet).unwrap();
+            let received = wait(|| queues.iter_mut().find_map(|queue| queue.recv(&mut rx).ok()));
+            assert_eq!(received, Some(1));
+            let (own, peer) = (Framing::OWN_MAC.0, Framing::PEER_MAC.0);
+            let header = [&own[..], &peer, &ethertype].concat();
+            assert_eq!(rx.frames()[0].bytes(), [&header, packet].concat());
+            rx.clear();
+        }
+        // Out: it is taken off.
+        assert_eq!(queues[0].send(&mut [frame.clone()]).unwrap(), 1);
+        assert_eq!(next_packet(&far_end), packet);
+    });
+}
+
 /// 3,000 bytes of TCP, to be cut into segments of 1,000, their checksums left out.
 fn oversized() -> FrameBuf {
     let mut frame = vec![0; 54 + 3_000];
@@ -347,6 +392,21 @@ fn assert_segment(packet: &[u8], number: u32) {
     assert_eq!(packet[24..28], (number * 1_000).to_be_bytes());
     let sum = pseudo_header(1_020).add_bytes(&packet[20..]);
     assert_eq!(sum.checksum(), 0, "segment {number}");
+}
+
+#[test]
+fn what_is_left_to_do_for_a_packet_is_done_for_a_tunnel() {
+    in_namespace(|| {
+        let far_end = tunnel();
+        let builder = PacketBuilder::new("t0").framing(Framing::Ip);
+        let mut port = builder.open().unwrap().remove(0);
+        for _ in 0..2 {
+            assert_eq!(port.send(&mut [oversized()]).unwrap(), 1);
+            for number in 0..3 {
+                assert_segment(&next_packet(&far_end), number);
+            }
+        }
+    });
 }
 
 #[test]

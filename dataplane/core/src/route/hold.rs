@@ -85,8 +85,7 @@ impl Holding {
         for index in 0..self.held.len() {
             let held = &self.held[index];
             let uplink = topology.uplink(held.uplink);
-            let resolved =
-                uplink.and_then(|up| up.neighbours.get(&held.next_hop).map(|mac| (up, *mac)));
+            let resolved = uplink.and_then(|up| Some((up, up.mac_of(held.next_hop)?)));
             if resolved.is_none() && now.since(held.since) < HOLD_TIME {
                 continue;
             }

@@ -336,7 +336,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         self.clamp_mss(uplink.mtu.min(gateway.mtu));
         reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
         let next_hop = route.next_hop.unwrap_or(ip.dst);
-        let Some(mac) = uplink.neighbours.get(&next_hop).copied() else {
+        let Some(mac) = uplink.mac_of(next_hop) else {
             let wait_for = (uplink.id, next_hop);
             self.state
                 .holding

@@ -130,6 +130,7 @@ pub fn topology() -> Topology {
         mtu: 1500,
         addresses,
         neighbours: neighbours.into_iter().collect(),
+        peer: None,
     });
     let mut route = |prefix: &str, len, uplink: Option<u16>, next_hop: Option<&str>| {
         t.routes.push(Route {

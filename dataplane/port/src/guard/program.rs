@@ -6,7 +6,9 @@
 //! all the same (net/core/filter.c `bpf_convert_filter`; Documentation/networking/filter.rst).
 //!
 //! Two things are not in a frame's bytes and are asked of the kernel: whether it had a VLAN tag, and
-//! whether it is for another station. Either makes it the host's.
+//! whether it is for another station. Either makes it the host's. A packet without a link header
+//! ([`Framing::Ip`]) is asked for its protocol as well, and begins with IP for both programs: the
+//! guard's is run from the link header on, which is empty.
 //!
 //! A load beyond the frame ends a program with zero: refused by the filter, `TC_ACT_OK` to the
 //! guard, hence the host's in both.
@@ -17,6 +19,7 @@ use dataplane_core::headers::{ethertype, protocol};
 use libc::sock_filter;
 
 use super::spec::{EXTENSIONS_MAX, Family, GuardSpec, ICMP_SHARED, ICMPV6_SHARED, Transport};
+use crate::Framing;
 
 /// Instructions of a guard: a program of this many still fits the kernel's answer to a dump,
 /// which is at most 32 KiB and how the guard is found again. `BPF_MAXINSNS` is 4,096.
@@ -59,6 +62,7 @@ impl GuardSpec {
         };
         self.program(answers).unwrap_or_else(|| {
             let everything = Self {
+                framing: self.framing,
                 prefixes: ALL_ADDRESSES.to_vec(),
                 ..Self::default()
             };
@@ -80,7 +84,10 @@ impl GuardSpec {
         // Flooded by a switch, or seen because somebody made the card promiscuous.
         code.statement(LOAD_BYTE, ancillary(libc::SKF_AD_PKTTYPE));
         code.jump_if(JUMP_EQUAL, libc::PACKET_OTHERHOST.into(), host);
-        code.statement(LOAD_HALF, 12);
+        match self.framing {
+            Framing::Ethernet => code.statement(LOAD_HALF, 12),
+            Framing::Ip => code.statement(LOAD_HALF, ancillary(libc::SKF_AD_PROTOCOL)),
+        }
         code.jump_if(JUMP_EQUAL, ethertype::IPV4.into(), v4);
         code.jump_if(JUMP_EQUAL, ethertype::IPV6.into(), v6);
         code.jump(host);
@@ -99,41 +106,48 @@ impl GuardSpec {
         code.finish()
     }
 
+    /// Where IP begins in what the programs see.
+    const fn l3(&self) -> u32 {
+        self.framing.header_size() as u32
+    }
+
     fn emit_v4(&self, code: &mut Assembler, exits: Exits) {
+        let l3 = self.l3();
         let later = code.label();
-        code.statement(LOAD_BYTE, 14);
+        code.statement(LOAD_BYTE, l3);
         code.statement(AND, 0xf0);
         code.jump_unless(JUMP_EQUAL, 0x40, exits.host);
-        code.statement(LOAD_BYTE, 14);
+        code.statement(LOAD_BYTE, l3);
         code.statement(AND, 0x0f);
         code.jump_unless(JUMP_GREATER_EQUAL, 5, exits.host);
         self.emit_destination(code, Family::V4, exits);
 
-        code.statement(LOAD_HALF, 20);
+        code.statement(LOAD_HALF, l3 + 6);
         code.statement(AND, 0x1fff);
         code.jump_unless(JUMP_EQUAL, 0, later);
-        code.statement(LOAD_BYTE, 23);
+        code.statement(LOAD_BYTE, l3 + 9);
         code.statement(STORE, SCRATCH_NEXT);
-        // X = 4 * IHL, hence 14 bytes short of L4.
-        code.statement(LOAD_X_HEADER_LENGTH, 14);
-        self.emit_l4(code, Family::V4, 14, exits);
+        // X = 4 * IHL, hence short of L4 by what stands before L3.
+        code.statement(LOAD_X_HEADER_LENGTH, l3);
+        self.emit_l4(code, Family::V4, l3, exits);
 
         code.bind(later);
-        code.statement(LOAD_BYTE, 23);
+        code.statement(LOAD_BYTE, l3 + 9);
         emit_later_fragment(code, protocol::ICMP, exits);
     }
 
     fn emit_v6(&self, code: &mut Assembler, exits: Exits) {
+        let l3 = self.l3();
         let later = code.label();
         let l4 = code.label();
-        code.statement(LOAD_BYTE, 14);
+        code.statement(LOAD_BYTE, l3);
         code.statement(AND, 0xf0);
         code.jump_unless(JUMP_EQUAL, 0x60, exits.host);
         self.emit_destination(code, Family::V6, exits);
 
-        code.statement(LOAD_BYTE, 20);
+        code.statement(LOAD_BYTE, l3 + 6);
         code.statement(STORE, SCRATCH_NEXT);
-        code.statement(LOAD_X_IMMEDIATE, 54);
+        code.statement(LOAD_X_IMMEDIATE, l3 + 40);
         for _ in 0..EXTENSIONS_MAX {
             let (options, fragment, next) = (code.label(), code.label(), code.label());
             code.statement(LOAD_SCRATCH, SCRATCH_NEXT);
@@ -181,14 +195,15 @@ impl GuardSpec {
     fn emit_destination(&self, code: &mut Assembler, family: Family, exits: Exits) {
         // Even where no rule looks at it: a frame that ends before it is the host's.
         let last_word = match family {
-            Family::V4 => 30,
-            Family::V6 => 50,
+            Family::V4 => 16,
+            Family::V6 => 36,
         };
-        code.statement(LOAD_WORD, last_word);
+        let l3 = self.l3();
+        code.statement(LOAD_WORD, l3 + last_word);
         for prefix in &self.prefixes {
             if Family::of(prefix.address) == family {
                 let differs = code.label();
-                emit_prefix(code, prefix.address, prefix.len, differs);
+                emit_prefix(code, l3, (prefix.address, prefix.len), differs);
                 code.jump(exits.ours);
                 code.bind(differs);
             }
@@ -200,7 +215,7 @@ impl GuardSpec {
         }
         let known = code.label();
         for &address in &self.addresses {
-            emit_address(code, family, address, known);
+            emit_address(code, l3, (family, address), known);
         }
         code.statement(LOAD_IMMEDIATE, 0);
         code.statement(STORE, SCRATCH_SHARED);
@@ -208,7 +223,7 @@ impl GuardSpec {
         destinations.sort_unstable();
         destinations.dedup();
         for address in destinations {
-            emit_address(code, family, address, known);
+            emit_address(code, l3, (family, address), known);
         }
         code.jump(exits.host);
         code.bind(known);
@@ -243,7 +258,7 @@ impl GuardSpec {
             for (destination, ranges) in self.ranges(transport, family) {
                 let elsewhere = code.label();
                 match destination {
-                    Some(address) => emit_prefix(code, address, u8::MAX, elsewhere),
+                    Some(address) => emit_prefix(code, self.l3(), (address, u8::MAX), elsewhere),
                     None => {
                         code.statement(LOAD_SCRATCH, SCRATCH_SHARED);
                         code.jump_if(JUMP_EQUAL, 0, elsewhere);
@@ -285,25 +300,25 @@ struct Exits {
 }
 
 /// Goes to `known` when the destination is `address`.
-fn emit_address(code: &mut Assembler, family: Family, address: IpAddr, known: Label) {
+fn emit_address(code: &mut Assembler, l3: u32, (family, address): (Family, IpAddr), known: Label) {
     if Family::of(address) != family {
         return;
     }
     let differs = code.label();
-    emit_prefix(code, address, u8::MAX, differs);
+    emit_prefix(code, l3, (address, u8::MAX), differs);
     code.jump(known);
     code.bind(differs);
 }
 
 /// Goes to `differs` when the destination is outside the prefix.
-fn emit_prefix(code: &mut Assembler, address: IpAddr, len: u8, differs: Label) {
+fn emit_prefix(code: &mut Assembler, l3: u32, (address, len): (IpAddr, u8), differs: Label) {
     let mut bits = u32::from(len);
     for (value, offset) in destination_words(address) {
         let mask = u32::MAX
             .checked_shr(bits)
             .map_or(u32::MAX, |host_part| !host_part);
         if mask != 0 {
-            code.statement(LOAD_WORD, offset);
+            code.statement(LOAD_WORD, l3 + offset);
             if mask != u32::MAX {
                 code.statement(AND, mask);
             }
@@ -313,14 +328,14 @@ fn emit_prefix(code: &mut Assembler, address: IpAddr, len: u8, differs: Label) {
     }
 }
 
-/// The destination's words with their offsets in an untagged frame.
+/// The destination's words with their offsets from IP's first byte.
 fn destination_words(address: IpAddr) -> impl Iterator<Item = (u32, u32)> {
     let (words, first) = match address {
-        IpAddr::V4(v4) => ([v4.to_bits(), 0, 0, 0], 30),
+        IpAddr::V4(v4) => ([v4.to_bits(), 0, 0, 0], 16),
         IpAddr::V6(v6) => {
             let bits = v6.to_bits();
             let word = |shift: u32| (bits >> shift) as u32;
-            ([word(96), word(64), word(32), word(0)], 38)
+            ([word(96), word(64), word(32), word(0)], 24)
         }
     };
     let count = match address {

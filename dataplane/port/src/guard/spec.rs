@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use dataplane_core::addr::{L4Port, Prefix};
 use dataplane_core::headers::{ETHERNET_SIZE, ethertype, protocol};
 
+use crate::Framing;
+
 /// IPv6 extension headers that are looked through for L4: every kind that a fragmented packet
 /// usually has. A longer chain is the host's. It is not more, because the loop is unrolled.
 pub const EXTENSIONS_MAX: usize = 4;
@@ -23,6 +25,8 @@ pub(super) const ICMPV6_SHARED: [u8; 5] = [129, 1, 2, 3, 4];
 /// The default is that nothing is, and that every address is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuardSpec {
+    /// What the interface's packets begin with.
+    pub framing: Framing,
     /// Addresses of the host that NAT translates to. Empty means every address.
     pub addresses: Vec<IpAddr>,
     /// Ports at the host's addresses that are ours.
@@ -99,8 +103,9 @@ impl Family {
 pub(super) type RangesByDestination = BTreeMap<Option<IpAddr>, Vec<(u16, u16)>>;
 
 impl GuardSpec {
-    /// Whose a frame is that is addressed to this station, or to a group. This is the meaning of
-    /// the two programs: a frame that ends before something that is needed is the host's, and so
+    /// Whose a frame is that is addressed to this station, or to a group; of an interface without
+    /// link headers, the frame that its port makes of a packet. This is the meaning of the two
+    /// programs: a frame that ends before something that is needed is the host's, and so
     /// is every tagged one.
     pub fn classify(&self, frame: &[u8]) -> Owner {
         self.classify_untagged(frame).unwrap_or(Owner::Host)

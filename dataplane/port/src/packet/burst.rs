@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE, ethertype};
 
-use super::Offloads;
+use super::{Link, Offloads};
 use crate::virtio::{self, VNET_HEADER_SIZE};
-use crate::{BATCH_BYTES_MAX, BATCH_MAX, Batch, sys};
+use crate::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Framing, sys};
 
 /// Frames moved by one system call. Half a batch amortises the call (a few hundred nanoseconds)
 /// to a few per frame, and keeps the argument arrays within 8 KiB.
@@ -85,7 +85,7 @@ impl Receiver {
         fd: BorrowedFd<'_>,
         rx: &mut Batch,
         wanted: usize,
-        prefix: usize,
+        (prefix, link): (usize, Link),
     ) -> io::Result<usize> {
         let mut count = 0;
         while count < wanted.min(BURST_MAX) {
@@ -93,7 +93,7 @@ impl Receiver {
                 break;
             };
             let buf = self.buffers[count].insert(buf);
-            let area = buf.receive_area(prefix);
+            let area = &mut buf.receive_area(prefix)[link.framing.lacking()..];
             self.vectors[count] = libc::iovec {
                 iov_base: area.as_mut_ptr().cast(),
                 iov_len: area.len(),
@@ -138,21 +138,36 @@ impl Receiver {
     }
 
     /// Makes the message at `index` a frame in `buf`.
-    pub fn accept(&self, index: usize, buf: &mut FrameBuf, prefix: usize) -> Arrival {
+    pub fn accept(
+        &self,
+        index: usize,
+        buf: &mut FrameBuf,
+        (prefix, link): (usize, Link),
+    ) -> Arrival {
         let message = &self.messages[index];
         if self.addresses[index].sll_pkttype == libc::PACKET_OUTGOING {
             return Arrival::Outgoing;
         }
         let cut_off = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-        let frame_size = (message.msg_len as usize).checked_sub(prefix);
+        let lacking = link.framing.lacking();
+        let packet_size = (message.msg_len as usize).checked_sub(prefix);
+        let frame_size = packet_size.map(|size| size + lacking);
         let Some(frame_size) = frame_size.filter(|&size| size >= ETHERNET_SIZE && !cut_off) else {
             return Arrival::Malformed;
         };
-        let offload = match buf.receive_area(prefix).first_chunk() {
-            Some(header) if prefix > 0 => virtio::sanitise(virtio::decode(header), frame_size),
+        let offload = match buf.receive_area(prefix)[lacking..].first_chunk() {
+            Some(header) if prefix > 0 => {
+                let mut offload = virtio::decode(header);
+                offload.shift(lacking as i16);
+                virtio::sanitise(offload, frame_size)
+            }
             Some(_) | None => Offload::NONE,
         };
         buf.set_received(frame_size, offload);
+        if link.framing == Framing::Ip {
+            let ethertype = u16::from_be(self.addresses[index].sll_protocol);
+            buf.bytes_mut()[..ETHERNET_SIZE].copy_from_slice(&Framing::header(ethertype));
+        }
         if let Some((tpid, tci)) = self.tag(index) {
             // The headroom takes far more than a tag, and the frame holds both MACs.
             if !buf.insert(TAG_OFFSET, VLAN_TAG_SIZE) {
@@ -213,6 +228,8 @@ pub struct Sender {
     messages: [libc::mmsghdr; BURST_MAX],
     vectors: [[libc::iovec; 2]; BURST_MAX],
     headers: [[u8; VNET_HEADER_SIZE]; BURST_MAX],
+    /// Where packets without a link header go: to which protocol of the interface.
+    addresses: [libc::sockaddr_ll; BURST_MAX],
 }
 
 // SAFETY: as for `Receiver`.
@@ -224,6 +241,7 @@ impl Sender {
             messages: [EMPTY_MESSAGE; BURST_MAX],
             vectors: [[EMPTY_VECTOR; 2]; BURST_MAX],
             headers: [[0; VNET_HEADER_SIZE]; BURST_MAX],
+            addresses: [EMPTY_ADDRESS; BURST_MAX],
         })
     }
 
@@ -233,12 +251,17 @@ impl Sender {
         &mut self,
         fd: BorrowedFd<'_>,
         frames: &[FrameBuf],
-        offloads: Offloads,
+        (offloads, link): (Offloads, Link),
     ) -> io::Result<usize> {
         let count = frames.len().min(BURST_MAX);
+        let lacking = link.framing.lacking();
         for (index, frame) in frames[..count].iter().enumerate() {
-            self.headers[index] = virtio::encode(frame.offload);
-            self.vectors[index] = [vector(&self.headers[index]), vector(frame.bytes())];
+            let mut offload = frame.offload;
+            offload.shift(-(lacking as i16));
+            self.headers[index] = virtio::encode(offload);
+            // Whatever is forwarded has an Ethernet header.
+            let packet = frame.bytes().get(lacking..).unwrap_or_default();
+            self.vectors[index] = [vector(&self.headers[index]), vector(packet)];
             let first = match offloads {
                 Offloads::VnetHeader => 0,
                 Offloads::None => 1,
@@ -249,9 +272,12 @@ impl Sender {
                 msg_iovlen: parts.len() as _,
                 ..EMPTY_MESSAGE.msg_hdr
             };
+            if link.framing == Framing::Ip {
+                self.address(index, link, frame.bytes());
+            }
         }
-        // SAFETY: the first `count` messages point at the vectors of the same index, and these at
-        // a header in `self` and a frame that is borrowed for the call; the kernel only reads.
+        // SAFETY: the first `count` messages point at the vectors, and perhaps the address, of the
+        // same index, and the vectors at a header in `self` and a frame that is borrowed for the call; the kernel only reads.
         // JUSTIFICATION: std has no batched send.
         let returned = unsafe {
             libc::sendmmsg(
@@ -262,6 +288,18 @@ impl Sender {
             )
         };
         sys::check(returned).map(|count| count as usize)
+    }
+
+    /// Names the protocol of a packet whose link header was left out: its EtherType.
+    fn address(&mut self, index: usize, link: Link, frame: &[u8]) {
+        let ethertype = frame.get(12..14).and_then(|field| field.first_chunk());
+        let address = &mut self.addresses[index];
+        // In network byte order both.
+        address.sll_protocol = ethertype.map_or(0, |field| u16::from_ne_bytes(*field));
+        address.sll_ifindex = link.interface;
+        let header = &mut self.messages[index].msg_hdr;
+        header.msg_name = (&raw mut self.addresses[index]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     }
 }
 

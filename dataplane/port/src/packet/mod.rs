@@ -5,13 +5,16 @@
 //! of every received frame; it is put back from the auxiliary data, so a frame has its bytes as
 //! on the cable (packet(7), Documentation/networking/packet_mmap.rst).
 //!
+//! The packets of an interface without a link layer ([`Framing::Ip`]) are Ethernet frames to
+//! everybody but this port.
+//!
 //! The kernel's own stack receives every frame as well: a [`crate::guard`] on the interface keeps
 //! it from answering. Sent frames bypass the queueing discipline, and the interface's own are
 //! never received.
 //!
 //! Around the queueing discipline the kernel drops what it would have to segment in software
-//! (`__dev_direct_xmit` of net/core/dev.c). The first oversized frame that is refused so, by a card
-//! without that offload, makes the socket go through the discipline from then on.
+//! (`__dev_direct_xmit` of net/core/dev.c). The first oversized frame that is refused so, by a tunnel
+//! or a card without that offload, makes the socket go through the discipline from then on.
 //!
 //! Limits: [`BURST_MAX`] frames per system call, [`QUEUES_MAX`] queues, which share the frames by
 //! flow hash. Frames larger than the MTU need GSO. The kernel drops silently when the receive
@@ -28,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
 
 use crate::virtio::VNET_HEADER_SIZE;
-use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, PortIo, sys};
+use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, Framing, PortIo, sys};
 use burst::{Arrival, Receiver, Sender};
 
 pub use burst::BURST_MAX;
@@ -45,6 +48,7 @@ const UDP_SEGMENTATION_SINCE: (u32, u32) = (6, 2);
 pub struct PacketSocket {
     fd: OwnedFd,
     offloads: Offloads,
+    link: Link,
     way: Way,
     /// The kernel knows `VIRTIO_NET_HDR_GSO_UDP_L4`.
     udp_segmentation: bool,
@@ -75,6 +79,13 @@ enum Way {
     Queued,
 }
 
+/// The interface of a socket.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    interface: libc::c_int,
+    framing: Framing,
+}
+
 impl PacketSocket {
     /// Opens one queue of the interface `name` as [`PacketBuilder::new`] describes it.
     ///
@@ -85,10 +96,11 @@ impl PacketSocket {
         queues.pop().ok_or(PacketError::QueueCount(0))
     }
 
-    fn new(fd: OwnedFd, offloads: Offloads) -> Self {
+    fn new(fd: OwnedFd, offloads: Offloads, link: Link) -> Self {
         Self {
             fd,
             offloads,
+            link,
             way: Way::Direct,
             udp_segmentation: sys::kernel_version() >= UDP_SEGMENTATION_SINCE,
             receiver: Receiver::new(),
@@ -130,15 +142,15 @@ impl PacketSocket {
 
     /// One system call's worth of frames, and whether there may be more.
     fn recv_burst(&mut self, rx: &mut Batch) -> io::Result<Queue> {
-        let prefix = self.header_size();
+        let shape = (self.header_size(), self.link);
         let wanted = self.receiver.wanted(rx);
         let fd = self.fd.as_fd();
-        let arrived = self.receiver.receive(fd, rx, wanted, prefix)?;
+        let arrived = self.receiver.receive(fd, rx, wanted, shape)?;
         for index in 0..arrived {
             let Some(mut buf) = self.receiver.buffers[index].take() else {
                 continue;
             };
-            match self.receiver.accept(index, &mut buf, prefix) {
+            match self.receiver.accept(index, &mut buf, shape) {
                 Arrival::Frame => rx.push(buf),
                 Arrival::Outgoing => rx.recycle(buf),
                 Arrival::Malformed => {
@@ -194,10 +206,8 @@ impl PortIo for PacketSocket {
     fn send(&mut self, frames: &mut [FrameBuf]) -> io::Result<usize> {
         let mut sent = 0;
         while sent < frames.len() {
-            match self
-                .sender
-                .send(self.fd.as_fd(), &frames[sent..], self.offloads)
-            {
+            let shape = (self.offloads, self.link);
+            match self.sender.send(self.fd.as_fd(), &frames[sent..], shape) {
                 Ok(count) => sent += count,
                 Err(_) if sent > 0 => break,
                 Err(error) if self.may_need_segments(&error, &frames[0]) => self.queue()?,

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::burst::EMPTY_ADDRESS;
-use super::{Offloads, PacketSocket};
-use crate::sys;
+use super::{Link, Offloads, PacketSocket};
+use crate::{Framing, sys};
 
 /// Queues of one interface (`PACKET_FANOUT_MAX` before Linux 5.10).
 pub const QUEUES_MAX: usize = 256;
@@ -21,6 +21,7 @@ pub struct PacketBuilder {
     name: Box<str>,
     queues: usize,
     offloads: Offloads,
+    framing: Framing,
     membership: Membership,
     receive_buffer_size: u32,
     filter: Option<Box<[libc::sock_filter]>>,
@@ -33,6 +34,7 @@ impl PacketBuilder {
             name: name.into(),
             queues: 1,
             offloads: Offloads::VnetHeader,
+            framing: Framing::Ethernet,
             membership: Membership::Own,
             receive_buffer_size: RECEIVE_BUFFER_SIZE,
             filter: None,
@@ -50,6 +52,13 @@ impl PacketBuilder {
     #[must_use]
     pub fn offloads(mut self, offloads: Offloads) -> Self {
         self.offloads = offloads;
+        self
+    }
+
+    /// Sets what the interface's packets begin with.
+    #[must_use]
+    pub fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
         self
     }
 
@@ -112,6 +121,8 @@ impl PacketBuilder {
     /// One socket, bound, and closed to all frames: on its way into the group it would receive
     /// what the others receive too.
     fn open_queue(&self, index: c_int) -> Result<PacketSocket, PacketError> {
+        // SOCK_DGRAM takes no virtio-net header (packet_setsockopt of net/packet/af_packet.c); of an
+        // interface without a link header, SOCK_RAW gives and takes the same bytes.
         let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)
             .map_err(|error| self.failed("open", error))?;
         let socket = fd.as_fd();
@@ -146,7 +157,11 @@ impl PacketBuilder {
             )
             .map_err(|error| self.failed("make promiscuous", error))?;
         }
-        Ok(PacketSocket::new(fd, self.offloads))
+        let link = Link {
+            interface: index,
+            framing: self.framing,
+        };
+        Ok(PacketSocket::new(fd, self.offloads, link))
     }
 
     /// Beyond `net.core.rmem_max` only with CAP_NET_ADMIN; without it, as much as allowed.

@@ -23,7 +23,7 @@ fn programs_agree_with_the_classifier_on_many_packets() {
         let owner = spec.classify(&frame);
         let program = spec.program(TELLING).unwrap();
         assert_eq!(
-            run(&program, &frame),
+            run_on(spec.framing, &program, &frame),
             owner as u32,
             "{spec:?}\n{frame:02x?}"
         );
@@ -45,8 +45,9 @@ fn guard_steals_exactly_what_the_filter_admits_and_the_host_does_not_need() {
                 Owner::Both => (false, true),
                 Owner::Ours => (true, true),
             };
-            assert_eq!(run(&guard, &frame) == STOLEN, stolen, "{frame:02x?}");
-            assert_eq!(run(&filter, &frame) == u32::MAX, admitted, "{frame:02x?}");
+            let run = |program| run_on(spec.framing, program, &frame);
+            assert_eq!(run(&guard) == STOLEN, stolen, "{frame:02x?}");
+            assert_eq!(run(&filter) == u32::MAX, admitted, "{frame:02x?}");
         }
     }
 }
@@ -58,9 +59,11 @@ fn a_frame_that_ends_early_is_the_hosts() {
         let program = spec.program(TELLING).unwrap();
         for _ in 0..300 {
             let frame = random.frame();
-            for size in 0..frame.len() {
+            // A port never makes less than a whole header.
+            for size in spec.framing.lacking()..frame.len() {
                 let cut = &frame[..size];
-                assert_eq!(run(&program, cut), spec.classify(cut) as u32, "{cut:02x?}");
+                let answer = run_on(spec.framing, &program, cut);
+                assert_eq!(answer, spec.classify(cut) as u32, "{cut:02x?}");
             }
         }
     }
@@ -91,7 +94,8 @@ fn tagged_frames_and_those_for_other_stations_are_the_hosts() {
     let guard = spec.guard_program().unwrap();
     assert_eq!(run(&guard, &udp(53)), STOLEN);
     assert_eq!(run_tagged(&guard, &udp(53)), NEXT_FILTER);
-    let elsewhere = interpret(&guard, &udp(53), 0, libc::PACKET_OTHERHOST.into());
+    let kind = libc::PACKET_OTHERHOST.into();
+    let elsewhere = interpret(&guard, (Framing::Ethernet, &udp(53)), 0, kind);
     assert_eq!(elsewhere, Some(NEXT_FILTER));
 }
 
@@ -145,8 +149,9 @@ fn specs() -> Vec<GuardSpec> {
             ports(Transport::Udp, Some("2001:db8::2"), 53, 53),
         ],
         prefixes: vec![prefix("198.51.100.0", 24), prefix("2001:db8:1::", 47)],
+        ..GuardSpec::default()
     };
-    vec![
+    let specs = [
         GuardSpec::default(),
         GuardSpec {
             addresses: vec![],
@@ -157,7 +162,15 @@ fn specs() -> Vec<GuardSpec> {
             ..typical.clone()
         },
         typical,
-    ]
+    ];
+    let on = |framing| {
+        let on_it = move |spec: &GuardSpec| GuardSpec {
+            framing,
+            ..spec.clone()
+        };
+        specs.iter().map(on_it)
+    };
+    on(Framing::Ethernet).chain(on(Framing::Ip)).collect()
 }
 
 fn udp(port: u16) -> Vec<u8> {
@@ -262,18 +275,31 @@ impl Random {
 }
 
 fn run(program: &[sock_filter], frame: &[u8]) -> u32 {
-    interpret(program, frame, 0, libc::PACKET_HOST.into()).unwrap_or(0)
+    run_on(Framing::Ethernet, program, frame)
+}
+
+/// The answer to the packet of which a port makes `frame`.
+fn run_on(framing: Framing, program: &[sock_filter], frame: &[u8]) -> u32 {
+    interpret(program, (framing, frame), 0, libc::PACKET_HOST.into()).unwrap_or(0)
 }
 
 fn run_tagged(program: &[sock_filter], frame: &[u8]) -> u32 {
-    interpret(program, frame, 1, libc::PACKET_HOST.into()).unwrap_or(0)
+    let kind = libc::PACKET_HOST.into();
+    interpret(program, (Framing::Ethernet, frame), 1, kind).unwrap_or(0)
 }
 
 /// The answer of a program; `None` for a load beyond the frame.
-fn interpret(program: &[sock_filter], frame: &[u8], tags: u32, kind: u32) -> Option<u32> {
+fn interpret(
+    program: &[sock_filter],
+    (framing, frame): (Framing, &[u8]),
+    tags: u32,
+    kind: u32,
+) -> Option<u32> {
     let (mut a, mut x, mut memory) = (0u32, 0u32, [0u32; 16]);
+    let protocol = || u32::from(u16::from_be_bytes([frame[12], frame[13]]));
     let load = |at: u32, size: usize| -> Option<u32> {
-        let bytes = frame.get(at as usize..)?.get(..size)?;
+        let packet = frame.get(framing.lacking()..)?;
+        let bytes = packet.get(at as usize..)?.get(..size)?;
         Some(
             bytes
                 .iter()
@@ -288,6 +314,7 @@ fn interpret(program: &[sock_filter], frame: &[u8], tags: u32, kind: u32) -> Opt
         match u32::from(op.code) {
             LOAD_BYTE if k == ancillary(libc::SKF_AD_VLAN_TAG_PRESENT) => a = tags,
             LOAD_BYTE if k == ancillary(libc::SKF_AD_PKTTYPE) => a = kind,
+            LOAD_HALF if k == ancillary(libc::SKF_AD_PROTOCOL) => a = protocol(),
             LOAD_BYTE => a = load(k, 1)?,
             LOAD_HALF => a = load(k, 2)?,
             LOAD_WORD => a = load(k, 4)?,
