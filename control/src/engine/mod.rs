@@ -92,6 +92,8 @@ struct State {
     listeners: BTreeMap<u32, Listeners>,
     /// Next hops that we made the kernel keep resolved, by link.
     managed: BTreeSet<(u32, IpAddr)>,
+    /// Addresses that the installed picture may translate to.
+    addresses: BTreeSet<IpAddr>,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
 }
@@ -184,6 +186,7 @@ impl Engine {
         state.host = HostState::read(&self.netlink).await?;
         self.keep_next_hops(state).await;
         self.install(state)?;
+        self.end_sessions_of_lost_addresses(state);
         Ok(failed)
     }
 

@@ -144,6 +144,24 @@ impl Engine {
         self.refresh_uplinks(state)
     }
 
+    /// Ends what was translated to an address that the host no longer has: nobody would answer its
+    /// packets any more. Called when the picture without the address is installed, so that what the
+    /// endpoints send from now on gets an address that there is.
+    pub(super) fn end_sessions_of_lost_addresses(&self, state: &mut State) {
+        let now = state.host.local_addresses(None);
+        let before = std::mem::replace(&mut state.addresses, now);
+        let lost: BTreeSet<_> = before.difference(&state.addresses).copied().collect();
+        if lost.is_empty() {
+            return;
+        }
+        let ended = self
+            .nat()
+            .remove_sessions(|session| lost.contains(&session.external.ip));
+        if ended > 0 {
+            tracing::info!(?lost, ended, "ended the sessions of lost addresses");
+        }
+    }
+
     /// Lets the sockets and the guards of the uplinks tell ours from the host's as of now. What
     /// is ours from now on is admitted before it is kept from the host.
     pub(super) fn refresh_uplinks(&self, state: &State) -> Result<(), Error> {
