@@ -5,6 +5,7 @@ pub mod lab;
 pub mod rig;
 pub mod sim;
 pub mod talk;
+pub mod tunnel;
 pub mod wire;
 
 /// The core's own switch in a bottle, so that its suites and these tell of the same picture.
