@@ -15,7 +15,7 @@ use dataplane_port::packet::{Membership, PacketBuilder, PacketSocket};
 use dataplane_port::{Batch, PortIo};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use crate::lab::{DEADLINE, Namespace, connect};
+use crate::lab::{DEADLINE, Namespace, connect, wait_until};
 
 /// How long somebody waits who expects no answer: answers take microseconds here.
 pub const SILENCE: Duration = Duration::from_millis(300);
@@ -235,12 +235,14 @@ impl Witness {
         }
     }
 
-    /// Sends a frame out of the interface.
+    /// Sends a frame out of the interface, as soon as its queue has room.
     ///
     /// # Panics
-    /// When it is refused.
+    /// When it is refused until the lab's deadline.
     pub fn send(&mut self, frame: &[u8]) {
-        assert!(self.try_send(frame, Offload::NONE), "the interface is up");
+        wait_until(DEADLINE, "the interface takes a frame", || {
+            self.try_send(frame, Offload::NONE)
+        });
     }
 
     /// Sends a frame with what is left to do for it; `false` when the interface refuses it.
