@@ -240,7 +240,7 @@ impl Nat {
 #[inline]
 fn shard_of_remote(key: &HashKey, remote: L4Addr) -> usize {
     // The high bits: within a shard, tables use the low ones.
-    (key.l4(remote) >> 32) as usize % SHARDS
+    (key.spread(remote) >> 32) as usize % SHARDS
 }
 
 fn digest(value: &impl Hash) -> u64 {
