@@ -53,6 +53,8 @@ fn a_flow_keeps_its_addresses_and_loses_a_hop_each_way() {
         }
     }
     assert_eq!(lab.sessions(), 2);
+    let pools = lab.world.tables.nat.usage(0).pools;
+    assert_eq!(pools, [], "no port of the host's is taken");
 }
 
 #[test]

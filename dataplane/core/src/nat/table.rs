@@ -296,9 +296,8 @@ impl NatShard {
 
     /// Adds a dynamic mapping, which has to get a session before the lock is released.
     pub fn add_mapping(&mut self, mapping: Mapping) -> u32 {
-        let (protocol, external) = (mapping.protocol, mapping.external);
-        if self.mapping_by_external(protocol, external).is_none() {
-            self.pools.take(protocol, external.ip);
+        if self.takes_a_port(&mapping) {
+            self.pools.take(mapping.protocol, mapping.external.ip);
         }
         let index = self.mappings.insert(mapping);
         let (key, mappings) = (&self.key, &self.mappings);
@@ -312,6 +311,13 @@ impl NatShard {
         self.mappings_by_external
             .insert_unique(external(&index), index, external);
         index
+    }
+
+    /// Whether a dynamic mapping that is not in the table takes a port of a pool there: one that
+    /// leads to itself, of a routed network, takes none, and one that shares its port none more.
+    fn takes_a_port(&self, mapping: &Mapping) -> bool {
+        let (protocol, external) = (mapping.protocol, mapping.external);
+        external != mapping.inside && self.mapping_by_external(protocol, external).is_none()
     }
 
     /// Adds a session to a mapping.
@@ -506,9 +512,8 @@ impl NatShard {
             erase(&mut self.mappings_by_inside, inside, own);
             let external = self.key.external(mapping.protocol, mapping.external);
             erase(&mut self.mappings_by_external, external, own);
-            let (protocol, external) = (mapping.protocol, mapping.external);
-            if self.mapping_by_external(protocol, external).is_none() {
-                self.pools.give_back(protocol, external.ip);
+            if self.takes_a_port(&mapping) {
+                self.pools.give_back(mapping.protocol, mapping.external.ip);
             }
         }
         self.mappings.remove(index);
