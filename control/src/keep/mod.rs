@@ -9,8 +9,8 @@
 //!
 //! Lost are flows that began, and states that were reached, within the last interval before the end.
 //!
-//! Limits: [`CHANGES_MAX`] sessions at a time; the file is at most twice the sessions that there may
-//! be, and [`SLACK_SIZE`]. Thread-safety: one owner, behind a mutex of the engine.
+//! Limits: `CHANGES_MAX` sessions at a time; the file is at most twice the sessions that there may
+//! be, and `SLACK_SIZE`. Thread-safety: one owner, behind a mutex of the engine.
 
 pub mod codec;
 
