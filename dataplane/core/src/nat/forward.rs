@@ -333,8 +333,8 @@ impl StaticRules {
     }
 
     /// A rule that opens this port of an endpoint to a remote that comes by the endpoint's own
-    /// address, with the endpoint as its target: one for every address of the host, because what is published on one of them is
-    /// meant to be reached by that one.
+    /// address, with the endpoint as its target: one for every address of the host, because what is
+    /// published on one of them is meant to be reached by that one.
     pub fn opens(
         &self,
         transport: Transport,

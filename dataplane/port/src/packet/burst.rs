@@ -277,7 +277,8 @@ impl Sender {
             }
         }
         // SAFETY: the first `count` messages point at the vectors, and perhaps the address, of the
-        // same index, and the vectors at a header in `self` and a frame that is borrowed for the call; the kernel only reads.
+        // same index, and the vectors at a header in `self` and a frame that is borrowed for the
+        // call; the kernel only reads.
         // JUSTIFICATION: std has no batched send.
         let returned = unsafe {
             libc::sendmmsg(
