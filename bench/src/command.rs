@@ -14,7 +14,9 @@ use bench::report::{csv, html, markdown, table};
 use bench::run::Hall;
 use bench::session::{self, Session};
 use bench::system::{self, SystemName};
-use bench::{bar, diff as compare, invented, leftover, library, manifest, primitives};
+use bench::{
+    bar, diff as compare, instructions, invented, leftover, library, manifest, primitives,
+};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use control::netns::Netns;
@@ -281,6 +283,49 @@ pub fn bar(options: &bar::Options, json: bool) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         bar::print(&lines);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Counts the core's instructions and shows them; fails when a line grew by more than it may.
+pub fn instructions(
+    lines: &[String],
+    json: bool,
+    against: Option<&Path>,
+    growth_max: f64,
+) -> anyhow::Result<ExitCode> {
+    let older = against.map(instructions::read).transpose()?;
+    warn_of_debug_build();
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let counts = instructions::count(&program, lines)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&counts)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", instructions::render(&counts, older.as_ref()));
+    let Some(older) = older else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if older.compiler != counts.compiler {
+        eprintln!(
+            "counted before with {}, now with {}",
+            older.compiler, counts.compiler
+        );
+    }
+    let Some(growth) = instructions::growth(&counts, &older) else {
+        bail!("no line of these is in the counts to compare with");
+    };
+    if growth > growth_max {
+        eprintln!("grew by {growth:.2} %, more than {growth_max} %");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs lines without counting, for the program that counts.
+pub fn run_alone(lines: &[String], frames: usize) -> anyhow::Result<ExitCode> {
+    for line in lines {
+        instructions::run_alone(line, frames)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::{Domain, Gateway, Neighbour, Role, Route, Topology, Uplink};
 use dataplane_core::trace::Off;
-use dataplane_core::verdict::Verdict;
+use dataplane_core::verdict::{Verdict, VerdictKind};
 use etherparse::PacketBuilder;
 
 use crate::in_memory::{MTU, NETWORK, SINK, SOURCE, port, station};
@@ -125,24 +125,18 @@ fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> 
     }
     let nanos = start.elapsed().as_nanos() as f64 / frames as f64;
     let frames = frames / BATCH * BATCH;
-    assert_eq!(
-        sw.counters
-            .verdict(dataplane_core::verdict::VerdictKind::Bridged),
-        frames as u64
-    );
+    assert_eq!(sw.counters.verdict(VerdictKind::Bridged), frames as u64);
     nanos
 }
 
 /// Known unicast among 64 stations.
 pub fn unicast_64() -> f64 {
-    bridged(64, 2_000_000, |rng| rng.usize(..64))
+    unicast_among_64(2_000_000)
 }
 
-/// Seconds of `frames` frames of known unicast among 64 stations: real work for tests of the
-/// runner.
-#[cfg(test)]
-pub(crate) fn unicast_64_seconds(frames: usize) -> f64 {
-    bridged(64, frames, |rng| rng.usize(..64)) * frames as f64 * 1e-9
+/// `frames` frames of known unicast among 64 stations.
+pub fn unicast_among_64(frames: usize) -> f64 {
+    bridged(64, frames, |rng| rng.usize(..64))
 }
 
 /// Known unicast among a million stations, each as likely as any.
@@ -174,20 +168,32 @@ fn datagram(src_port: u16, dst: [u8; 4]) -> Vec<u8> {
 
 /// Out by source NAT on known sessions, 1,024 of them.
 pub fn nat_hit() -> f64 {
-    let flows: Vec<Vec<u8>> = (0..1024)
-        .map(|n| datagram(2000 + n, [198, 51, 100, 9]))
-        .collect();
-    translate(&flows, 1_000_000, true)
+    nat_hits(1_000_000)
+}
+
+/// `frames` frames out by source NAT on [`KNOWN_SESSIONS`].
+pub fn nat_hits(frames: usize) -> f64 {
+    let mut nat = Translating::new();
+    nat.open_known_sessions();
+    let flows = outward_flows();
+    nat.send(SOURCE, frames, in_turn(&flows))
+}
+
+/// `frames` frames in by source NAT, answers on [`KNOWN_SESSIONS`].
+pub fn nat_hits_inwards(frames: usize) -> f64 {
+    let mut nat = Translating::new();
+    let answers = nat.open_known_sessions();
+    nat.send(UP, frames, in_turn(&answers))
 }
 
 /// Out by source NAT, a new session for each frame.
 pub fn nat_new_session() -> f64 {
-    let flow = |n: usize| {
-        let [_, _, high, low] = (n as u32 / 50_000).to_be_bytes();
-        datagram(2000 + (n % 50_000) as u16, [198, 51, high, low])
-    };
-    let flows: Vec<Vec<u8>> = (0..200_000).map(flow).collect();
-    translate(&flows, flows.len(), false)
+    nat_new_sessions(200_000)
+}
+
+/// `frames` frames out by source NAT, each of a session of its own.
+pub fn nat_new_sessions(frames: usize) -> f64 {
+    Translating::new().open_sessions(frames)
 }
 
 /// What [`million_sessions`] has seen.
@@ -212,23 +218,11 @@ const EXPIRED_PER_TICK: usize = 4_096;
 
 /// Opens a million sessions by as many datagrams, and lets them expire by ticks.
 pub fn million_sessions() -> ManySessions {
-    let mut sw = switch();
-    let opened = Instant::from_secs(10);
-    let mut buf = FrameBuf::new();
-    let template = datagram(0, [198, 51, 100, 9]);
     let before = resident_bytes();
-    let start = Clock::now();
-    for n in 0..SESSIONS {
-        if n % BATCH == 0 {
-            sw.fdb.begin_batch();
-        }
-        buf.copy_from(&template, Offload::NONE);
-        address(buf.bytes_mut(), n);
-        let verdict = forward(&mut sw, &mut Frame::new(SOURCE, &mut buf), opened, &mut Off);
-        let _ = std::hint::black_box(verdict);
-    }
-    let opening_nanos = start.elapsed().as_nanos() as f64 / SESSIONS as f64;
+    let mut nat = Translating::new();
+    let opening_nanos = nat.open_sessions(SESSIONS);
     let bytes = resident_bytes().saturating_sub(before);
+    let mut sw = nat.sw;
     let live = sw.gateway.session_count();
     assert_eq!(live, SESSIONS, "every datagram opened a session");
     let topology = Arc::clone(&sw.topology);
@@ -268,32 +262,99 @@ fn resident_bytes() -> u64 {
 /// Bytes of a page on every machine that this runs on.
 const PAGE_SIZE: u64 = 4_096;
 
-fn translate(flows: &[Vec<u8>], frames: usize, warm: bool) -> f64 {
-    let mut sw = switch();
-    let now = Instant::from_secs(10);
-    let mut buf = FrameBuf::new();
-    let mut send = |sw: &mut Switch, bytes: &[u8]| {
-        buf.copy_from(bytes, Offload::NONE);
-        forward(sw, &mut Frame::new(SOURCE, &mut buf), now, &mut Off)
-    };
-    for flow in flows.iter().filter(|_| warm) {
-        let _ = send(&mut sw, flow);
-    }
-    let start = Clock::now();
-    for (count, flow) in flows.iter().cycle().take(frames).enumerate() {
-        if count % BATCH == 0 {
-            sw.fdb.begin_batch();
+/// Makes the frames of `flows` in turn.
+fn in_turn(flows: &[Vec<u8>]) -> impl FnMut(&mut FrameBuf, usize) {
+    |buf, count| buf.copy_from(&flows[count % flows.len()], Offload::NONE)
+}
+
+/// Sessions that are there before anything is measured on them.
+const KNOWN_SESSIONS: u16 = 1_024;
+
+/// A datagram of each of the [`KNOWN_SESSIONS`], as its endpoint sends it.
+fn outward_flows() -> Vec<Vec<u8>> {
+    let flow = |n| datagram(2_000 + n, [198, 51, 100, 9]);
+    (0..KNOWN_SESSIONS).map(flow).collect()
+}
+
+/// A switch whose NAT is measured.
+struct Translating {
+    sw: Switch,
+    buf: FrameBuf,
+}
+
+impl Translating {
+    fn new() -> Self {
+        Self {
+            sw: switch(),
+            buf: FrameBuf::new(),
         }
-        let _ = std::hint::black_box(send(&mut sw, flow));
     }
-    let nanos = start.elapsed().as_nanos() as f64 / frames as f64;
-    let routed = sw
-        .counters
-        .verdict(dataplane_core::verdict::VerdictKind::Routed) as usize;
-    assert_eq!(
-        routed,
-        frames + if warm { flows.len() } else { 0 },
-        "every frame left"
-    );
-    nanos
+
+    fn forward(&mut self, ingress: PortId) -> Verdict {
+        let now = Instant::from_secs(10);
+        let mut frame = Frame::new(ingress, &mut self.buf);
+        forward(&mut self.sw, &mut frame, now, &mut Off)
+    }
+
+    /// Opens the [`KNOWN_SESSIONS`]; what their remotes answer.
+    fn open_known_sessions(&mut self) -> Vec<Vec<u8>> {
+        let answer = |bytes: &Vec<u8>| {
+            self.buf.copy_from(bytes, Offload::NONE);
+            let _ = self.forward(SOURCE);
+            answer_to(self.buf.bytes())
+        };
+        outward_flows().iter().map(answer).collect()
+    }
+
+    /// Opens as many sessions by a datagram each; nanoseconds a session. A datagram is made where it
+    /// is sent, because one that has just been read from a port is in the cache as well.
+    fn open_sessions(&mut self, count: usize) -> f64 {
+        let template = datagram(0, [198, 51, 100, 9]);
+        self.send(SOURCE, count, |buf, n| {
+            buf.copy_from(&template, Offload::NONE);
+            address(buf.bytes_mut(), n);
+        })
+    }
+
+    /// Sends `frames`, each as `make` makes it and all of which must leave; nanoseconds a frame.
+    fn send(
+        &mut self,
+        ingress: PortId,
+        frames: usize,
+        mut make: impl FnMut(&mut FrameBuf, usize),
+    ) -> f64 {
+        let before = self.routed();
+        let start = Clock::now();
+        for count in 0..frames {
+            if count % BATCH == 0 {
+                self.sw.fdb.begin_batch();
+            }
+            make(&mut self.buf, count);
+            let _ = std::hint::black_box(self.forward(ingress));
+        }
+        let nanos = start.elapsed().as_nanos() as f64 / frames as f64;
+        assert_eq!(self.routed() - before, frames as u64, "every frame left");
+        nanos
+    }
+
+    fn routed(&self) -> u64 {
+        self.sw.counters.verdict(VerdictKind::Routed)
+    }
+}
+
+/// The datagram that answers one that has left by the uplink.
+fn answer_to(sent: &[u8]) -> Vec<u8> {
+    let sent = etherparse::SlicedPacket::from_ethernet(sent).expect("a datagram that was sent");
+    let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Udp(udp))) =
+        (&sent.net, &sent.transport)
+    else {
+        unreachable!("only UDP in IPv4 is sent");
+    };
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(station(9).0, UPLINK_MAC.0)
+        .ipv4(ip.header().destination(), ip.header().source(), 64)
+        .udp(udp.destination_port(), udp.source_port())
+        .write(&mut bytes, &[0; 18])
+        .expect("a datagram in memory");
+    bytes
 }

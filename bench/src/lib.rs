@@ -12,6 +12,7 @@ pub mod compare;
 mod core_alone;
 pub mod diff;
 mod in_memory;
+pub mod instructions;
 pub mod invented;
 pub mod leftover;
 pub mod library;

@@ -82,6 +82,36 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Counts the instructions that the core executes for a frame, by Callgrind.
+    ///
+    /// A clock needs many rounds to see a few per cent; instructions do not vary. Needs valgrind.
+    /// Takes about a minute.
+    #[command(after_help = "Examples:\n  \
+        bench instructions\n  \
+        bench instructions unicast nat-out\n  \
+        bench instructions --json > before.json\n  \
+        bench instructions --against before.json --growth-max 2   # exits with 1 when one grew more")]
+    Instructions {
+        /// Which lines [default: all].
+        lines: Vec<String>,
+        /// Prints JSON instead of the table.
+        #[arg(long, conflicts_with = "against")]
+        json: bool,
+        /// Counts to compare with, printed by `--json`.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+        /// Growth of a line over the counts compared with that is let pass, in per cent.
+        #[arg(
+            long,
+            value_name = "PERCENT",
+            requires = "against",
+            default_value_t = 2.0
+        )]
+        growth_max: f64,
+        /// Only runs this many frames, to be counted from outside.
+        #[arg(long, hide = true, value_name = "FRAMES")]
+        alone: Option<usize>,
+    },
     /// Says which reference systems are here, and what would bring the absent ones.
     Systems {
         /// Brings the absent ones first; no daemon of theirs that changes the machine is started.
@@ -160,6 +190,16 @@ fn main() -> ExitCode {
             markdown,
         } => command::report(&results, html.as_deref(), markdown.as_deref()),
         Command::Primitives { json } => command::primitives(json),
+        Command::Instructions {
+            lines,
+            json,
+            against,
+            growth_max,
+            alone,
+        } => match alone {
+            Some(frames) => command::run_alone(&lines, frames),
+            None => command::instructions(&lines, json, against.as_deref(), growth_max),
+        },
         Command::Systems { install } => command::systems(install),
         Command::Clean => command::clean(),
         Command::Completion { shell } => command::completion::<Arguments>(shell),

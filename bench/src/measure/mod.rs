@@ -16,7 +16,7 @@ use crate::system::System;
 
 pub mod congestion;
 mod connections;
-mod cpu;
+pub(crate) mod cpu;
 mod frames;
 mod idle;
 mod placement;
