@@ -20,10 +20,7 @@ pub const fn station(n: usize) -> MacAddr {
 /// A port that is up, named by its id.
 pub fn port(id: PortId, role: Role) -> Port {
     Port {
-        id,
-        name: id.to_string().into(),
-        role,
-        up: true,
         mtu: MTU,
+        ..Port::new(id, &id.to_string(), role)
     }
 }

@@ -164,15 +164,7 @@ mod tests {
     fn topology() -> Topology {
         let mut topology = Topology::default();
         for (id, name) in [(1, "web"), (2, "db")] {
-            let id = PortId(id);
-            let role = Role::HostLink;
-            topology.put_port(Port {
-                id,
-                name: name.into(),
-                role,
-                up: true,
-                mtu: 1500,
-            });
+            topology.put_port(Port::new(PortId(id), name, Role::HostLink));
         }
         topology
     }

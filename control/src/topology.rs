@@ -76,22 +76,18 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
     }
     for endpoint in inputs.desired.endpoints.values() {
         if let Some(network) = inputs.desired.network_of(endpoint) {
+            let (name, role) = (endpoint.name.as_str(), Role::Bridge(endpoint.domain));
             topology.put_port(Port {
-                id: endpoint.port,
-                name: endpoint.name.as_str().into(),
-                role: Role::Bridge(endpoint.domain),
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
+                ..Port::new(endpoint.port, name, role)
             });
         }
     }
     if let Some(link) = inputs.host_link {
         topology.put_port(Port {
-            id: HOST_LINK_PORT,
-            name: crate::host_link::IFNAME.into(),
-            role: Role::HostLink,
-            up: true,
             mtu: link.mtu,
+            ..Port::new(HOST_LINK_PORT, crate::host_link::IFNAME, Role::HostLink)
         });
         topology.host_link = Some(HostLink {
             port: HOST_LINK_PORT,
@@ -159,11 +155,9 @@ fn put_uplink(topology: &mut Topology, inputs: &Inputs<'_>, uplink: &UplinkPort)
     };
     let mac = mac.unwrap_or(MacAddr::ZERO);
     topology.put_port(Port {
-        id: uplink.port,
-        name: uplink.name.as_str().into(),
-        role: Role::Uplink(uplink.id),
         up: link.is_some_and(|link| link.up),
         mtu,
+        ..Port::new(uplink.port, &uplink.name, Role::Uplink(uplink.id))
     });
     topology.uplinks.push(Uplink {
         id: uplink.id,

@@ -19,14 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     topology.put_domain(Domain::new(network, "lab"));
     for (id, name) in [(PortId(0), "sw0"), (PortId(1), "sw1")] {
         dataplane.add_port(id, vec![Box::new(PlainTap::create(name)?)])?;
-        let role = Role::Bridge(network);
-        topology.put_port(Port {
-            id,
-            name: name.into(),
-            role,
-            up: true,
-            mtu: 1500,
-        });
+        topology.put_port(Port::new(id, name, Role::Bridge(network)));
     }
     topology.finish();
     dataplane.install(topology)?;

@@ -140,11 +140,8 @@ impl Rig {
         let prefix = lab::prefix(address);
         let mac = ns.mac("eth0");
         self.topology.put_port(Port {
-            id,
-            name: label.into(),
-            role: Role::Bridge(NETWORK),
-            up: true,
             mtu,
+            ..Port::new(id, label, Role::Bridge(NETWORK))
         });
         let domain = self.domain_mut(NETWORK);
         domain
@@ -179,12 +176,10 @@ impl Rig {
         }
         let (host_mac, outside_mac) = (self.host.mac(UPLINK_NAME), ns.mac("eth0"));
         let (host, outside) = (lab::ip(HOST_ADDRESS), lab::ip(OUTSIDE_ADDRESS));
+        let role = Role::Uplink(UplinkId(0));
         self.topology.put_port(Port {
-            id: UPLINK_PORT,
-            name: UPLINK_NAME.into(),
-            role: Role::Uplink(UplinkId(0)),
-            up: true,
             mtu,
+            ..Port::new(UPLINK_PORT, UPLINK_NAME, role)
         });
         self.topology.local_addresses.insert(host);
         self.topology.uplinks.push(Uplink {

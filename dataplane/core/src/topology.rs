@@ -25,6 +25,9 @@ pub const DOMAINS_MAX: usize = 4_096;
 /// External interfaces of one process.
 pub const UPLINKS_MAX: usize = 16;
 
+/// Largest IP packet of a port that nobody sets another for, in bytes: Ethernet's.
+pub const MTU_DEFAULT: u16 = 1_500;
+
 /// FDB ageing time when a network does not set one (IEEE 802.1Q-2018 table 8-6).
 pub const AGEING_DEFAULT: Duration = Duration::from_secs(300);
 
@@ -439,6 +442,19 @@ impl Topology {
         let last = STAMP.fetch_add(1, Ordering::Relaxed);
         index.stamp = last.wrapping_add(1).max(1);
         self.index = index;
+    }
+}
+
+impl Port {
+    /// A port that is up, for packets of [`MTU_DEFAULT`].
+    pub fn new(id: PortId, name: &str, role: Role) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            role,
+            up: true,
+            mtu: MTU_DEFAULT,
+        }
     }
 }
 

@@ -150,13 +150,7 @@ pub fn topology() -> Topology {
 }
 
 fn put_port(t: &mut Topology, id: PortId, name: &str, role: Role) {
-    t.put_port(Port {
-        id,
-        name: name.into(),
-        role,
-        up: true,
-        mtu: 1500,
-    });
+    t.put_port(Port::new(id, name, role));
 }
 
 fn endpoint(t: &mut Topology, port: u8, id: DomainId, address: &str) {
