@@ -211,6 +211,7 @@ impl Names<'_> {
             Learn::Moved { from } => format!("its source MAC moved here from {}", self.port(from)),
             Learn::Full => "not learned: the table or the port's share of it is full".to_owned(),
             Learn::MoveRefused => "not learned: the station moves too often".to_owned(),
+            Learn::Off => "not learned: learning is off on this port".to_owned(),
             Learn::Exempt => return None,
         })
     }
@@ -239,7 +240,7 @@ impl Names<'_> {
     fn verdict(&self, verdict: Verdict) -> String {
         match verdict {
             Verdict::Bridged(port) => format!("bridged to {}", self.port(port)),
-            Verdict::Flooded(domain, _) => self.flooded(domain),
+            Verdict::Flooded(domain, _, _) => self.flooded(domain),
             Verdict::Routed(port) => format!("routed to {}", self.port(port)),
             Verdict::Replied(port) => format!("answered in place, back by {}", self.port(port)),
             Verdict::Delivered(Consumer::HostLink(_)) => "delivered to the host".to_owned(),

@@ -335,6 +335,9 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::MartianDestination
         | DropReason::SamePort => return None,
         DropReason::NoOtherPort => "attach another endpoint: there is nobody else to flood to",
+        DropReason::PortIsolated => {
+            "let one of the two ports reach the other: 'causeway port set PORT isolated off'"
+        }
         DropReason::EgressDown => "bring the destination's interface up, or attach it again",
         DropReason::TaggedForGateway => "send it untagged: gateways are in no VLAN",
         DropReason::MartianSource => "give the sender an address of its network",

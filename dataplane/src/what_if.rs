@@ -102,7 +102,7 @@ pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> V
         | Verdict::Routed(port)
         | Verdict::Replied(port)
         | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
-        Verdict::Flooded(domain, _) => topology.flood_set(domain, ingress).collect(),
+        Verdict::Flooded(domain, _, class) => topology.flood_set(domain, ingress, class).collect(),
         Verdict::Delivered(Consumer::Service(_))
         | Verdict::Held(_)
         | Verdict::NotOurs

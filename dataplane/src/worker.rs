@@ -16,10 +16,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::{Receiver, Sender};
-use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::addr::{DomainId, MacAddr, PortId};
 use dataplane_core::ahead::look_ahead;
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::gso::Segmenter;
+use dataplane_core::l2::FloodClass;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::Role;
@@ -163,7 +164,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends a frame of the switch's own to every port of a domain but one. No port received it,
+    /// Sends a frame of the switch's own to the ports of a domain, as if one of them had sent it. No port received it,
     /// so it gets no verdict; its copies are counted like all others.
     fn announce(&mut self, port: PortId, bytes: &[u8]) {
         let role = self.switch.topology.port_up(port).map(|port| port.role);
@@ -171,7 +172,11 @@ impl Worker {
             return;
         };
         buf.copy_from(bytes, Offload::NONE);
-        self.flood(domain, port, buf);
+        let class = match buf.bytes().first_chunk() {
+            Some(dst) => FloodClass::of(MacAddr(*dst)),
+            None => return self.batch.recycle(buf),
+        };
+        self.flood(domain, port, class, buf);
     }
 
     /// Collects readiness, sleeping only when there is nothing to do.
@@ -367,7 +372,7 @@ impl Worker {
             | Verdict::Routed(port)
             | Verdict::Replied(port)
             | Verdict::Delivered(Consumer::HostLink(port)) => self.enqueue(port, buf),
-            Verdict::Flooded(domain, _) => self.flood(domain, ingress, buf),
+            Verdict::Flooded(domain, _, class) => self.flood(domain, ingress, class, buf),
             Verdict::Delivered(Consumer::Service(_))
             | Verdict::Held(_)
             | Verdict::NotOurs
@@ -431,11 +436,11 @@ impl Worker {
         }
     }
 
-    /// Sends a frame to every other port of its domain, without copying it for own queues.
-    fn flood(&mut self, domain: DomainId, ingress: PortId, mut buf: FrameBuf) {
+    /// Sends a frame to every port of its domain that takes it, without copying it for own queues.
+    fn flood(&mut self, domain: DomainId, ingress: PortId, class: FloodClass, mut buf: FrameBuf) {
         self.flush_touched();
         let topology = Arc::clone(&self.switch.topology);
-        for port in topology.flood_set(domain, ingress) {
+        for port in topology.flood_set(domain, ingress, class) {
             let mtu = topology.port(port).map_or(0, |port| port.mtu);
             match self.lanes.get_mut(port.index()) {
                 Some(Slot::Own { lane, .. }) if lane.has_waiting() => {

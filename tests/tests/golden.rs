@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod stories;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -592,7 +594,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 16] = [
+const STORIES: [Tale; 17] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -612,6 +614,7 @@ const STORIES: [Tale; 16] = [
     ("14-no-port-left", the_last_external_port),
     ("15-several-targets", several_targets),
     ("16-routed-network", a_routed_network),
+    ("17-port-flags", stories::flags_of_ports),
 ];
 
 fn folder() -> PathBuf {

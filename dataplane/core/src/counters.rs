@@ -95,7 +95,7 @@ impl Counters {
     #[inline]
     pub fn record_learn(&self, learn: Learn) {
         match learn {
-            Learn::Known | Learn::Exempt => {}
+            Learn::Known | Learn::Exempt | Learn::Off => {}
             Learn::New => self.learned.add(1),
             Learn::Moved { .. } => self.moved.add(1),
             Learn::Full => self.learn_full.add(1),

@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use crate::addr::{DomainId, PortId, VlanId};
+use crate::addr::VlanId;
 use crate::counters::Counters;
 use crate::fdb::{FdbKey, FdbView, Learn};
 use crate::frame::Frame;
 use crate::headers::Headers;
-use crate::l2;
+use crate::l2::{self, PortFlags};
 use crate::route::{self, Passage};
 use crate::time::Instant;
 use crate::topology::{Domain, Port, Topology};
@@ -87,8 +87,8 @@ fn path<T: Trace>(
 
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
-        (Target::Unicast(egress), _) => bridge(topology, frame.ingress, egress),
-        (Target::Flood, Some(domain)) => flood(topology, frame.ingress, domain.id, vlan),
+        (Target::Unicast(egress), _) => l2::bridge(topology, port, egress),
+        (Target::Flood, Some(domain)) => l2::flood(topology, port.id, domain.id, vlan, headers.dst),
         (Target::Gateway, _) | (Target::Flood, None) => Passage {
             state: &mut sw.gateway,
             topology,
@@ -112,6 +112,7 @@ fn learn(
     now: Instant,
 ) -> Learn {
     match domain {
+        Some(_) if !port.flags.has(PortFlags::LEARNING) => Learn::Off,
         // Learned, the gateway's MAC would send stations to the pretender.
         Some(domain) if !domain.gateway_has(headers.src) => {
             let key = FdbKey::new(domain.id, vlan, headers.src);
@@ -143,26 +144,4 @@ fn lookup(
     let key = FdbKey::new(domain.id, vlan, headers.dst);
     fdb.lookup(key, now, domain.ageing)
         .map_or(Target::Flood, Target::Unicast)
-}
-
-/// Sends a bridged frame to one port, never back to its ingress.
-#[inline]
-fn bridge(topology: &Topology, ingress: PortId, egress: PortId) -> Result<Verdict, DropReason> {
-    if egress == ingress {
-        return Err(DropReason::SamePort);
-    }
-    topology.port_up(egress).ok_or(DropReason::EgressDown)?;
-    Ok(Verdict::Bridged(egress))
-}
-
-/// Sends a frame to every other port of its domain; the worker walks [`Topology::flood_set`].
-fn flood(
-    topology: &Topology,
-    ingress: PortId,
-    domain: DomainId,
-    vlan: VlanId,
-) -> Result<Verdict, DropReason> {
-    let mut others = topology.flood_set(domain, ingress);
-    others.next().ok_or(DropReason::NoOtherPort)?;
-    Ok(Verdict::Flooded(domain, vlan))
 }

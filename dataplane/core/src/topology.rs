@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use rustc_hash::FxBuildHasher;
 
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
+use crate::l2::{self, FloodClass, PortFlags};
 use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
 use crate::route::PrefixTable;
@@ -122,6 +123,8 @@ pub struct Port {
     pub up: bool,
     /// Largest IP packet that may leave by it, in bytes.
     pub mtu: u16,
+    /// What is switched on for it, of a port of a bridge domain.
+    pub flags: PortFlags,
 }
 
 /// What a port connects.
@@ -144,7 +147,7 @@ pub struct Domain {
     pub name: Box<str>,
     /// How long an FDB entry lives without being heard from.
     pub ageing: Duration,
-    /// Ports that take flooded frames, ascending.
+    /// Its ports, ascending: those that flooded frames may leave by.
     pub flood: Box<[PortId]>,
     /// Prefixes of the network.
     pub subnets: Vec<Prefix>,
@@ -382,14 +385,23 @@ impl Topology {
         self.local_addresses.contains(&address) || self.index.gateways.contains(&address)
     }
 
-    /// Ports that a frame flooded in `domain` reaches when it entered by `ingress`.
+    /// Ports that a frame of a class reaches, flooded in `domain` when it entered by `ingress`, a
+    /// port of it. Flags are looked at on the walk, not sorted out beforehand: each port's state is
+    /// read anyway, so they cost a mask, and one list serves every class and every ingress.
     #[inline]
-    pub fn flood_set(&self, domain: DomainId, ingress: PortId) -> impl Iterator<Item = PortId> {
+    pub fn flood_set(
+        &self,
+        domain: DomainId,
+        ingress: PortId,
+        class: FloodClass,
+    ) -> impl Iterator<Item = PortId> {
         let flood = self.domain(domain).map_or(&[][..], |domain| &domain.flood);
-        flood
-            .iter()
-            .copied()
-            .filter(move |port| *port != ingress && self.port_up(*port).is_some())
+        let from = self.port(ingress);
+        let takes = move |id: &PortId| match (self.port(*id), from) {
+            (Some(port), Some(from)) => l2::takes_flood(port, from, class),
+            (_, _) => false,
+        };
+        flood.iter().copied().filter(takes)
     }
 
     /// Puts a port at its index.
@@ -454,6 +466,7 @@ impl Port {
             role,
             up: true,
             mtu: MTU_DEFAULT,
+            flags: PortFlags::default(),
         }
     }
 }

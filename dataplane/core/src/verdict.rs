@@ -6,6 +6,7 @@
 use core::fmt;
 
 use crate::addr::{DomainId, PortId, VlanId};
+use crate::l2::FloodClass;
 
 /// What becomes of a frame that entered the switch.
 #[must_use = "a frame without a verdict has vanished"]
@@ -13,8 +14,8 @@ use crate::addr::{DomainId, PortId, VlanId};
 pub enum Verdict {
     /// Sent to the one port where its destination MAC was learned.
     Bridged(PortId),
-    /// Sent to every other port of the domain that is up and floods.
-    Flooded(DomainId, VlanId),
+    /// Sent to every port of the domain that is up and takes what is flooded of this class.
+    Flooded(DomainId, VlanId, FloodClass),
     /// Handed to a consumer on this host: its IP stack, or one of the switch's own services.
     Delivered(Consumer),
     /// Passed the gateway: new MAC addresses, one hop less to live, possibly translated.
@@ -128,7 +129,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bridged(port) => write!(f, "bridged to {port}"),
-            Self::Flooded(domain, _) => write!(f, "flooded to the other ports of {domain}"),
+            Self::Flooded(domain, _, _) => write!(f, "flooded to the other ports of {domain}"),
             Self::Delivered(Consumer::HostLink(port)) => {
                 write!(f, "delivered to the host by {port}")
             }
@@ -184,6 +185,7 @@ drop_reasons! {
     SamePort, Lookup, "same_port", "the destination was learned on the ingress port itself";
     NoOtherPort, Egress, "no_other_port", "no other port of the domain takes flooded frames";
     EgressDown, Egress, "egress_down", "the destination's port is down or no longer configured";
+    PortIsolated, Egress, "port_isolated", "the ingress port and the destination's port are both isolated";
     NotIp, Route, "not_ip", "the gateway was sent something that is neither ARP nor IP";
     TaggedForGateway, Route, "tagged_for_gateway", "the gateway has no interface in the VLAN of this frame";
     L3Malformed, Route, "l3_malformed", "the ARP or IP header is truncated or contradicts itself";

@@ -7,6 +7,7 @@ use dataplane_core::addr::{DomainId, MacAddr, PortId};
 use dataplane_core::fdb::Learn;
 use dataplane_core::frame::FrameBuf;
 use dataplane_core::headers::{Headers, L3, ethertype};
+use dataplane_core::l2::FloodClass;
 use dataplane_core::time::Instant;
 use dataplane_core::topology::{Role, Topology};
 use dataplane_core::trace::{Step, Target};
@@ -130,7 +131,7 @@ impl Model {
         }
         let flood = match flood_set(topology, domain, ingress).as_slice() {
             [] => Verdict::Drop(DropReason::NoOtherPort),
-            [..] => Verdict::Flooded(domain, Default::default()),
+            [..] => Verdict::Flooded(domain, Default::default(), FloodClass::of(headers.dst)),
         };
         let Some(station) = self.stations.get(&(domain, headers.dst)) else {
             return Expected::Exactly(flood);
@@ -183,7 +184,7 @@ impl Model {
                 assert_ne!(from, ingress);
             }
             Some(Learn::New) => assert!(known.is_none() || edge, "{key:?} was known: {known:?}"),
-            Some(Learn::Exempt) | None => panic!("{key:?} was not learned"),
+            Some(Learn::Exempt | Learn::Off) | None => panic!("{key:?} was not learned"),
         }
         let second = now.second();
         self.stations.insert(
@@ -224,7 +225,7 @@ pub fn judge_egress(topology: &Topology, ingress: PortId, verdict: Verdict, egre
             );
             assert_eq!(egress, [port]);
         }
-        Verdict::Flooded(domain, _) => {
+        Verdict::Flooded(domain, _, _) => {
             assert_eq!(Some(domain), domain_of(ingress), "a flood left its network");
             assert_eq!(
                 egress,

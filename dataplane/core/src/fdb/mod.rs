@@ -81,6 +81,8 @@ pub enum Learn {
     MoveRefused,
     /// Not learned: the port is not part of a bridge domain, or the MAC is the gateway's.
     Exempt,
+    /// Not learned: learning is off on the port.
+    Off,
 }
 
 /// The shared table.

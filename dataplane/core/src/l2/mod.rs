@@ -1,9 +1,15 @@
-//! Admission of frames into a bridge domain.
+//! Admission of frames into a bridge domain, and their way out of it.
+
+mod egress;
+mod flags;
 
 use crate::addr::{MacAddr, VlanId};
 use crate::headers::{ETHERNET_SIZE, Headers};
 use crate::topology::{Port, Role};
 use crate::verdict::DropReason;
+
+pub(crate) use egress::{are_isolated, bridge, flood, takes_flood};
+pub use flags::{FloodClass, PortFlags};
 
 /// The VLAN of every frame in a domain that is transparent to tags.
 pub(crate) const TRANSPARENT: VlanId = VlanId(0);

@@ -10,6 +10,7 @@ use crate::cut;
 use crate::frame::Frame;
 use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
+use crate::l2;
 use crate::nat::{self, Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
@@ -91,6 +92,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             return self.send_to_host_address(domain, gateway, &ip);
         }
         if domain.contains(ip.dst) {
+            self.check_isolated(domain, ip.dst)?;
             reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
             return self.send_to_endpoint(domain, ip.dst, &ip, Some(gateway.into()));
         }
@@ -102,6 +104,19 @@ impl<T: Trace> Passage<'_, '_, T> {
             return self.send_to_endpoint(other, ip.dst, &ip, Some(gateway.into()));
         }
         self.send_outside(domain, gateway, &ip)
+    }
+
+    /// Isolated ports do not reach each other by way of the gateway either.
+    fn check_isolated(&self, domain: &Domain, address: IpAddr) -> Result<(), DropReason> {
+        let ingress = self.topology.port(self.frame.ingress);
+        let neighbour = domain.neighbours.get(&address);
+        let egress = neighbour.and_then(|neighbour| self.topology.port(neighbour.port));
+        match (ingress, egress) {
+            (Some(ingress), Some(egress)) if l2::are_isolated(ingress, egress) => {
+                Err(DropReason::PortIsolated)
+            }
+            (_, _) => Ok(()),
+        }
     }
 
     /// Out by the way that the packet's session remembers, when all that is decided below was

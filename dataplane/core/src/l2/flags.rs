@@ -1,0 +1,173 @@
+//! What is switched on for a port, as bridge(8) has it for a bridge port.
+
+use core::fmt;
+use core::ops::{BitAnd, BitOr};
+
+use crate::addr::MacAddr;
+
+/// The flags of a port, a byte: a frame asks for what it needs by one mask.
+///
+/// `flood`, `mcast_flood` and `bcast_flood` are of the way out: what is flooded leaves by a port
+/// only where its kind may (net/bridge/br_forward.c). A station that is known is reached whatever
+/// they say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortFlags(u8);
+
+impl PortFlags {
+    /// Stations that are heard on it are learned and refreshed.
+    pub const LEARNING: Self = Self(1);
+    /// Unicast to stations that nobody knows leaves by it.
+    pub const FLOOD: Self = Self(1 << 1);
+    /// Multicast leaves by it.
+    pub const MCAST_FLOOD: Self = Self(1 << 2);
+    /// Broadcast leaves by it.
+    pub const BCAST_FLOOD: Self = Self(1 << 3);
+    /// It and other isolated ports do not reach each other.
+    pub const ISOLATED: Self = Self(1 << 4);
+    /// A bridged frame may go back to it.
+    pub const HAIRPIN: Self = Self(1 << 5);
+
+    /// Every flag that people set, with the word for it.
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::LEARNING, "learning"),
+        (Self::FLOOD, "flood"),
+        (Self::MCAST_FLOOD, "mcast-flood"),
+        (Self::BCAST_FLOOD, "bcast-flood"),
+        (Self::ISOLATED, "isolated"),
+        (Self::HAIRPIN, "hairpin"),
+    ];
+
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// Whether any of `flags` is on.
+    #[inline]
+    pub const fn has(self, flags: Self) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    /// These, with `flags` on.
+    #[must_use]
+    pub const fn with(self, flags: Self) -> Self {
+        Self(self.0 | flags.0)
+    }
+
+    /// These, with `flags` off.
+    #[must_use]
+    pub const fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
+    }
+
+    /// The flag that a word names.
+    pub fn named(word: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter();
+        all.find(|(_, label)| *label == word).map(|(flag, _)| *flag)
+    }
+}
+
+impl Default for PortFlags {
+    /// As the kernel has them for a new bridge port.
+    fn default() -> Self {
+        Self::LEARNING
+            .with(Self::FLOOD)
+            .with(Self::MCAST_FLOOD)
+            .with(Self::BCAST_FLOOD)
+    }
+}
+
+impl BitOr for PortFlags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        self.with(other)
+    }
+}
+
+impl BitAnd for PortFlags {
+    type Output = Self;
+
+    #[inline]
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl fmt::Debug for PortFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = Self::ALL.iter().filter(|(flag, _)| self.has(*flag));
+        f.debug_set().entries(on.map(|(_, label)| label)).finish()
+    }
+}
+
+/// Why a frame is flooded.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FloodClass {
+    /// Nobody knows where the one station is that it is for.
+    UnknownUnicast,
+    /// It is for a group.
+    Multicast,
+    /// It is for everyone.
+    Broadcast,
+}
+
+impl FloodClass {
+    /// Every class.
+    pub const ALL: [Self; 3] = [Self::UnknownUnicast, Self::Multicast, Self::Broadcast];
+
+    /// The class of a frame to `dst` that is flooded.
+    #[inline]
+    pub fn of(dst: MacAddr) -> Self {
+        if dst.is_broadcast() {
+            Self::Broadcast
+        } else if dst.is_group() {
+            Self::Multicast
+        } else {
+            Self::UnknownUnicast
+        }
+    }
+
+    /// The flag of the ports that such frames leave by.
+    #[inline]
+    pub const fn flag(self) -> PortFlags {
+        match self {
+            Self::UnknownUnicast => PortFlags::FLOOD,
+            Self::Multicast => PortFlags::MCAST_FLOOD,
+            Self::Broadcast => PortFlags::BCAST_FLOOD,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_names_its_own_flag_and_nothing_else_does() {
+        let mut seen = PortFlags::NONE;
+        for (flag, word) in PortFlags::ALL {
+            assert_eq!(PortFlags::named(word), Some(flag));
+            assert!(!seen.has(flag), "{word} is a bit of its own");
+            seen = seen.with(flag);
+            assert!(!seen.without(flag).has(flag));
+        }
+        assert_eq!(PortFlags::named("stp"), None);
+    }
+
+    #[test]
+    fn a_new_port_learns_and_floods_everything() {
+        let on: Vec<_> = PortFlags::ALL
+            .iter()
+            .filter(|(flag, _)| PortFlags::default().has(*flag))
+            .map(|(_, word)| *word)
+            .collect();
+        assert_eq!(on, ["learning", "flood", "mcast-flood", "bcast-flood"]);
+    }
+
+    #[test]
+    fn broadcast_is_no_multicast_and_a_station_is_neither() {
+        let class = |mac| FloodClass::of(MacAddr(mac));
+        assert_eq!(class([0xff; 6]), FloodClass::Broadcast);
+        assert_eq!(class([0x01, 0, 0x5e, 0, 0, 1]), FloodClass::Multicast);
+        assert_eq!(class([0x02, 0, 0, 0, 0, 1]), FloodClass::UnknownUnicast);
+    }
+}

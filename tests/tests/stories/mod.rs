@@ -1,0 +1,38 @@
+//! Stories of the bridge.
+
+use dataplane_core::addr::MacAddr;
+use dataplane_core::l2::PortFlags;
+use tests::wire::{self, Link};
+use tests::world::mac;
+
+use super::Story;
+
+/// Turns flags of a port on and off.
+fn set(s: &mut Story, port: usize, on: PortFlags, off: PortFlags) {
+    s.world.edit(|t| {
+        if let Some(Some(port)) = t.ports.get_mut(port) {
+            port.flags = port.flags.with(on).without(off);
+        }
+    });
+}
+
+fn from(src: u8, dst: MacAddr) -> Vec<u8> {
+    wire::plain(Link(mac(src), dst))
+}
+
+pub fn flags_of_ports(s: &mut Story) {
+    s.send(2, &from(2, MacAddr::BROADCAST));
+    s.say("a's port learns nothing any more, and c's takes no unknown unicast");
+    set(s, 1, PortFlags::NONE, PortFlags::LEARNING);
+    set(s, 3, PortFlags::NONE, PortFlags::FLOOD);
+    s.send(1, &from(9, mac(0x77)));
+    s.send(1, &from(9, MacAddr::BROADCAST));
+    s.say("a and b are isolated: neither reaches the other, both reach c");
+    set(s, 1, PortFlags::ISOLATED, PortFlags::NONE);
+    set(s, 2, PortFlags::ISOLATED, PortFlags::NONE);
+    s.send(1, &from(1, mac(2)));
+    s.send(1, &from(1, MacAddr::BROADCAST));
+    s.say("b's port is a hairpin, for two stations behind it");
+    set(s, 2, PortFlags::HAIRPIN, PortFlags::ISOLATED);
+    s.send(2, &from(0x22, mac(2)));
+}
