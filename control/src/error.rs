@@ -162,6 +162,15 @@ impl Error {
         }
     }
 
+    /// A switch port that is not there.
+    pub fn unknown_port(name: &str) -> Self {
+        Self::Unknown {
+            kind: "port",
+            name: name.to_owned(),
+            list: "port ls",
+        }
+    }
+
     /// A publication that is not there.
     pub fn unknown_publication(id: u32) -> Self {
         Self::Unknown {

@@ -506,6 +506,7 @@ mod tests {
                 addresses: vec![address],
                 backend: crate::model::Backend::Tap,
                 phase: crate::model::Phase::Attached,
+                settings: Default::default(),
                 foreign: None,
             };
             desired.endpoints.insert(endpoint.port, endpoint);

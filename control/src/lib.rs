@@ -20,6 +20,7 @@ pub mod model;
 pub mod netns;
 pub mod owner;
 pub mod plan;
+pub mod port_settings;
 pub mod publish;
 pub mod relay;
 pub mod store;

@@ -17,6 +17,7 @@ use dataplane_core::topology::{NatMode, NatModes};
 use ipnet::IpNet;
 
 use crate::ipam;
+use crate::port_settings::PortSettings;
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -368,6 +369,8 @@ pub struct Endpoint {
     pub backend: Backend,
     /// How far it has come.
     pub phase: Phase,
+    /// What is set of its port.
+    pub settings: PortSettings,
     /// Who else knows the endpoint, and as what.
     pub foreign: Option<ForeignId>,
 }

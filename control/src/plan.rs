@@ -313,6 +313,7 @@ mod tests {
                 addresses: Vec::new(),
                 backend: Backend::Tap,
                 phase,
+                settings: Default::default(),
                 foreign: None,
             };
             wanted.endpoints.insert(endpoint.port, endpoint);

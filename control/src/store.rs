@@ -25,6 +25,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
 };
+use crate::port_settings::{self, PortSettings};
 
 /// The tables of the first version, and what each later one has added. How many have been carried
 /// out is in `PRAGMA user_version`; an earlier state is brought forward when it is opened.
@@ -34,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE network ADD COLUMN nat_mapping TEXT;
      ALTER TABLE network ADD COLUMN nat_filtering TEXT;",
     "ALTER TABLE network ADD COLUMN nat_v4 TEXT; ALTER TABLE network ADD COLUMN nat_v6 TEXT;",
+    "ALTER TABLE endpoint ADD COLUMN flags TEXT NOT NULL DEFAULT '';",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -232,10 +234,10 @@ impl Store {
             let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
             let path = endpoint.sandbox.path.to_string_lossy();
             connection.execute(
-                "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                  ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
                  sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
-                 foreign_owner = ?10, foreign_id = ?11",
+                 foreign_owner = ?10, foreign_id = ?11, flags = ?12",
                 params![
                     endpoint.port.0,
                     endpoint.name.as_str(),
@@ -247,7 +249,8 @@ impl Store {
                     endpoint.backend.label(),
                     phase_label(endpoint.phase),
                     owner,
-                    id
+                    id,
+                    port_settings::changed(endpoint.settings.flags)
                 ],
             )?;
             let port = endpoint.port.0;
@@ -443,6 +446,9 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             addresses: Vec::new(),
             backend: text(row, "backend")?,
             phase: phase(row)?,
+            settings: PortSettings {
+                flags: port_settings::flags(&row.get::<_, String>("flags")?).map_err(unreadable)?,
+            },
             foreign: foreign(row)?,
         };
         endpoints.insert(endpoint.port, endpoint);

@@ -80,6 +80,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
             topology.put_port(Port {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
+                flags: endpoint.settings.flags,
                 ..Port::new(endpoint.port, name, role)
             });
         }

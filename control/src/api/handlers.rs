@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 
 use super::types::{
     DropView, EndpointCreate, EndpointView, FdbView, NatUsageView, NetworkCreate, NetworkSet,
-    NetworkView, PortView, PublicationChange, PublicationCreate, PublicationView, RuleView,
-    SessionView, StatusView, TargetPatch, TraceView,
+    NetworkView, PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView,
+    StatusView, TargetPatch, TraceView,
 };
 use crate::engine::{
     AttachRequest, Clash, Engine, Namesake, NetworkChange, NetworkRequest, PublishRequest,
@@ -41,7 +41,7 @@ const TRACE_LOOK: Duration = Duration::from_millis(200);
 const IFNAME_DEFAULT: &str = "eth0";
 
 /// A JSON body whose errors have our form.
-pub struct JsonBody<T>(T);
+pub struct JsonBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T> FromRequest<S> for JsonBody<T>
 where
@@ -328,10 +328,6 @@ pub async fn remove_target(
 pub async fn unpublish(State(engine): Shared, Path(id): Path<u32>) -> Result<StatusCode, Error> {
     engine.unpublish(id).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-pub async fn ports(State(engine): Shared) -> Json<Vec<PortView>> {
-    Json(engine.ports())
 }
 
 pub async fn nat_sessions(State(engine): Shared) -> Json<Vec<SessionView>> {

@@ -3,6 +3,7 @@
 //! Who may open the socket may do everything, so it is made for its owner alone. A handler that
 //! panics answers 500 and is counted; the dataplane does not notice.
 
+pub mod bridging;
 pub mod debugging;
 mod handlers;
 pub mod types;
@@ -93,7 +94,11 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
             "/v1/publications/{id}/targets/{endpoint}",
             delete(h::remove_target).patch(h::change_target),
         )
-        .route("/v1/ports", get(h::ports))
+        .route("/v1/ports", get(bridging::ports))
+        .route(
+            "/v1/ports/{port}",
+            get(bridging::port).patch(bridging::set_port),
+        )
         .route("/v1/nat/sessions", get(h::nat_sessions))
         .route("/v1/nat/rules", get(h::nat_rules))
         .route("/v1/nat/rules/counters", delete(h::zero_nat_rules))

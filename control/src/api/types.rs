@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bridging::FlagsBody;
+
 /// An error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -310,6 +312,9 @@ pub struct PortView {
     pub tx_bytes: u64,
     /// Frames that should have been sent and were not.
     pub tx_dropped: u64,
+    /// What is switched on for it, of an endpoint's port.
+    #[serde(default)]
+    pub flags: Option<FlagsBody>,
 }
 
 /// An FDB entry.

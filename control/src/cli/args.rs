@@ -418,13 +418,61 @@ pub struct TargetArgs {
 
 /// `port`
 #[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  causeway port web1                                   as `docker port`: what is published for it
+  causeway port ls
+  causeway port set web1 isolated on bcast-flood off"
+)]
 pub struct PortArgs {
-    /// An endpoint's name, or 'ls'
-    pub what: String,
+    /// What to do with switch ports
+    #[command(subcommand)]
+    pub command: Option<PortCommand>,
+    /// An endpoint, to list what is published for it
+    pub name: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
+
+/// `port`
+#[derive(Debug, Subcommand)]
+pub enum PortCommand {
+    /// List switch ports with counters, and what is not as usual of them
+    Ls(JsonArgs),
+    /// Show all that is set of a port, and its counters
+    Show {
+        /// An endpoint's name, or the port's name or number
+        port: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change what is set of an endpoint's port; it is kept over restarts
+    #[command(after_help = PORT_SET_HELP)]
+    Set {
+        /// An endpoint's name, or the port's number
+        port: String,
+        /// Pairs of words, as listed below
+        #[arg(required = true, value_name = "FLAG on|off")]
+        words: Vec<String>,
+    },
+}
+
+/// What `port set` takes.
+const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
+  learning on|off       learn and refresh stations that are heard on it [on]
+  flood on|off          unicast to unknown stations leaves by it [on]
+  mcast-flood on|off    multicast leaves by it [on]
+  bcast-flood on|off    broadcast leaves by it [on]
+  isolated on|off       it and other isolated ports do not reach each other [off]
+  hairpin on|off        a bridged frame may go back to it [off]
+
+Examples:
+  causeway port set web1 isolated on
+  causeway port set web1 learning off flood off";
 
 /// `fdb`
 #[derive(Debug, Subcommand)]

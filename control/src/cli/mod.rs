@@ -8,6 +8,7 @@ mod debugging;
 mod demo;
 mod lab;
 mod nat;
+mod port;
 mod publish;
 mod run;
 mod table;
@@ -107,7 +108,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => attach(&client, args).await?,
         Command::Detach(args) => detach(&client, args).await?,
         Command::Publish(command) => publish::publish(&client, command).await?,
-        Command::Port(args) => publish::port(&client, args).await?,
+        Command::Port(args) => port::port(&client, args).await?,
         Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => nat::sessions(&client, args.json).await?,

@@ -1,15 +1,14 @@
-//! `publish`, `port` and `nat rules`: what the host's ports lead to, and how much went that way.
+//! `publish`, `port NAME` and `nat rules`: what the host's ports lead to, and how much went that way.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 
-use super::args::{PortArgs, PublishAddArgs, PublishCommand};
+use super::args::{PublishAddArgs, PublishCommand};
 use super::client::{Client, escape};
 use super::{print_json, table};
 use crate::api::types::{
-    PortView, PublicationChange, PublicationCreate, PublicationView, RuleView, TargetPatch,
-    TargetView,
+    PublicationChange, PublicationCreate, PublicationView, RuleView, TargetPatch, TargetView,
 };
 use crate::publish::range_text;
 use crate::relay::PORTS_MAX;
@@ -137,17 +136,15 @@ fn rows(view: &PublicationView) -> Vec<Vec<String>> {
     view.targets.iter().map(row).collect()
 }
 
-pub(super) async fn port(client: &Client, args: PortArgs) -> anyhow::Result<()> {
-    if args.what == "ls" {
-        return switch_ports(client, args).await;
-    }
-    let path = format!("/v1/publications?endpoint={}", escape(&args.what));
+/// What is published for an endpoint.
+pub(super) async fn of_endpoint(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
+    let path = format!("/v1/publications?endpoint={}", escape(name));
     let listed: Vec<PublicationView> = client.get(&path).await?;
-    if args.json {
+    if json {
         return print_json(&listed);
     }
     for view in &listed {
-        let own = view.targets.iter().find(|t| t.endpoint == args.what);
+        let own = view.targets.iter().find(|t| t.endpoint == name);
         if let Some(target) = own {
             write_ports(view, target)?;
         }
@@ -186,27 +183,6 @@ fn write_ports(view: &PublicationView, target: &TargetView) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-async fn switch_ports(client: &Client, args: PortArgs) -> anyhow::Result<()> {
-    let ports: Vec<PortView> = client.get("/v1/ports").await?;
-    if args.json {
-        return print_json(&ports);
-    }
-    let row = |port: &PortView| {
-        vec![
-            port.port.to_string(),
-            port.name.clone(),
-            port.network.clone().unwrap_or_else(|| port.role.clone()),
-            if port.up { "up" } else { "down" }.to_owned(),
-            port.rx_frames.to_string(),
-            port.tx_frames.to_string(),
-            port.tx_dropped.to_string(),
-        ]
-    };
-    let rows: Vec<_> = ports.iter().map(row).collect();
-    let heading = ["PORT", "NAME", "NETWORK", "STATE", "RX", "TX", "TX-DROPPED"];
-    Ok(table::print(&heading, &rows)?)
 }
 
 /// Prints what rules have carried.

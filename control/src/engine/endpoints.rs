@@ -15,6 +15,7 @@ use crate::model::{
     Backend, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name, Network, Phase, Sandbox,
 };
 use crate::netns::{NAMED_DIR, Netns};
+use crate::port_settings::PortSettings;
 
 /// Which sandbox somebody means.
 #[derive(Clone, Debug)]
@@ -138,6 +139,7 @@ impl Engine {
         state.desired.endpoints.insert(port, old.clone());
         let (mut endpoint, network) = made?;
         endpoint.port = port;
+        endpoint.settings = old.settings;
         let published = state.desired.publications_of(port).next().is_some();
         if network.internal && published {
             return Err(Error::Invalid(format!(
@@ -255,6 +257,7 @@ impl Engine {
             addresses,
             backend: request.backend,
             phase: Phase::Attaching,
+            settings: PortSettings::default(),
             foreign: request.foreign,
         };
         Ok((endpoint, network.clone()))

@@ -10,6 +10,7 @@ use dataplane_core::verdict::Stage;
 
 use std::sync::atomic::Ordering;
 
+use super::ports::port_id;
 use super::{Engine, State, features};
 use crate::api::types::{
     CountView, DropView, EndpointView, FdbView, NatSetView, NetworkView, PortLoadView, PortView,
@@ -183,6 +184,7 @@ impl Engine {
                 Role::HostLink => ("host-link", None),
                 Role::Uplink(_) => ("uplink", None),
             };
+            let bridged = matches!(port.role, Role::Bridge(_));
             PortView {
                 port: port.id.0,
                 name: port.name.to_string(),
@@ -195,9 +197,22 @@ impl Engine {
                 tx_frames: counters.sent_frames,
                 tx_bytes: counters.sent_bytes,
                 tx_dropped: counters.drops.iter().map(|(_, count)| count).sum(),
+                flags: bridged.then(|| port.flags.into()),
             }
         };
         topology.ports.iter().flatten().map(view).collect()
+    }
+
+    /// One switch port, by its name or its id.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn port(&self, name: &str) -> Result<PortView, Error> {
+        let id = port_id(name);
+        let mut ports = self.ports().into_iter();
+        ports
+            .find(|port| port.name == name || Some(port.port) == id)
+            .ok_or_else(|| Error::unknown_port(name))
     }
 
     /// The FDB of a network.

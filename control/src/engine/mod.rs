@@ -16,6 +16,7 @@ mod features;
 mod kept;
 mod listings;
 mod networks;
+mod ports;
 mod pressure;
 mod publications;
 mod reservations;

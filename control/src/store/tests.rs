@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::model::{Backend, MTU_DEFAULT, Publication, PublicationTarget};
+use crate::port_settings::PortSettings;
+use dataplane_core::l2::PortFlags;
 use dataplane_core::nat::{Balance, Duty, Transport};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -58,6 +60,9 @@ pub(super) fn example() -> DesiredState {
         addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
         backend: Backend::Packet,
         phase: Phase::Attaching,
+        settings: PortSettings {
+            flags: PortFlags::default().with(PortFlags::ISOLATED),
+        },
         foreign: None,
     };
     let second = Endpoint {
@@ -65,6 +70,7 @@ pub(super) fn example() -> DesiredState {
         name: "web2".parse().unwrap(),
         addresses: vec!["10.88.0.3".parse().unwrap()],
         phase: Phase::Attached,
+        settings: PortSettings::default(),
         ..endpoint.clone()
     };
     let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {

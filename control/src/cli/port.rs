@@ -1,0 +1,131 @@
+//! `port ls`, `show` and `set`: switch ports with their counters, and what is set of them.
+
+use std::io::{self, Write};
+
+use anyhow::bail;
+use dataplane_core::l2::PortFlags;
+
+use super::args::{PortArgs, PortCommand};
+use super::client::{Client, escape};
+use super::{print_json, publish, table};
+use crate::api::bridging::{FlagsBody, PortSet};
+use crate::api::types::PortView;
+use crate::port_settings;
+
+/// `port`
+pub(super) async fn port(client: &Client, args: PortArgs) -> anyhow::Result<()> {
+    match (args.command, args.name) {
+        (Some(PortCommand::Ls(args)), _) => list(client, args.json).await,
+        (Some(PortCommand::Show { port, json }), _) => show(client, &port, json).await,
+        (Some(PortCommand::Set { port, words }), _) => {
+            let path = format!("/v1/ports/{}", escape(&port));
+            let _: PortView = client.patch(&path, &port_set(&words)?).await?;
+            Ok(())
+        }
+        (None, Some(name)) => publish::of_endpoint(client, &name, args.json).await,
+        (None, None) => {
+            bail!("name an endpoint, or say ls, show or set; see `causeway port --help`")
+        }
+    }
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    let ports: Vec<PortView> = client.get("/v1/ports").await?;
+    if json {
+        return print_json(&ports);
+    }
+    let row = |port: &PortView| {
+        vec![
+            port.port.to_string(),
+            port.name.clone(),
+            port.network.clone().unwrap_or_else(|| port.role.clone()),
+            state(port).to_owned(),
+            port.rx_frames.to_string(),
+            port.tx_frames.to_string(),
+            port.tx_dropped.to_string(),
+            unusual(port),
+        ]
+    };
+    let rows: Vec<_> = ports.iter().map(row).collect();
+    let heading = [
+        "PORT",
+        "NAME",
+        "NETWORK",
+        "STATE",
+        "RX",
+        "TX",
+        "TX-DROPPED",
+        "FLAGS",
+    ];
+    Ok(table::print(&heading, &rows)?)
+}
+
+fn state(port: &PortView) -> &'static str {
+    if port.up { "up" } else { "down" }
+}
+
+/// What is not as of a new port.
+fn unusual(port: &PortView) -> String {
+    let flags = port.flags.map(|body| port_settings::changed(flags(body)));
+    flags.unwrap_or_default()
+}
+
+fn flags(mut body: FlagsBody) -> PortFlags {
+    let on = |flag: &PortFlags| body.entry(*flag).is_some_and(|entry| *entry == Some(true));
+    let flags = PortFlags::ALL.map(|(flag, _)| flag);
+    let on: Vec<PortFlags> = flags.into_iter().filter(on).collect();
+    on.into_iter().fold(PortFlags::NONE, PortFlags::with)
+}
+
+async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
+    let port: PortView = client.get(&format!("/v1/ports/{}", escape(name))).await?;
+    if json {
+        return print_json(&port);
+    }
+    let mut out = io::stdout().lock();
+    let place = port.network.as_ref().unwrap_or(&port.role);
+    writeln!(
+        out,
+        "{}: {} on {place}, {}, MTU {}",
+        port.port,
+        port.name,
+        state(&port),
+        port.mtu
+    )?;
+    let (rx, tx) = (port.rx_frames, port.tx_frames);
+    writeln!(out, "  received {rx} frames, {} bytes", port.rx_bytes)?;
+    writeln!(
+        out,
+        "  sent {tx} frames, {} bytes, dropped {}",
+        port.tx_bytes, port.tx_dropped
+    )?;
+    if let Some(body) = port.flags {
+        for (flag, word) in PortFlags::ALL {
+            let on = if flags(body).has(flag) { "on" } else { "off" };
+            writeln!(out, "  {word} {on}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads pairs of words: a flag, and `on` or `off`.
+fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
+    let mut set = PortSet::default();
+    for pair in words.chunks(2) {
+        let [word, value] = pair else {
+            bail!(
+                "'{}' lacks its value; write it as '{0} on' or '{0} off'",
+                pair[0]
+            );
+        };
+        let on = match value.as_str() {
+            "on" => true,
+            "off" => false,
+            _ => bail!("'{value}' is neither on nor off; write it as '{word} on' or '{word} off'"),
+        };
+        if let Some(entry) = set.flags.entry(port_settings::flag(word)?) {
+            *entry = Some(on);
+        }
+    }
+    Ok(set)
+}

@@ -1,0 +1,133 @@
+//! What is set of an endpoint's switch port, and how it is written down.
+
+use std::fmt;
+
+use dataplane_core::l2::PortFlags;
+
+/// What is set of an endpoint's switch port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSettings {
+    /// What is switched on.
+    pub flags: PortFlags,
+}
+
+/// What a request says of a port; what it does not name stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortChange {
+    /// Flags to be on.
+    pub on: PortFlags,
+    /// Flags to be off.
+    pub off: PortFlags,
+}
+
+impl Default for PortChange {
+    fn default() -> Self {
+        Self {
+            on: PortFlags::NONE,
+            off: PortFlags::NONE,
+        }
+    }
+}
+
+impl PortChange {
+    /// The settings after the request.
+    pub fn over(self, before: PortSettings) -> PortSettings {
+        PortSettings {
+            flags: before.flags.with(self.on).without(self.off),
+        }
+    }
+}
+
+/// A word that names no flag.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{word}' is no flag of a port; there are {}", flag_words())]
+pub struct FlagError {
+    word: String,
+}
+
+fn flag_words() -> String {
+    PortFlags::ALL.map(|(_, word)| word).join(", ")
+}
+
+/// Flags that are not as for a new port, a word each: `no-learning isolated`.
+pub fn changed(flags: PortFlags) -> String {
+    let words = PortFlags::ALL.into_iter().filter_map(|(flag, word)| {
+        let (usual, on) = (PortFlags::default().has(flag), flags.has(flag));
+        (usual != on).then(|| Word { on, word }.to_string())
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+struct Word {
+    on: bool,
+    word: &'static str,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let no = if self.on { "" } else { "no-" };
+        write!(f, "{no}{}", self.word)
+    }
+}
+
+/// The flags that [`changed`] has written.
+///
+/// # Errors
+/// [`FlagError`] for any other word.
+pub fn flags(text: &str) -> Result<PortFlags, FlagError> {
+    let mut flags = PortFlags::default();
+    for word in text.split_whitespace() {
+        flags = match word.strip_prefix("no-") {
+            Some(off) => flags.without(flag(off)?),
+            None => flags.with(flag(word)?),
+        };
+    }
+    Ok(flags)
+}
+
+/// The flag that a word names.
+///
+/// # Errors
+/// [`FlagError`] for any other word.
+pub fn flag(word: &str) -> Result<PortFlags, FlagError> {
+    PortFlags::named(word).ok_or_else(|| FlagError {
+        word: word.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_of_flags_is_read_back_as_it_was_written() {
+        for chosen in 0..1u32 << PortFlags::ALL.len() {
+            let mut set = PortFlags::NONE;
+            for (index, (flag, _)) in PortFlags::ALL.into_iter().enumerate() {
+                if chosen >> index & 1 == 1 {
+                    set = set.with(flag);
+                }
+            }
+            assert_eq!(flags(&changed(set)), Ok(set), "{}", changed(set));
+        }
+        assert_eq!(changed(PortFlags::default()), "");
+        let error = flags("no-learning wings").unwrap_err().to_string();
+        assert!(
+            error.contains("wings") && error.contains("hairpin"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_change_leaves_what_it_does_not_name() {
+        let before = PortSettings {
+            flags: PortFlags::default().with(PortFlags::HAIRPIN),
+        };
+        let change = PortChange {
+            on: PortFlags::ISOLATED,
+            off: PortFlags::LEARNING,
+        };
+        let after = change.over(before).flags;
+        assert_eq!(changed(after), "no-learning isolated hairpin");
+    }
+}
