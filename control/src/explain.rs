@@ -211,6 +211,10 @@ impl Names<'_> {
             Learn::Moved { from } => format!("its source MAC moved here from {}", self.port(from)),
             Learn::Full => "not learned: the table or the port's share of it is full".to_owned(),
             Learn::MoveRefused => "not learned: the station moves too often".to_owned(),
+            Learn::Pinned { at } => format!(
+                "not learned: an entry that does not move has its source MAC on {}",
+                self.port(at)
+            ),
             Learn::Off => "not learned: learning is off on this port".to_owned(),
             Learn::Exempt => return None,
         })

@@ -399,7 +399,7 @@ impl Dataplane {
     pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
         let mut ports = lock(&self.ports);
         self.order_all(|_| Command::Detach(id))?;
-        self.fdb.flush_port(id);
+        self.fdb.forget_port(id);
         if let Some(record) = ports.remove(&id) {
             lock(&self.retired).absorb(&PortStats::sum(id, &record.counters));
         }

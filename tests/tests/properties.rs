@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId, VlanId};
-use dataplane_core::fdb::{Fdb, FdbKey, FdbView, Learn, Limits};
+use dataplane_core::fdb::{Fdb, FdbKey, FdbView, Learn, Limits, Place};
 use dataplane_core::frame::Offload;
 use dataplane_core::headers::{
     EXTENSION_HEADERS_MAX, HeaderError, Headers, Ip, L3, L4Kind, ethertype,
@@ -316,7 +316,10 @@ fn workers_agree_with_a_model_of_the_table() {
                     prop_assert!(expected.contains(&learned), "{:?} of {:?}", learned, known);
                 }
                 8..16 => {
-                    let found = view.lookup(key, now, AGEING).map(|port| port.0);
+                    let found = view.lookup(key, now, AGEING).map(|place| match place {
+                        Place::Port(port) => port.0,
+                        Place::Local => panic!("no address is the switch's"),
+                    });
                     let known = model.get(&station).copied();
                     match known {
                         // An entry is written at most every sixteenth of the ageing time.

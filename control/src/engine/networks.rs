@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use dataplane_core::addr::DomainId;
+use dataplane_core::fdb::Flush;
 use dataplane_core::nat::Account;
 use dataplane_core::topology::{AGEING_DEFAULT, DOMAINS_MAX, NatModes};
 use ipnet::IpNet;
@@ -237,7 +238,8 @@ impl Engine {
         state.desired.networks.remove(&domain);
         let converged = self.converge_or_fail(&mut state).await;
         // The id may be given to another network; nothing learned must be left under it.
-        self.dataplane.fdb().flush_domain(domain);
+        let fdb = self.dataplane.fdb();
+        fdb.flush_domain(domain, None, Flush::All);
         let account = Account::Network(domain);
         self.nat().forget_accounts(|other| other == account);
         converged.and_then(|()| self.refresh_uplinks(&state))

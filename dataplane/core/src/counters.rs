@@ -42,6 +42,8 @@ pub struct Counters {
     pub learn_full: Counter,
     /// Moves that were refused because the station flaps.
     pub move_refused: Counter,
+    /// Frames whose source an entry that does not move has on another port.
+    pub pinned: Counter,
     /// Stations that moved.
     pub moved: Counter,
     /// Stations first heard.
@@ -60,6 +62,7 @@ impl Default for Counters {
             released: Counter::default(),
             learn_full: Counter::default(),
             move_refused: Counter::default(),
+            pinned: Counter::default(),
             moved: Counter::default(),
             learned: Counter::default(),
             errors_suppressed: Counter::default(),
@@ -100,6 +103,7 @@ impl Counters {
             Learn::Moved { .. } => self.moved.add(1),
             Learn::Full => self.learn_full.add(1),
             Learn::MoveRefused => self.move_refused.add(1),
+            Learn::Pinned { .. } => self.pinned.add(1),
         }
     }
 

@@ -143,5 +143,5 @@ fn lookup(
     }
     let key = FdbKey::new(domain.id, vlan, headers.dst);
     fdb.lookup(key, now, domain.ageing)
-        .map_or(Target::Flood, Target::Unicast)
+        .map_or(Target::Flood, Target::from)
 }

@@ -4,12 +4,15 @@
 
 mod world;
 
+use std::sync::Arc;
+
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::ahead::{STATIONS_MIN, look_ahead};
-use dataplane_core::fdb::Learn;
+use dataplane_core::fdb::{FdbKey, FdbKind, Learn};
 use dataplane_core::frame::FrameBuf;
 use dataplane_core::trace::{Step, Target};
 use dataplane_core::verdict::{DropReason, Verdict};
+use world::packets::udp4;
 use world::{RED, World, gateway_mac, mac};
 
 /// An Ethernet frame with an EtherType that nothing looks into.
@@ -213,6 +216,38 @@ fn nobody_becomes_the_gateway_by_claiming_its_mac() {
         Verdict::Drop(DropReason::NotIp),
         "the gateway's, not port 1's"
     );
+}
+
+#[test]
+fn a_frame_from_another_port_than_a_static_entrys_passes_and_moves_nothing() {
+    let mut world = World::new();
+    let key = FdbKey::new(RED, Default::default(), mac(50));
+    let fdb = Arc::clone(&world.fdb);
+    fdb.set(key, PortId(3), FdbKind::Static, world.now).unwrap();
+    let out = world.send(1, &plain(BROADCAST, mac(50)));
+    let pinned = Learn::Pinned { at: PortId(3) };
+    assert!(out.steps.contains(&Step::Learned(pinned)));
+    assert_eq!(world.flood_ports(&out, 1), [2, 3]);
+    world.wait(100_000);
+    let out = world.send(2, &plain(mac(50), mac(2)));
+    assert_eq!(out.verdict, Verdict::Bridged(PortId(3)));
+    assert_eq!(world.sw.counters.pinned.get(), 1);
+}
+
+#[test]
+fn what_is_sent_to_a_local_entry_is_the_gateways() {
+    let mut world = World::new();
+    let key = FdbKey::new(RED, Default::default(), mac(60));
+    let fdb = Arc::clone(&world.fdb);
+    fdb.set(key, PortId(3), FdbKind::Local, world.now).unwrap();
+    let packet = udp4(mac(1), mac(60), "10.1.0.2", "10.1.0.4", 64, 20);
+    let out = world.send(1, &packet);
+    assert!(out.steps.contains(&Step::Lookup(Target::Gateway)));
+    assert_eq!(out.verdict, Verdict::Routed(PortId(3)));
+    let out = world.send(1, &plain(mac(60), mac(1)));
+    assert_eq!(out.verdict, Verdict::Drop(DropReason::NotIp));
+    let out = world.send(1, &plain(BROADCAST, mac(60)));
+    assert!(out.steps.contains(&Step::Learned(Learn::Exempt)));
 }
 
 #[test]

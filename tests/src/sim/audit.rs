@@ -184,7 +184,9 @@ impl Model {
                 assert_ne!(from, ingress);
             }
             Some(Learn::New) => assert!(known.is_none() || edge, "{key:?} was known: {known:?}"),
-            Some(Learn::Exempt | Learn::Off) | None => panic!("{key:?} was not learned"),
+            Some(Learn::Exempt | Learn::Off | Learn::Pinned { .. }) | None => {
+                panic!("{key:?} was not learned")
+            }
         }
         let second = now.second();
         self.stations.insert(

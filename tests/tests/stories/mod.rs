@@ -1,9 +1,10 @@
 //! Stories of the bridge.
 
-use dataplane_core::addr::MacAddr;
+use dataplane_core::addr::{MacAddr, PortId, VlanId};
+use dataplane_core::fdb::{FdbKey, FdbKind};
 use dataplane_core::l2::PortFlags;
 use tests::wire::{self, Link};
-use tests::world::mac;
+use tests::world::{RED, mac};
 
 use super::Story;
 
@@ -18,6 +19,24 @@ fn set(s: &mut Story, port: usize, on: PortFlags, off: PortFlags) {
 
 fn from(src: u8, dst: MacAddr) -> Vec<u8> {
     wire::plain(Link(mac(src), dst))
+}
+
+pub fn entries_that_are_set(s: &mut Story) {
+    let entry = |s: &Story, station: u8, kind| {
+        let key = FdbKey::new(RED, VlanId(0), mac(station));
+        let set = s.world.fdb.set(key, PortId(3), kind, s.world.now);
+        assert_eq!(set, Ok(()));
+    };
+    s.say(
+        "a static entry has the station on c's port; a claims it, and is heard, but not believed",
+    );
+    entry(s, 0x50, FdbKind::Static);
+    s.send(1, &from(0x50, MacAddr::BROADCAST));
+    s.wait(1_000);
+    s.send(2, &from(2, mac(0x50)));
+    s.say("an address of the switch itself: the gateway's business");
+    entry(s, 0x60, FdbKind::Local);
+    s.send(2, &from(2, mac(0x60)));
 }
 
 pub fn flags_of_ports(s: &mut Story) {

@@ -50,19 +50,94 @@ impl FdbKey {
     }
 }
 
-/// Where a station was last heard: {port 16, port generation 16, last-seen second 32}.
+/// How an entry came, and with it what ends or moves it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum FdbKind {
+    /// Learned: it ages, and moves with its station.
+    Dynamic,
+    /// Set, or learned and then held: it ages, and does not move.
+    Sticky,
+    /// Set: it neither ages nor moves.
+    Static,
+    /// Set: an address of the switch itself, which is on no cable.
+    Local,
+}
+
+impl FdbKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Dynamic, Self::Sticky, Self::Static, Self::Local];
+
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Dynamic => "dynamic",
+            Self::Sticky => "sticky",
+            Self::Static => "static",
+            Self::Local => "local",
+        }
+    }
+
+    /// Whether only a command ends it: neither age nor a flush of what was learned.
+    #[inline]
+    pub const fn is_permanent(self) -> bool {
+        match self {
+            Self::Dynamic | Self::Sticky => false,
+            Self::Static | Self::Local => true,
+        }
+    }
+}
+
+/// Where a lookup leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The station is behind this port.
+    Port(PortId),
+    /// The address is the switch's own.
+    Local,
+}
+
+/// Where a station was last heard: {port 16, kind 2, port generation 14, last-seen second 32}.
+///
+/// The kind is 0 for what was learned, so that a frame compares kind and generation as one number,
+/// and a learned entry of the port's generation is found without a look at the kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FdbEntry(pub u64);
 
 const _: () = assert!(size_of::<FdbEntry>() == 8);
 
+/// Bits of a port's generation. It comes round after 16,384 flushes, more than a port can have
+/// between two sweeps, so that no dead entry comes to life again.
+const GENERATION_BITS: u32 = 14;
+
+/// The generation after another.
+pub(super) const fn next_generation(generation: u16) -> u16 {
+    generation.wrapping_add(1) & ((1 << GENERATION_BITS) - 1)
+}
+
 impl FdbEntry {
     /// What the index says of a key that it does not have.
     pub const NONE: Self = Self(0);
 
+    /// A learned entry; `generation` is below 2^14.
     #[inline]
     pub const fn new(port: PortId, generation: u16, second: u32) -> Self {
         Self((port.0 as u64) << 48 | (generation as u64) << 32 | second as u64)
+    }
+
+    /// The same of another kind.
+    pub const fn of_kind(self, kind: FdbKind) -> Self {
+        let bits = 0b11 << (32 + GENERATION_BITS);
+        Self(self.0 & !bits | (kind as u64) << (32 + GENERATION_BITS))
+    }
+
+    pub const fn kind(self) -> FdbKind {
+        match (self.0 >> (32 + GENERATION_BITS)) & 0b11 {
+            0 => FdbKind::Dynamic,
+            1 => FdbKind::Sticky,
+            2 => FdbKind::Static,
+            _ => FdbKind::Local,
+        }
     }
 
     #[inline]
@@ -72,7 +147,21 @@ impl FdbEntry {
 
     #[inline]
     pub const fn generation(self) -> u16 {
+        self.kind_and_generation() & ((1 << GENERATION_BITS) - 1)
+    }
+
+    /// Of a learned entry, its generation.
+    #[inline]
+    pub const fn kind_and_generation(self) -> u16 {
         (self.0 >> 32) as u16
+    }
+
+    /// Where it leads.
+    pub const fn place(self) -> Place {
+        match self.kind() {
+            FdbKind::Dynamic | FdbKind::Sticky | FdbKind::Static => Place::Port(self.port()),
+            FdbKind::Local => Place::Local,
+        }
     }
 
     #[inline]

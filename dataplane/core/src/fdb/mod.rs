@@ -17,8 +17,15 @@
 //!
 //! *Flushing a port* bumps the port's generation: entries of an older generation are dead.
 //!
-//! Limits: [`Limits`]. At a limit a station is not learned and its frames are still forwarded
-//! (flooded, where they are addressed to it).
+//! *Kinds.* What was learned is `Dynamic`. Commands set entries of three other kinds ([`FdbKind`]):
+//! a sticky one does not move, a static one neither moves nor ages, a local one is an address of the
+//! switch itself. Static and local entries outlive flushes of what was learned, and count for no
+//! port's share. A frame from another port whose source has an entry that does not move is
+//! forwarded, and changes nothing. Local entries are in the table of record alone, so the index
+//! always says where a frame goes.
+//!
+//! Limits: [`Limits`], and a number for each port ([`Fdb::limit_port`]). At a limit a station is
+//! not learned and its frames are still forwarded (flooded, where they are addressed to it).
 
 mod entry;
 mod index;
@@ -37,8 +44,8 @@ use crate::addr::{DomainId, MacAddr, PortId, VlanId};
 use crate::time::Instant;
 use crate::topology::PORTS_MAX;
 
-pub use entry::FdbKey;
-use entry::{FdbEntry, age};
+use entry::{FdbEntry, age, next_generation};
+pub use entry::{FdbKey, FdbKind, Place};
 use index::Index;
 pub use view::{FdbView, MOVES_PER_SECOND_MAX};
 
@@ -83,7 +90,16 @@ pub enum Learn {
     Exempt,
     /// Not learned: learning is off on the port.
     Off,
+    /// Not learned: an entry that does not move has the station on another port.
+    Pinned {
+        /// Where it is.
+        at: PortId,
+    },
 }
+
+/// There is no room for another entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
 
 /// The shared table.
 ///
@@ -91,17 +107,36 @@ pub enum Learn {
 #[derive(Debug)]
 pub struct Fdb {
     /// The table of record.
-    entries: DashMap<FdbKey, FdbEntry, RandomState>,
+    entries: DashMap<FdbKey, Record, RandomState>,
     /// Replaced as a whole when it is worn; read by workers through an `Arc` of their own.
     index: RwLock<Arc<Index>>,
     seed: u64,
     len: CachePadded<AtomicUsize>,
+    /// Entries that outlive a flush of what was learned.
+    permanent: AtomicUsize,
     /// Bumped by deletions, flushes and a new index. Stored with `Release` after the change it speaks
     /// of; its partner is the `Acquire` load in [`FdbView::begin_batch`].
     epoch: CachePadded<AtomicU64>,
-    /// By port: {generation 16, unused 16, stations of this generation 32}.
+    /// By port: {generation 16, unused 16, learned stations of this generation 32}.
     ports: Box<[AtomicU64]>,
     limits: Limits,
+}
+
+/// What the table of record has of a station.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    entry: FdbEntry,
+    /// How often it has moved, as far as a number goes.
+    moves: u32,
+}
+
+/// Which entries a flush forgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Those that were learned, sticky ones among them.
+    Learned,
+    /// All, those that commands have set among them.
+    All,
 }
 
 /// One live entry, for listings.
@@ -115,8 +150,12 @@ pub struct FdbRow {
     pub mac: MacAddr,
     /// Where it was last heard.
     pub port: PortId,
-    /// Time since the entry was last refreshed.
+    /// Time since the entry was last refreshed, or set.
     pub age: Duration,
+    /// How it came.
+    pub kind: FdbKind,
+    /// How often the station has moved from port to port.
+    pub moves: u32,
 }
 
 impl Fdb {
@@ -129,6 +168,7 @@ impl Fdb {
             index: RwLock::new(Arc::new(Index::new(limits.entries_max, seed))),
             seed,
             len: CachePadded::new(AtomicUsize::new(0)),
+            permanent: AtomicUsize::new(0),
             epoch: CachePadded::new(AtomicU64::new(1)),
             ports: (0..PORTS_MAX).map(|_| AtomicU64::new(0)).collect(),
             limits,
@@ -155,7 +195,7 @@ impl Fdb {
     pub fn rows(&self, domain: DomainId, now: Instant, ageing: Duration) -> Vec<FdbRow> {
         let mut rows = Vec::new();
         for item in &self.entries {
-            let (key, entry) = (*item.key(), *item.value());
+            let (key, Record { entry, moves }) = (*item.key(), *item.value());
             if key.domain() == domain && self.alive(entry, now, ageing) {
                 rows.push(FdbRow {
                     domain,
@@ -163,25 +203,76 @@ impl Fdb {
                     mac: key.mac(),
                     port: entry.port(),
                     age: Duration::from_secs(u64::from(age(now, entry.second()))),
+                    kind: entry.kind(),
+                    moves,
                 });
             }
         }
         rows
     }
 
+    /// Sets an entry, in place of one that is there. `now` is when it was heard of.
+    ///
+    /// # Errors
+    /// [`Full`] when there is no room for another one; an entry that is there stays.
+    pub fn set(&self, key: FdbKey, port: PortId, kind: FdbKind, now: Instant) -> Result<(), Full> {
+        let entry = FdbEntry::new(port, self.generation(port), now.second()).of_kind(kind);
+        match self.entries.entry(key) {
+            Entry::Occupied(mut there) => {
+                let old = there.get().entry;
+                if !self.is_counted_with(old, entry) {
+                    if !self.count_in(entry) {
+                        return Err(Full);
+                    }
+                    self.count_out(old);
+                }
+                there.get_mut().entry = entry;
+                self.publish(key, entry);
+            }
+            Entry::Vacant(vacant) => {
+                if !self.take_room(entry) {
+                    return Err(Full);
+                }
+                let _locked = vacant.insert(Record { entry, moves: 0 });
+                self.publish(key, entry);
+            }
+        }
+        self.bump_epoch();
+        Ok(())
+    }
+
+    /// The kind of the live entry of a station.
+    pub fn kind_of(&self, key: FdbKey, now: Instant, ageing: Duration) -> Option<FdbKind> {
+        self.lookup(key, now, ageing).map(FdbEntry::kind)
+    }
+
     /// Forgets what was learned on `port`, in constant time. Workers that are in a batch finish
     /// it with what they had; the flush is done when each has begun its next one.
     pub fn flush_port(&self, port: PortId) {
         if let Some(state) = self.ports.get(port.index()) {
-            let bump = |state| Some(u64::from(generation_of(state).wrapping_add(1)) << 48);
+            let bump = |state| Some(u64::from(next_generation(generation_of(state))) << 48);
             let _ = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, bump);
             self.bump_epoch();
         }
     }
 
-    /// Forgets what was learned in `domain`. Walks the table; not for a worker.
-    pub fn flush_domain(&self, domain: DomainId) -> usize {
-        let removed = self.remove_where(|key, _| key.domain() == domain);
+    /// Forgets every entry of a port that is being removed. Walks the table, if it has entries that
+    /// outlive a flush; not for a worker.
+    pub fn forget_port(&self, port: PortId) {
+        self.flush_port(port);
+        if self.permanent.load(Ordering::Relaxed) > 0 {
+            self.remove_where(|_, entry| entry.port() == port);
+            self.bump_epoch();
+        }
+    }
+
+    /// Forgets entries of a domain, those of one port or of all. Walks the table; not for a worker.
+    pub fn flush_domain(&self, domain: DomainId, port: Option<PortId>, flush: Flush) -> usize {
+        let meant = |entry: FdbEntry| {
+            port.is_none_or(|port| entry.port() == port)
+                && (flush == Flush::All || !entry.kind().is_permanent())
+        };
+        let removed = self.remove_where(|key, entry| key.domain() == domain && meant(entry));
         self.bump_epoch();
         removed
     }
@@ -189,8 +280,8 @@ impl Fdb {
     /// Forgets one station.
     pub fn remove(&self, domain: DomainId, vlan: VlanId, mac: MacAddr) -> bool {
         let key = FdbKey::new(domain, vlan, mac);
-        let removed = self.entries.remove_if(&key, |_, entry| {
-            self.forget(key, *entry);
+        let removed = self.entries.remove_if(&key, |_, record| {
+            self.forget(key, record.entry);
             true
         });
         if removed.is_some() {
@@ -222,7 +313,7 @@ impl Fdb {
             self.bump_epoch();
         }
         for item in &self.entries {
-            put(&fresh, *item.key(), *item.value());
+            put(&fresh, *item.key(), item.value().entry);
         }
     }
 
@@ -244,7 +335,7 @@ impl Fdb {
     pub fn state_hash(&self) -> u64 {
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let rows = self.entries.iter();
-        rows.map(|item| hasher.hash_one((*item.key(), item.value().0)))
+        rows.map(|item| hasher.hash_one((*item.key(), item.value().entry.0)))
             .fold(self.len() as u64, u64::wrapping_add)
     }
 
@@ -254,64 +345,120 @@ impl Fdb {
         let Some(mut record) = self.entries.get_mut(&key) else {
             return self.insert(key, entry);
         };
-        let old = *record;
-        if (old.port(), old.generation()) == (entry.port(), entry.generation()) {
-            *record = entry;
+        let old = record.entry;
+        let alive = self.alive(old, now, ageing);
+        let entry = match old.kind() {
+            FdbKind::Local => return Learn::Exempt,
+            FdbKind::Sticky | FdbKind::Static if alive && old.port() != port => {
+                return Learn::Pinned { at: old.port() };
+            }
+            kind @ (FdbKind::Sticky | FdbKind::Static) if alive => entry.of_kind(kind),
+            FdbKind::Dynamic | FdbKind::Sticky | FdbKind::Static => entry,
+        };
+        if self.is_counted_with(old, entry) {
+            record.entry = entry;
             self.publish(key, entry);
             return Learn::Known;
         }
-        if !self.count_in(port) {
+        if !self.count_in(entry) {
             return Learn::Full;
         }
-        let moved = self.alive(old, now, ageing);
         self.count_out(old);
-        *record = entry;
+        record.entry = entry;
         self.publish(key, entry);
-        if moved {
+        if alive {
+            record.moves = record.moves.saturating_add(1);
             return Learn::Moved { from: old.port() };
         }
         Learn::New
     }
 
     fn insert(&self, key: FdbKey, entry: FdbEntry) -> Learn {
-        if self.len.fetch_add(1, Ordering::Relaxed) >= self.limits.entries_max {
-            self.len.fetch_sub(1, Ordering::Relaxed);
-            return Learn::Full;
-        }
-        if !self.count_in(entry.port()) {
-            self.len.fetch_sub(1, Ordering::Relaxed);
+        if !self.take_room(entry) {
             return Learn::Full;
         }
         match self.entries.entry(key) {
             Entry::Vacant(vacant) => {
-                let _locked = vacant.insert(entry);
+                let _locked = vacant.insert(Record { entry, moves: 0 });
                 self.publish(key, entry);
             }
             Entry::Occupied(mut other) => {
-                // Another worker inserted between our look and our insert.
+                // Another worker inserted between our look and our insert, or a command did.
                 self.len.fetch_sub(1, Ordering::Relaxed);
-                self.count_out(other.insert(entry));
+                let there = other.get_mut();
+                if there.entry.kind() != FdbKind::Dynamic {
+                    self.count_out(entry);
+                    return Learn::Pinned {
+                        at: there.entry.port(),
+                    };
+                }
+                self.count_out(there.entry);
+                there.entry = entry;
                 self.publish(key, entry);
             }
         }
         Learn::New
     }
 
+    /// Counts an entry in that no other gives way to; `false` when there is no room.
+    fn take_room(&self, entry: FdbEntry) -> bool {
+        let before = self.len.fetch_add(1, Ordering::Relaxed);
+        let taken = before < self.limits.entries_max && self.count_in(entry);
+        if !taken {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Whether an entry takes the place of another one in all counts.
+    fn is_counted_with(&self, old: FdbEntry, entry: FdbEntry) -> bool {
+        match (old.kind().is_permanent(), entry.kind().is_permanent()) {
+            (true, true) => true,
+            (false, false) => (old.port(), old.generation()) == (entry.port(), entry.generation()),
+            (true, false) | (false, true) => false,
+        }
+    }
+
     /// The port of a live entry.
     fn lookup(&self, key: FdbKey, now: Instant, ageing: Duration) -> Option<FdbEntry> {
-        let entry = *self.entries.get(&key)?;
+        let entry = self.entries.get(&key)?.entry;
         self.alive(entry, now, ageing).then_some(entry)
     }
 
     #[inline]
     fn alive(&self, entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
-        self.is_current(entry) && !entry.aged(now, ageing)
+        self.is_current(entry) && !entry.aged(now, ageing) || self.is_set_alive(entry, now, ageing)
     }
 
-    /// Whether the port's stations were not flushed since.
+    /// Whether no flush has ended the entry; its age does not matter.
+    #[inline]
+    fn is_valid(&self, entry: FdbEntry) -> bool {
+        self.is_current(entry) || self.is_set_valid(entry)
+    }
+
+    /// [`Fdb::alive`] of what was set, not learned; asked last, for most is learned.
+    #[cold]
+    #[inline(never)]
+    fn is_set_alive(&self, entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
+        let ended = entry.aged(now, ageing) && !entry.kind().is_permanent();
+        self.is_set_valid(entry) && !ended
+    }
+
+    /// [`Fdb::is_valid`] of what was set, not learned.
+    #[cold]
+    #[inline(never)]
+    fn is_set_valid(&self, entry: FdbEntry) -> bool {
+        match entry.kind() {
+            FdbKind::Dynamic => false,
+            FdbKind::Sticky => entry.generation() == self.generation(entry.port()),
+            FdbKind::Static | FdbKind::Local => true,
+        }
+    }
+
+    /// Whether the entry was learned, and the port's stations were not flushed since.
     #[inline]
     fn is_current(&self, entry: FdbEntry) -> bool {
-        entry.generation() == self.generation(entry.port())
+        entry.kind_and_generation() == self.generation(entry.port())
     }
 
     #[inline]
@@ -327,10 +474,10 @@ impl Fdb {
 
     fn remove_where(&self, dead: impl Fn(FdbKey, FdbEntry) -> bool) -> usize {
         let mut removed = 0;
-        self.entries.retain(|key, entry| {
-            let remove = dead(*key, *entry);
+        self.entries.retain(|key, record| {
+            let remove = dead(*key, record.entry);
             if remove {
-                self.forget(*key, *entry);
+                self.forget(*key, record.entry);
                 removed += 1;
             }
             !remove
@@ -349,10 +496,14 @@ impl Fdb {
     }
 
     /// Counts a station in at its port; `false` when the port's share is used up.
-    fn count_in(&self, port: PortId) -> bool {
+    fn count_in(&self, entry: FdbEntry) -> bool {
+        if entry.kind().is_permanent() {
+            self.permanent.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
         let max = self.limits.entries_per_port_max;
         let add = |state: u64| ((state as u32) < max).then_some(state + 1);
-        self.ports.get(port.index()).is_some_and(|state| {
+        self.ports.get(entry.port().index()).is_some_and(|state| {
             state
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
                 .is_ok()
@@ -361,6 +512,10 @@ impl Fdb {
 
     /// Counts a station out, unless a flush has already forgotten the whole generation.
     fn count_out(&self, entry: FdbEntry) {
+        if entry.kind().is_permanent() {
+            self.permanent.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         let subtract = |state: u64| {
             let counted = generation_of(state) == entry.generation() && state as u32 > 0;
             counted.then(|| state - 1)
@@ -376,8 +531,10 @@ fn generation_of(port_state: u64) -> u16 {
 }
 
 fn put(index: &Index, key: FdbKey, entry: FdbEntry) {
-    if let Some(word) = key.word() {
-        index.put(word, entry);
+    match key.word() {
+        Some(word) if entry.kind() == FdbKind::Local => index.clear(word),
+        Some(word) => index.put(word, entry),
+        None => {}
     }
 }
 

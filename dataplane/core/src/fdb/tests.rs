@@ -1,11 +1,17 @@
 use super::*;
 
+mod kinds;
+
 const AGEING: Duration = Duration::from_secs(300);
 const P1: PortId = PortId(1);
 const P2: PortId = PortId(2);
 
 fn key(n: u8) -> FdbKey {
     FdbKey::new(DomainId(3), VlanId(0), MacAddr([2, 0, 0, 0, 0, n]))
+}
+
+fn on(port: PortId) -> Option<Place> {
+    Some(Place::Port(port))
 }
 
 fn at(second: u64) -> Instant {
@@ -46,8 +52,8 @@ fn keys_keep_their_parts_apart() {
     assert_eq!((k.domain(), k.vlan()), (DomainId(0xfffe), VlanId(0x0abc)));
     assert_eq!(k.mac(), MacAddr([0xfe, 1, 2, 3, 4, 5]));
     assert_ne!(k, FdbKey::new(DomainId(0xfffe), VlanId(0x0abd), k.mac()));
-    let entry = FdbEntry::new(PortId(0x1234), 0xabcd, 0xdead_beef);
-    assert_eq!((entry.port(), entry.generation()), (PortId(0x1234), 0xabcd));
+    let entry = FdbEntry::new(PortId(0x1234), 0x2bcd, 0xdead_beef);
+    assert_eq!((entry.port(), entry.generation()), (PortId(0x1234), 0x2bcd));
     assert_eq!(entry.second(), 0xdead_beef);
 }
 
@@ -57,12 +63,12 @@ fn a_station_is_found_where_it_was_last_heard() {
     assert_eq!(view.lookup(key(1), at(10), AGEING), None);
     assert_eq!(view.learn(key(1), P1, at(10), AGEING), Learn::New);
     assert_eq!(view.learn(key(1), P1, at(10), AGEING), Learn::Known);
-    assert_eq!(view.lookup(key(1), at(10), AGEING), Some(P1));
+    assert_eq!(view.lookup(key(1), at(10), AGEING), on(P1));
     assert_eq!(
         view.learn(key(1), P2, at(11), AGEING),
         Learn::Moved { from: P1 }
     );
-    assert_eq!(view.lookup(key(1), at(11), AGEING), Some(P2));
+    assert_eq!(view.lookup(key(1), at(11), AGEING), on(P2));
     assert_eq!(fdb.len(), 1);
 }
 
@@ -71,10 +77,10 @@ fn another_worker_follows_a_move_at_once() {
     let (fdb, mut one) = table();
     let mut two = FdbView::live(Arc::clone(&fdb));
     let _ = one.learn(key(1), P1, at(0), AGEING);
-    assert_eq!(two.lookup(key(1), at(0), AGEING), Some(P1));
+    assert_eq!(two.lookup(key(1), at(0), AGEING), on(P1));
     let _ = one.learn(key(1), P2, at(0), AGEING);
-    assert_eq!(two.lookup(key(1), at(0), AGEING), Some(P2));
-    assert_eq!(one.lookup(key(1), at(0), AGEING), Some(P2));
+    assert_eq!(two.lookup(key(1), at(0), AGEING), on(P2));
+    assert_eq!(one.lookup(key(1), at(0), AGEING), on(P2));
     assert_eq!(two.learn(key(1), P2, at(0), AGEING), Learn::Known);
 }
 
@@ -103,7 +109,7 @@ fn a_busy_station_is_written_at_most_sixteen_times_per_ageing_time_and_never_age
         }
     }
     assert!((15..=16).contains(&writes), "{writes} writes");
-    assert_eq!(view.lookup(key(1), at(500), AGEING), Some(P1));
+    assert_eq!(view.lookup(key(1), at(500), AGEING), on(P1));
 }
 
 #[test]
@@ -112,7 +118,7 @@ fn a_silent_station_dies_when_its_time_is_over_indexed_or_not() {
     let _ = view.learn(key(1), P1, at(100), AGEING);
     assert_eq!(
         view.lookup(key(1), at(400), AGEING),
-        Some(P1),
+        on(P1),
         "300 s is still in time"
     );
     assert_eq!(view.lookup(key(1), at(401), AGEING), None, "in the index");
@@ -132,7 +138,7 @@ fn looking_up_does_not_keep_a_station_alive() {
     let (_, mut view) = table();
     let _ = view.learn(key(1), P1, at(0), AGEING);
     for second in (0..=300).step_by(50) {
-        assert_eq!(view.lookup(key(1), at(second), AGEING), Some(P1));
+        assert_eq!(view.lookup(key(1), at(second), AGEING), on(P1));
     }
     assert_eq!(view.lookup(key(1), at(301), AGEING), None);
 }
@@ -154,7 +160,7 @@ fn flushing_a_port_forgets_its_stations_and_no_others() {
     fdb.flush_port(P1);
     view.begin_batch();
     assert_eq!(view.lookup(key(1), at(0), AGEING), None);
-    assert_eq!(view.lookup(key(2), at(0), AGEING), Some(P2));
+    assert_eq!(view.lookup(key(2), at(0), AGEING), on(P2));
     assert_eq!(view.learn(key(1), P1, at(0), AGEING), Learn::New);
     assert_eq!(fdb.rows(DomainId(3), at(0), AGEING).len(), 2);
     assert_eq!(fdb.len(), 2);
@@ -171,10 +177,10 @@ fn removing_one_station_or_a_domain_is_seen_by_every_view() {
     let other = FdbKey::new(DomainId(4), VlanId(0), key(1).mac());
     let _ = view.learn(key(1), P1, at(0), AGEING);
     let _ = view.learn(other, P1, at(0), AGEING);
-    assert_eq!(fdb.flush_domain(DomainId(3)), 1);
+    assert_eq!(fdb.flush_domain(DomainId(3), None, Flush::Learned), 1);
     view.begin_batch();
     assert_eq!(view.lookup(key(1), at(0), AGEING), None);
-    assert_eq!(view.lookup(other, at(0), AGEING), Some(P1));
+    assert_eq!(view.lookup(other, at(0), AGEING), on(P1));
 }
 
 #[test]
@@ -184,7 +190,7 @@ fn a_full_table_refuses_the_new_and_keeps_the_old() {
     assert_eq!(view.learn(key(2), P1, at(0), AGEING), Learn::New);
     assert_eq!(view.learn(key(3), P1, at(0), AGEING), Learn::Full);
     assert_eq!(view.lookup(key(3), at(0), AGEING), None);
-    assert_eq!(view.lookup(key(1), at(0), AGEING), Some(P1));
+    assert_eq!(view.lookup(key(1), at(0), AGEING), on(P1));
     assert_eq!(fdb.len(), 2);
     assert_eq!(fdb.sweep(at(301), |_| AGEING), 2);
     assert_eq!(view.learn(key(3), P1, at(301), AGEING), Learn::New);
@@ -245,7 +251,7 @@ fn a_flapping_station_is_held_where_it_was_until_the_next_second() {
     }
     let other = if last == P1 { P2 } else { P1 };
     assert_eq!(view.learn(key(1), other, at(5), AGEING), Learn::MoveRefused);
-    assert_eq!(view.lookup(key(1), at(5), AGEING), Some(last));
+    assert_eq!(view.lookup(key(1), at(5), AGEING), on(last));
     assert_eq!(
         view.learn(key(1), other, at(6), AGEING),
         Learn::Moved { from: last }
@@ -258,14 +264,14 @@ fn a_what_if_learns_apart_and_leaves_the_table_as_it_was() {
     let _ = view.learn(key(1), P1, at(0), AGEING);
     let before = fdb.state_hash();
     let mut what_if = FdbView::overlay(Arc::clone(&fdb));
-    assert_eq!(what_if.lookup(key(1), at(9), AGEING), Some(P1));
+    assert_eq!(what_if.lookup(key(1), at(9), AGEING), on(P1));
     assert_eq!(
         what_if.learn(key(1), P2, at(9), AGEING),
         Learn::Moved { from: P1 }
     );
     assert_eq!(what_if.learn(key(2), P2, at(9), AGEING), Learn::New);
-    assert_eq!(what_if.lookup(key(1), at(9), AGEING), Some(P2));
-    assert_eq!(what_if.lookup(key(2), at(9), AGEING), Some(P2));
+    assert_eq!(what_if.lookup(key(1), at(9), AGEING), on(P2));
+    assert_eq!(what_if.lookup(key(2), at(9), AGEING), on(P2));
     assert_eq!(fdb.state_hash(), before);
     assert_eq!(view.lookup(key(2), at(9), AGEING), None);
     let _ = view.learn(key(2), P2, at(9), AGEING);
@@ -322,24 +328,24 @@ fn a_worn_index_is_replaced_and_every_view_goes_on_with_the_new_one() {
     assert_eq!(fdb.sweep(at(301), |_| AGEING), 20_000);
     assert!(!Arc::ptr_eq(&old, &fdb.index()), "20,000 slots were lost");
     assert!(fdb.epoch.load(Ordering::Relaxed) > epoch);
-    assert_eq!(idle.lookup(lasting, at(301), AGEING), Some(P1));
+    assert_eq!(idle.lookup(lasting, at(301), AGEING), on(P1));
     assert_eq!(
         view.learn(lasting, P2, at(301), AGEING),
         Learn::Moved { from: P1 }
     );
     assert_eq!(
         view.lookup(lasting, at(301), AGEING),
-        Some(P2),
+        on(P2),
         "a worker sees its own at once"
     );
     idle.begin_batch();
-    assert_eq!(idle.lookup(lasting, at(301), AGEING), Some(P2));
+    assert_eq!(idle.lookup(lasting, at(301), AGEING), on(P2));
     drop(old);
     for n in 0..20_000 {
         assert_eq!(view.learn(numbered(n), P2, at(302), AGEING), Learn::New);
     }
     for n in 0..20_000 {
-        assert_eq!(idle.lookup(numbered(n), at(302), AGEING), Some(P2));
+        assert_eq!(idle.lookup(numbered(n), at(302), AGEING), on(P2));
     }
 }
 
@@ -352,7 +358,7 @@ fn stations_without_a_slot_are_found_in_the_table_of_record() {
     for key in [tagged, nobody] {
         assert_eq!(view.learn(key, P1, at(0), AGEING), Learn::New);
         assert_eq!(view.learn(key, P1, at(0), AGEING), Learn::Known);
-        assert_eq!(view.lookup(key, at(0), AGEING), Some(P1));
+        assert_eq!(view.lookup(key, at(0), AGEING), on(P1));
     }
     assert_eq!(view.lookup(key(1), at(0), AGEING), None, "another VLAN");
     // Sixteen slots for hundreds of stations, which a larger table would have room for.
@@ -365,6 +371,6 @@ fn stations_without_a_slot_are_found_in_the_table_of_record() {
     }
     for n in 0..300 {
         let moved = if n < MOVES_PER_SECOND_MAX { P2 } else { P1 };
-        assert_eq!(view.lookup(numbered(n), at(0), AGEING), Some(moved));
+        assert_eq!(view.lookup(numbered(n), at(0), AGEING), on(moved));
     }
 }

@@ -9,7 +9,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::entry::{FdbEntry, FdbKey, age};
 use super::index::Index;
-use super::{Fdb, Learn};
+use super::{Fdb, FdbKind, Learn, Place};
 use crate::addr::PortId;
 use crate::time::Instant;
 
@@ -69,7 +69,7 @@ impl FdbView {
     #[inline]
     pub fn learn(&mut self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learn {
         let entry = self.indexed(key);
-        if entry.port() == port && entry != FdbEntry::NONE && self.shared.is_current(entry) {
+        if entry.port() == port && entry != FdbEntry::NONE && self.shared.is_valid(entry) {
             let refresh = (ageing.as_secs() / 16).max(1);
             if u64::from(age(now, entry.second())) < refresh {
                 return Learn::Known;
@@ -78,12 +78,13 @@ impl FdbView {
         self.learn_slowly(key, port, now, ageing)
     }
 
-    /// The port on which a station was last heard. One that is known costs no lock.
+    /// Where a station is. One that is known costs no lock.
     #[inline]
-    pub fn lookup(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<PortId> {
+    pub fn lookup(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<Place> {
         let entry = self.indexed(key);
         if entry != FdbEntry::NONE && self.shared.alive(entry, now, ageing) {
-            return Some(entry.port());
+            // Local entries are not in the index.
+            return Some(Place::Port(entry.port()));
         }
         self.lookup_slowly(key, now, ageing)
     }
@@ -126,8 +127,8 @@ impl FdbView {
         if self.overlay.is_some() {
             return self.learn_apart(key, port, known, now);
         }
-        let moves = known.is_some_and(|entry| entry.port() != port);
-        if moves && !self.moves.take(now) {
+        let moves = |entry: FdbEntry| entry.port() != port && entry.kind() == FdbKind::Dynamic;
+        if known.is_some_and(moves) && !self.moves.take(now) {
             return Learn::MoveRefused;
         }
         let learned = self.shared.learn(key, port, now, ageing);
@@ -138,8 +139,8 @@ impl FdbView {
 
     #[cold]
     #[inline(never)]
-    fn lookup_slowly(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<PortId> {
-        self.known(key, now, ageing).map(FdbEntry::port)
+    fn lookup_slowly(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<Place> {
+        self.known(key, now, ageing).map(FdbEntry::place)
     }
 
     /// What the overlay or else the shared table knows of a station.
@@ -161,10 +162,15 @@ impl FdbView {
         let outcome = match known {
             None if self.shared.len() >= self.shared.limits.entries_max => return Learn::Full,
             None => Learn::New,
+            Some(entry) if entry.kind() == FdbKind::Local => return Learn::Exempt,
             Some(entry) if entry.port() == port => Learn::Known,
+            Some(entry) if entry.kind() != FdbKind::Dynamic => {
+                return Learn::Pinned { at: entry.port() };
+            }
             Some(entry) => Learn::Moved { from: entry.port() },
         };
-        let entry = FdbEntry::new(port, self.shared.generation(port), now.second());
+        let kind = known.map_or(FdbKind::Dynamic, FdbEntry::kind);
+        let entry = FdbEntry::new(port, self.shared.generation(port), now.second()).of_kind(kind);
         if let Some(overlay) = &mut self.overlay {
             overlay.insert(key, entry);
         }
