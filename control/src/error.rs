@@ -2,12 +2,13 @@
 
 use std::io;
 
+use dataplane_core::addr::MacAddr;
 use dataplane_port::guard::GuardError;
 use dataplane_port::packet::PacketError;
 use dataplane_port::tap::TapError;
 
 use crate::link::IfNameError;
-use crate::model::{BackendError, DependenceError, NameError, NatModeError};
+use crate::model::{BackendError, DependenceError, FdbKindError, NameError, NatModeError};
 use crate::publish::PublishSpecError;
 use crate::{ipam, link, netns, store};
 
@@ -26,6 +27,9 @@ pub enum Error {
     /// Not a behaviour of a NAT.
     #[error(transparent)]
     Dependence(#[from] DependenceError),
+    /// Not a kind of FDB entry.
+    #[error(transparent)]
+    FdbKind(#[from] FdbKindError),
     /// Not a mode of a NAT.
     #[error(transparent)]
     NatMode(#[from] NatModeError),
@@ -69,7 +73,7 @@ pub enum Error {
         /// The command that lists them.
         list: &'static str,
     },
-    /// A sandbox without the endpoint that was meant.
+    /// A sandbox without the endpoint, or a network without the station, that was meant.
     #[error("{0}")]
     NotAttached(String),
     /// The name is in use.
@@ -171,6 +175,14 @@ impl Error {
         }
     }
 
+    /// An FDB entry that is not there.
+    pub fn unknown_fdb_entry(mac: MacAddr, network: &str) -> Self {
+        Self::NotAttached(format!(
+            "network '{network}' has no FDB entry for {mac}; `causeway fdb show {network}` lists \
+             those that are"
+        ))
+    }
+
     /// A publication that is not there.
     pub fn unknown_publication(id: u32) -> Self {
         Self::Unknown {
@@ -188,6 +200,7 @@ impl Error {
             | Self::Backend(_)
             | Self::Dependence(_)
             | Self::NatMode(_)
+            | Self::FdbKind(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,
             Self::Ipam(error) => match error {

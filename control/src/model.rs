@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
+use dataplane_core::fdb::FdbKind;
 use dataplane_core::nat::{Balance, Behaviour, Dependence, Duty, Transport};
 use dataplane_core::topology::{NatMode, NatModes};
 use ipnet::IpNet;
@@ -457,6 +458,32 @@ pub const fn transport_label(transport: Transport) -> &'static str {
     }
 }
 
+/// An FDB entry that a command has set for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbSetting {
+    /// The station's port.
+    pub port: PortId,
+    /// Static or local.
+    pub kind: FdbKind,
+}
+
+/// Text that names no kind of FDB entry that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no state that an FDB entry can be set to; choose static, sticky or local")]
+pub struct FdbKindError(pub String);
+
+/// Reads the word for a kind of FDB entry.
+///
+/// # Errors
+/// [`FdbKindError`] for any other text.
+pub fn fdb_kind(text: &str) -> Result<FdbKind, FdbKindError> {
+    let of_label = |kind: &FdbKind| kind.label() == text;
+    FdbKind::ALL
+        .into_iter()
+        .find(of_label)
+        .ok_or_else(|| FdbKindError(text.to_owned()))
+}
+
 /// Everything that the user wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredState {
@@ -466,6 +493,8 @@ pub struct DesiredState {
     pub endpoints: BTreeMap<PortId, Endpoint>,
     /// By id.
     pub publications: BTreeMap<u32, Publication>,
+    /// By bridge domain and station.
+    pub fdb: BTreeMap<(DomainId, MacAddr), FdbSetting>,
 }
 
 impl DesiredState {

@@ -7,6 +7,7 @@
 //! Thread-safety: one connection behind a mutex; calls take well under a millisecond on a disk
 //! that is not busy, and only the control plane waits for them.
 
+mod fdb;
 mod publications;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE network ADD COLUMN nat_filtering TEXT;",
     "ALTER TABLE network ADD COLUMN nat_v4 TEXT; ALTER TABLE network ADD COLUMN nat_v6 TEXT;",
     "ALTER TABLE endpoint ADD COLUMN flags TEXT NOT NULL DEFAULT '';",
+    fdb::ENTRIES,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -167,6 +169,7 @@ impl Store {
                 networks: load_networks(connection)?,
                 endpoints: load_endpoints(connection)?,
                 publications: publications::load(connection)?,
+                fdb: fdb::load(connection)?,
             })
         })
     }

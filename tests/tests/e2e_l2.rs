@@ -20,7 +20,6 @@ const FENCE_PORT: u16 = 9;
 /// A sandbox on the network, with everything that reaches its interface.
 struct Station {
     ns: Namespace,
-    mac: MacAddr,
     address: String,
     witness: Witness,
     heard: Vec<Vec<u8>>,
@@ -47,7 +46,6 @@ impl Floor {
             let ns = lab.namespace(name);
             let address = daemon.attach(&ns, "n", name, &[]);
             Station {
-                mac: ns.mac("eth0"),
                 witness: Witness::new(&ns, "eth0"),
                 ns,
                 address,
@@ -69,7 +67,7 @@ impl Floor {
     }
 
     fn mac(&self, station: usize) -> MacAddr {
-        self.stations[station].mac
+        self.stations[station].ns.mac("eth0")
     }
 
     /// Sends a frame from a station; the names of those that hear it.
@@ -205,5 +203,144 @@ fn flags_that_cannot_be_are_refused_and_change_nothing() {
     let by_number = floor.daemon.json(&["port", "show", "a"])["port"].to_string();
     floor.set(&by_number, &["isolated", "on"]);
     assert_eq!(floor.flags(&format!("port{by_number}"))["isolated"], true);
-    assert!(floor.lab.dir().exists());
+}
+
+#[test]
+fn set_entries_hold_stations_where_they_are_and_outlive_the_daemon() {
+    if !require_root("set_entries_hold_stations_where_they_are_and_outlive_the_daemon") {
+        return;
+    }
+    let mut floor = Floor::new("entries");
+    let [a, b] = [0, 1].map(|station| floor.mac(station));
+    let station = |last: u8| MacAddr([0x02, 0, 0, 0, 1, last]);
+    let texts = [1, 2, 3].map(|last| station(last).to_string());
+    let [fixed, sticky, local] = texts.each_ref().map(String::as_str);
+    floor.daemon.run(&["fdb", "add", "n", fixed, "--port", "c"]);
+    floor
+        .daemon
+        .run(&["fdb", "add", "n", sticky, "--port", "c", "--sticky"]);
+    floor
+        .daemon
+        .run(&["fdb", "add", "n", local, "--port", "c", "--local"]);
+    for last in [1, 2] {
+        assert_eq!(floor.heard(0, &plain(station(last), a)), ["c"]);
+        let claimed = plain(BROADCAST, station(last));
+        assert_eq!(floor.heard(1, &claimed), ["a", "c"], "it passes");
+        assert_eq!(floor.heard(0, &plain(station(last), a)), ["c"], "no move");
+    }
+    assert_eq!(floor.heard(0, &plain(station(3), a)), [""; 0]);
+    let drops = floor.daemon.json(&["drops"]).to_string();
+    assert!(
+        drops.contains("not_ip"),
+        "the gateway takes what is local: {drops}"
+    );
+    let state = |floor: &Floor, mac: &str| {
+        let listed = floor.daemon.json(&["fdb", "show", "n"]);
+        let mut entries = listed.as_array().unwrap().iter();
+        let found = entries.find(|entry| entry["mac"] == mac).cloned();
+        found.map(|entry| (entry["state"].clone(), entry["port_name"].clone()))
+    };
+    for (mac, kind) in [(fixed, "static"), (sticky, "sticky"), (local, "local")] {
+        assert_eq!(state(&floor, mac), Some((json!(kind), json!("c"))));
+    }
+
+    floor.daemon.kill();
+    floor.daemon.restart();
+    assert_eq!(state(&floor, fixed), Some((json!("static"), json!("c"))));
+    assert_eq!(state(&floor, local), Some((json!("local"), json!("c"))));
+    assert_eq!(state(&floor, sticky), None, "it ages, so it is not kept");
+    let _ = floor.heard(1, &plain(BROADCAST, b));
+    floor.daemon.run(&["fdb", "flush", "n", "--port", "a"]);
+    assert!(floor.fdb_has(b), "another port's");
+    floor.daemon.run(&["fdb", "flush", "n"]);
+    assert!(!floor.fdb_has(b));
+    assert_eq!(floor.heard(0, &plain(station(1), a)), ["c"]);
+    floor.daemon.run(&["fdb", "del", "n", fixed]);
+    assert_eq!(floor.heard(0, &plain(station(1), a)), ["b", "c"]);
+    floor.daemon.run(&["fdb", "flush", "n", "--all"]);
+    floor
+        .daemon
+        .run(&["fdb", "add", "n", fixed, "--port", "c", "--static"]);
+    floor.daemon.run(&["detach", "c"]);
+    assert_eq!(state(&floor, fixed), None, "it ends with its port");
+    floor.daemon.kill();
+    floor.daemon.restart();
+    assert_eq!(state(&floor, fixed), None);
+}
+
+#[test]
+fn entries_that_cannot_be_are_refused_and_change_nothing() {
+    if !require_root("entries_that_cannot_be_are_refused_and_change_nothing") {
+        return;
+    }
+    let floor = Floor::new("badentries");
+    floor
+        .daemon
+        .run(&["network", "create", "m", "--subnet", "10.89.0.0/24"]);
+    let network = &floor.daemon.json(&["network", "ls"])[0];
+    let gateway = network["gateway_mac"].as_str().unwrap();
+    let other = floor.lab.namespace("other");
+    floor.daemon.attach(&other, "m", "other", &[]);
+    let before = floor.daemon.json(&["fdb", "show", "n"]);
+    let unicast = "02:00:00:00:00:99";
+    for (words, named) in [
+        (
+            ["add", "n", "01:00:5e:00:00:01", "--port", "a"],
+            "group address",
+        ),
+        (
+            ["add", "n", "ff:ff:ff:ff:ff:ff", "--port", "a"],
+            "group address",
+        ),
+        (["add", "n", "00:00:00:00:00:00", "--port", "a"], "zero"),
+        (["add", "n", gateway, "--port", "a"], "gateway's MAC"),
+        (
+            ["add", "n", "02:00", "--port", "a"],
+            "six hexadecimal octets",
+        ),
+        (
+            ["add", "n", unicast, "--port", "nobody"],
+            "there is no port 'nobody'",
+        ),
+        (
+            ["add", "n", unicast, "--port", "other"],
+            "is on network 'm'",
+        ),
+        (
+            ["add", "n", unicast, "--port", "causeway0"],
+            "leads to no endpoint",
+        ),
+        (["add", "nope", unicast, "--port", "a"], "'nope'"),
+    ] {
+        let words: Vec<&str> = ["fdb"].into_iter().chain(words).collect();
+        let error = floor.daemon.refused(&words);
+        assert!(error.contains(named), "{words:?}: {error}");
+    }
+    let error = floor.daemon.refused(&["fdb", "del", "n", unicast]);
+    assert!(error.contains("no FDB entry"), "{error}");
+    let error = floor
+        .daemon
+        .refused(&["fdb", "flush", "n", "--port", "nobody"]);
+    assert!(error.contains("'nobody'"), "{error}");
+    let macs = |listed: Value| -> Vec<Value> {
+        let entries = listed.as_array().unwrap().iter();
+        entries.map(|entry| entry["mac"].clone()).collect()
+    };
+    assert_eq!(macs(floor.daemon.json(&["fdb", "show", "n"])), macs(before));
+}
+
+#[test]
+fn the_ageing_time_of_a_network_acts_while_it_is_in_use() {
+    if !require_root("the_ageing_time_of_a_network_acts_while_it_is_in_use") {
+        return;
+    }
+    let mut floor = Floor::new("ageing");
+    let a = floor.mac(0);
+    let _ = floor.heard(1, &plain(BROADCAST, UNKNOWN));
+    assert_eq!(floor.heard(0, &plain(UNKNOWN, a)), ["b"]);
+    floor.daemon.run(&["network", "set", "n", "--ageing", "10"]);
+    wait_until(2 * DEADLINE, "a silent station is forgotten", || {
+        !floor.fdb_has(UNKNOWN)
+    });
+    assert_eq!(floor.heard(0, &plain(UNKNOWN, a)), ["b", "c"]);
 }

@@ -1,9 +1,12 @@
-//! Ports of the bridge domains: wire format and handlers.
+//! Ports of the bridge domains and their FDBs: wire format and handlers.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use dataplane_core::addr::{MacAddr, MacAddrError};
+use dataplane_core::fdb::{FdbKind, Flush};
 use dataplane_core::l2::PortFlags;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +14,7 @@ use super::handlers::JsonBody;
 use super::types::PortView;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::model::{FdbKindError, fdb_kind};
 use crate::port_settings::PortChange;
 
 /// The flags of a port, as bridge(8) has them. What a change leaves out stays as it is; a listing
@@ -81,6 +85,48 @@ impl PortSet {
     }
 }
 
+/// An FDB entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FdbView {
+    /// The station.
+    pub mac: String,
+    /// The VLAN, 0 when untagged.
+    pub vlan: u16,
+    /// The port.
+    pub port: u16,
+    /// The port's name.
+    pub port_name: String,
+    /// Seconds since it was heard, or set.
+    pub age_seconds: u64,
+    /// `dynamic`, `sticky`, `static` or `local`.
+    #[serde(default)]
+    pub state: String,
+    /// How often the station has moved from port to port.
+    #[serde(default)]
+    pub moves: u32,
+}
+
+/// `POST /v1/networks/{name}/fdb`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FdbSet {
+    /// The station.
+    pub mac: String,
+    /// Name or id of its port.
+    pub port: String,
+    /// `static`, `sticky` or `local`; `static` when left out.
+    pub state: Option<String>,
+}
+
+/// `DELETE /v1/networks/{name}/fdb?port=PORT&all=true`
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct FdbFlush {
+    port: Option<String>,
+    /// What commands have set as well.
+    #[serde(default)]
+    all: bool,
+}
+
 type Shared = State<Arc<Engine>>;
 
 /// `GET /v1/ports`
@@ -104,4 +150,60 @@ pub async fn set_port(
 ) -> Result<Json<PortView>, Error> {
     engine.set_port(&name, body.change()).await?;
     Ok(Json(engine.port(&name)?))
+}
+
+/// `GET /v1/networks/{name}/fdb`
+pub async fn fdb(
+    State(engine): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<FdbView>>, Error> {
+    Ok(Json(engine.fdb(&name).await?))
+}
+
+/// `POST /v1/networks/{name}/fdb`
+pub async fn set_fdb_entry(
+    State(engine): Shared,
+    Path(name): Path<String>,
+    JsonBody(body): JsonBody<FdbSet>,
+) -> Result<StatusCode, Error> {
+    let kind = body.state.as_deref().unwrap_or(FdbKind::Static.label());
+    let kind = match fdb_kind(kind)? {
+        FdbKind::Dynamic => return Err(FdbKindError(kind.to_owned()).into()),
+        kind @ (FdbKind::Sticky | FdbKind::Static | FdbKind::Local) => kind,
+    };
+    engine
+        .set_fdb_entry(&name, station(&body.mac)?, &body.port, kind)
+        .await?;
+    Ok(StatusCode::CREATED)
+}
+
+/// `DELETE /v1/networks/{name}/fdb/{mac}`
+pub async fn remove_fdb_entry(
+    State(engine): Shared,
+    Path((name, mac)): Path<(String, String)>,
+) -> Result<StatusCode, Error> {
+    engine.remove_fdb_entry(&name, station(&mac)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /v1/networks/{name}/fdb`
+pub async fn flush_fdb(
+    State(engine): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<FdbFlush>,
+) -> Result<StatusCode, Error> {
+    let flush = if query.all {
+        Flush::All
+    } else {
+        Flush::Learned
+    };
+    engine
+        .flush_fdb(&name, query.port.as_deref(), flush)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn station(text: &str) -> Result<MacAddr, Error> {
+    let mac: Result<MacAddr, MacAddrError> = text.parse();
+    mac.map_err(|error| Error::Invalid(error.to_string()))
 }

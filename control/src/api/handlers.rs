@@ -19,9 +19,9 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::types::{
-    DropView, EndpointCreate, EndpointView, FdbView, NatUsageView, NetworkCreate, NetworkSet,
-    NetworkView, PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView,
-    StatusView, TargetPatch, TraceView,
+    DropView, EndpointCreate, EndpointView, NatUsageView, NetworkCreate, NetworkSet, NetworkView,
+    PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView, StatusView,
+    TargetPatch, TraceView,
 };
 use crate::engine::{
     AttachRequest, Clash, Engine, Namesake, NetworkChange, NetworkRequest, PublishRequest,
@@ -142,10 +142,6 @@ pub async fn remove_network(
 ) -> Result<StatusCode, Error> {
     engine.remove_network(&name).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-pub async fn fdb(State(engine): Shared, Path(name): Path<String>) -> Answer<Vec<FdbView>> {
-    Ok(Json(engine.fdb(&name).await?))
 }
 
 pub async fn endpoints(State(engine): Shared) -> Json<Vec<EndpointView>> {

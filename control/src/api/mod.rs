@@ -79,7 +79,16 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
                 .patch(h::change_network)
                 .delete(h::remove_network),
         )
-        .route("/v1/networks/{name}/fdb", get(h::fdb))
+        .route(
+            "/v1/networks/{name}/fdb",
+            get(bridging::fdb)
+                .post(bridging::set_fdb_entry)
+                .delete(bridging::flush_fdb),
+        )
+        .route(
+            "/v1/networks/{name}/fdb/{mac}",
+            delete(bridging::remove_fdb_entry),
+        )
         .route(
             "/v1/endpoints",
             get(h::endpoints).post(h::attach).delete(h::detach_sandbox),

@@ -317,21 +317,6 @@ pub struct PortView {
     pub flags: Option<FlagsBody>,
 }
 
-/// An FDB entry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FdbView {
-    /// The station.
-    pub mac: String,
-    /// The VLAN, 0 when untagged.
-    pub vlan: u16,
-    /// The port.
-    pub port: u16,
-    /// The port's name.
-    pub port_name: String,
-    /// Seconds since it was heard.
-    pub age_seconds: u64,
-}
-
 /// A NAT session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionView {

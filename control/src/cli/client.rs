@@ -69,6 +69,16 @@ impl Client {
         decode(response).await
     }
 
+    /// Creates an object of which nothing is told.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create(&self, path: &str, body: &impl Serialize) -> Result<(), Error> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        self.request(Method::POST, path, body.into()).await?;
+        Ok(())
+    }
+
     /// Changes an object.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod conform;
 mod daemon;
 mod debugging;
 mod demo;
+mod fdb;
 mod lab;
 mod nat;
 mod port;
@@ -22,15 +23,14 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::api::types::{
-    DropView, EndpointCreate, EndpointView, FdbView, NetworkCreate, NetworkSet, NetworkView,
-    PortLoadView, StatusView, SubnetView, TraceView,
+    DropView, EndpointCreate, EndpointView, NetworkCreate, NetworkSet, NetworkView, PortLoadView,
+    StatusView, SubnetView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine;
 use crate::error::split_hint;
 use args::{
-    AttachArgs, Cli, Command, DetachArgs, FdbCommand, NatCommand, NetworkCommand,
-    NetworkCreateArgs, TraceArgs,
+    AttachArgs, Cli, Command, DetachArgs, NatCommand, NetworkCommand, NetworkCreateArgs, TraceArgs,
 };
 use client::{Client, escape};
 
@@ -109,7 +109,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => detach(&client, args).await?,
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,
-        Command::Fdb(FdbCommand::Show { network, json }) => fdb(&client, &network, json).await?,
+        Command::Fdb(command) => fdb::fdb(&client, command).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => nat::sessions(&client, args.json).await?,
         Command::Nat(NatCommand::Rules { zero, json }) => {
@@ -269,26 +269,6 @@ fn absolute(netns: String) -> anyhow::Result<String> {
     }
     let path = std::path::absolute(&netns).with_context(|| format!("cannot resolve '{netns}'"))?;
     Ok(path.display().to_string())
-}
-
-async fn fdb(client: &Client, network: &str, json: bool) -> anyhow::Result<()> {
-    let path = format!("/v1/networks/{}/fdb", escape(network));
-    let entries: Vec<FdbView> = client.get(&path).await?;
-    if json {
-        return print_json(&entries);
-    }
-    let row = |entry: &FdbView| {
-        let age = format!("{} s", entry.age_seconds);
-        vec![
-            entry.mac.clone(),
-            entry.vlan.to_string(),
-            entry.port_name.clone(),
-            age,
-        ]
-    };
-    let rows: Vec<_> = entries.iter().map(row).collect();
-    table::print(&["MAC", "VLAN", "PORT", "AGE"], &rows)?;
-    Ok(())
 }
 
 async fn drops(client: &Client, json: bool) -> anyhow::Result<()> {

@@ -105,6 +105,7 @@ impl Engine {
             .map_err(Error::from)
             .and_then(|()| {
                 state.open.insert(port);
+                self.restore_fdb_entries(state, port);
                 self.install(state)
             })
             .and_then(|()| Ok(self.store.put_endpoint(&endpoint)?));
@@ -148,6 +149,9 @@ impl Engine {
                 network.name, old.name
             )));
         }
+        if endpoint.domain != old.domain {
+            self.forget_settings(state, |_, setting| setting.port == port)?;
+        }
         old.phase = Phase::Detaching;
         self.store.put_endpoint(&old)?;
         state.desired.endpoints.insert(port, old.clone());
@@ -167,6 +171,7 @@ impl Engine {
         if state.desired.endpoints.remove(&port).is_none() {
             return Ok(());
         }
+        self.drop_fdb_entries(state, port);
         let gone = self.withdraw_from(state, port);
         self.refresh_uplinks(state)?;
         self.install(state)?;
@@ -328,6 +333,7 @@ impl Engine {
         self.devices.remove(&endpoint).await?;
         self.store.remove_endpoint(port)?;
         state.desired.endpoints.remove(&port);
+        self.drop_fdb_entries(state, port);
         state.capabilities.remove(&port);
         self.end_sessions(&endpoint);
         // At once: its address may be another endpoint's before the next interval.
@@ -344,6 +350,7 @@ impl Engine {
         state.note_capabilities(port, &queues);
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
+        self.restore_fdb_entries(state, port);
         let Some(network) = state.desired.network_of(&endpoint) else {
             return Ok(());
         };
@@ -373,6 +380,7 @@ impl Engine {
         state.note_capabilities(port, &queues);
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
+        self.restore_fdb_entries(state, port);
         Ok(())
     }
 

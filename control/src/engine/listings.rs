@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use super::ports::port_id;
 use super::{Engine, State, features};
 use crate::api::types::{
-    CountView, DropView, EndpointView, FdbView, NatSetView, NetworkView, PortLoadView, PortView,
+    CountView, DropView, EndpointView, NatSetView, NetworkView, PortLoadView, PortView,
     PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
     TraceView, UplinkView, WorkerLoadView,
 };
@@ -213,32 +213,6 @@ impl Engine {
         ports
             .find(|port| port.name == name || Some(port.port) == id)
             .ok_or_else(|| Error::unknown_port(name))
-    }
-
-    /// The FDB of a network.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`].
-    pub async fn fdb(&self, network: &str) -> Result<Vec<FdbView>, Error> {
-        let topology = self.dataplane.topology();
-        let domain = topology
-            .domains()
-            .find(|domain| *domain.name == *network)
-            .ok_or_else(|| Error::unknown_network(network))?;
-        let now = self.dataplane.now();
-        let rows = self.dataplane.fdb().rows(domain.id, now, domain.ageing);
-        let mut views: Vec<_> = rows
-            .into_iter()
-            .map(|row| FdbView {
-                mac: row.mac.to_string(),
-                vlan: row.vlan.0,
-                port: row.port.0,
-                port_name: port_name(&topology, row.port),
-                age_seconds: row.age.as_secs(),
-            })
-            .collect();
-        views.sort_by(|one, two| (one.vlan, &one.mac).cmp(&(two.vlan, &two.mac)));
-        Ok(views)
     }
 
     /// NAT sessions, at most `SESSIONS_LISTED_MAX`.

@@ -20,6 +20,7 @@ mod ports;
 mod pressure;
 mod publications;
 mod reservations;
+mod stations;
 mod targets;
 mod uplinks;
 

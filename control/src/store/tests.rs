@@ -1,8 +1,10 @@
 //! The store, written and read back.
 
 use super::*;
-use crate::model::{Backend, MTU_DEFAULT, Publication, PublicationTarget};
+use crate::model::{Backend, FdbSetting, MTU_DEFAULT, Publication, PublicationTarget};
 use crate::port_settings::PortSettings;
+use dataplane_core::addr::MacAddr;
+use dataplane_core::fdb::FdbKind;
 use dataplane_core::l2::PortFlags;
 use dataplane_core::nat::{Balance, Duty, Transport};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,10 +93,16 @@ pub(super) fn example() -> DesiredState {
             target(&second, 1, Duty::Draining),
         ],
     };
+    let station = (network.domain, MacAddr([2, 0, 0, 0, 0, 9]));
+    let setting = FdbSetting {
+        port: second.port,
+        kind: FdbKind::Local,
+    };
     DesiredState {
         networks: [(network.domain, network)].into(),
         endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
         publications: [(publication.id, publication)].into(),
+        fdb: [(station, setting)].into(),
     }
 }
 
@@ -109,6 +117,8 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
         .for_each(|e| store.put_endpoint(e).unwrap());
     let publications: Vec<_> = desired.publications.values().cloned().collect();
     store.put_publications(&publications).unwrap();
+    let entries = desired.fdb.iter();
+    entries.for_each(|(key, setting)| store.put_fdb_entry(*key, *setting).unwrap());
 }
 
 #[test]

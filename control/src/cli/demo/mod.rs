@@ -15,7 +15,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::lab::Props;
-use crate::api::types::{DropView, FdbView, PortView, SessionView, StepView, TraceView};
+use crate::api::bridging::FdbView;
+use crate::api::types::{DropView, PortView, SessionView, StepView, TraceView};
 use narrator::Narrator;
 use stage::{Container, HOST, OUTSIDE, Stage, Watch};
 
