@@ -11,7 +11,7 @@ use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
 
 use super::station::{Stations, pass, silence};
-use crate::bridges::bottle::{port_id, set_ageing, topology};
+use crate::bridges::bottle::{change_table, port_id, set_ageing, set_flag, topology};
 use crate::bridges::script::{Op, Script};
 use crate::bridges::{Change, Outputs, PORTS};
 use crate::lab::{self, Lab, Namespace};
@@ -122,7 +122,13 @@ impl Causeway {
 
     fn change(&mut self, lane: usize, change: Change) {
         match change {
-            Change::Flush(port) => self.dataplane.fdb().flush_port(port_id(lane, port)),
+            Change::Flag { port, flag, on } => {
+                set_flag(&mut self.topology, port_id(lane, port), flag, on);
+                self.install();
+            }
+            Change::Flush(_) | Change::Set { .. } | Change::Remove(_) => {
+                change_table(self.dataplane.fdb(), lane, change, self.dataplane.now());
+            }
             Change::Ageing(ageing) => {
                 set_ageing(&mut self.topology, lane, ageing);
                 self.install();

@@ -5,12 +5,18 @@
 //! whichever port they enter by, and a frame that crosses a cable beside the bridge often enough
 //! tells that all before it are through.
 
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
-use rtnetlink::{LinkBridge, LinkMessageBuilder};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::InfoBridgePort;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder};
 
 use super::station::{Station, Stations, pass, silence};
-use crate::bridges::{Bridge, Change, Outputs, PORTS};
+use crate::bridges::{Bridge, Change, Flag, Kind, Outputs, PORTS};
 use crate::lab::{self, Lab, Namespace};
 
 /// Crossings of the cable beside the bridge after which everything before is through: a frame
@@ -103,8 +109,44 @@ impl KernelBridge {
     }
 
     fn flush(&self, port: u32) {
-        let flush = rtnetlink::LinkBridgePort::new(port).fdb_flush().build();
-        lab::block_on(self.handle.link().set_port(flush).execute()).expect("a flush");
+        self.set_port(LinkBridgePort::new(port).fdb_flush());
+    }
+
+    fn set_port(&self, port: LinkMessageBuilder<LinkBridgePort>) {
+        let set = self.handle.link().set_port(port.build());
+        lab::block_on(set.execute()).expect("a setting of a port");
+    }
+
+    fn set_entry(&self, mac: [u8; 6], port: u32, kind: Kind) {
+        let (state, flags) = match kind {
+            Kind::Static => (NeighbourState::Noarp, NeighbourFlags::Controller),
+            Kind::Sticky => (
+                NeighbourState::Reachable,
+                NeighbourFlags::Controller | NeighbourFlags::Sticky,
+            ),
+        };
+        let add = self.handle.neighbours().add_bridge(port, &mac);
+        let add = add.state(state).flags(flags).replace();
+        lab::block_on(add.execute()).expect("an entry");
+    }
+
+    /// The kernel removes an entry only from the port that it is on, which the frames decide.
+    fn remove_entry(&self, mac: [u8; 6]) {
+        for port in self.ports {
+            let mut message = NeighbourMessage::default();
+            message.header.family = AddressFamily::Bridge;
+            message.header.ifindex = port;
+            message.header.flags = NeighbourFlags::Controller;
+            let address = NeighbourAttribute::LinkLayerAddress(mac.to_vec());
+            message.attributes.push(address);
+            let removed = lab::block_on(self.handle.neighbours().del(message).execute());
+            if let Err(rtnetlink::Error::NetlinkError(error)) = &removed
+                && error.raw_code() == -(Errno::ENOENT as i32)
+            {
+                continue;
+            }
+            removed.expect("an entry removed");
+        }
     }
 }
 
@@ -117,6 +159,19 @@ impl Bridge for KernelBridge {
         self.settle();
         match change {
             Change::Flush(port) => self.flush(self.ports[port]),
+            Change::Flag { port, flag, on } => {
+                let info = match flag {
+                    Flag::Learning => InfoBridgePort::Learning(on),
+                    Flag::Flood => InfoBridgePort::UnicastFlood(on),
+                    Flag::McastFlood => InfoBridgePort::MulticastFlood(on),
+                    Flag::BcastFlood => InfoBridgePort::BroadcastFlood(on),
+                    Flag::Isolated => InfoBridgePort::Isolated(on),
+                    Flag::Hairpin => InfoBridgePort::HairpinMode(on),
+                };
+                self.set_port(LinkBridgePort::new(self.ports[port]).append_info_data(info));
+            }
+            Change::Set { mac, port, kind } => self.set_entry(mac, self.ports[port], kind),
+            Change::Remove(mac) => self.remove_entry(mac),
             Change::Ageing(ageing) => {
                 let ticks = (ageing.as_millis() / MILLIS_PER_TICK) as u32;
                 self.set(LinkBridge::new(BRIDGE).ageing_time(ticks));

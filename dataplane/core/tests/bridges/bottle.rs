@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use dataplane_core::addr::{DomainId, PortId, VlanId};
+use dataplane_core::addr::{DomainId, MacAddr, PortId, VlanId};
 use dataplane_core::counters::Counters;
-use dataplane_core::fdb::{Fdb, FdbView, Limits};
+use dataplane_core::fdb::{Fdb, FdbKey, FdbKind, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
+use dataplane_core::l2::PortFlags;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use dataplane_core::topology::{Domain, Port, Role, Topology};
 use dataplane_core::trace::Off;
 use dataplane_core::verdict::Verdict;
 
-use super::{Bridge, Change, Outputs, PORTS};
+use super::{Bridge, Change, Flag, Kind, Outputs, PORTS};
 
 /// The picture of every Causeway that is compared: so many networks of [`PORTS`] ports.
 pub fn topology(networks: usize) -> Topology {
@@ -22,13 +23,8 @@ pub fn topology(networks: usize) -> Topology {
         let id = DomainId(network as u16);
         topology.put_domain(Domain::new(id, &format!("net{network}")));
         for port in 0..PORTS {
-            topology.put_port(Port {
-                id: port_id(network, port),
-                name: format!("p{network}.{port}").into(),
-                role: Role::Bridge(id),
-                up: true,
-                mtu: 1_500,
-            });
+            let (number, name) = (port_id(network, port), format!("p{network}.{port}"));
+            topology.put_port(Port::new(number, &name, Role::Bridge(id)));
         }
     }
     topology.finish();
@@ -41,6 +37,46 @@ pub fn set_ageing(topology: &mut Topology, network: usize, ageing: Duration) {
         domain.ageing = ageing;
     }
     topology.finish();
+}
+
+/// Switches a flag of a network's port.
+pub fn set_flag(topology: &mut Topology, id: PortId, flag: Flag, on: bool) {
+    let meant = match flag {
+        Flag::Learning => PortFlags::LEARNING,
+        Flag::Flood => PortFlags::FLOOD,
+        Flag::McastFlood => PortFlags::MCAST_FLOOD,
+        Flag::BcastFlood => PortFlags::BCAST_FLOOD,
+        Flag::Isolated => PortFlags::ISOLATED,
+        Flag::Hairpin => PortFlags::HAIRPIN,
+    };
+    if let Some(Some(port)) = topology.ports.get_mut(id.index()) {
+        port.flags = match on {
+            true => port.flags.with(meant),
+            false => port.flags.without(meant),
+        };
+    }
+    topology.finish();
+}
+
+/// Makes a change that is one of a table.
+pub fn change_table(fdb: &Fdb, network: usize, change: Change, now: Instant) {
+    let domain = DomainId(network as u16);
+    let key = |mac| FdbKey::new(domain, VlanId(0), MacAddr(mac));
+    match change {
+        Change::Flush(port) => fdb.flush_port(port_id(network, port)),
+        Change::Set { mac, port, kind } => {
+            let kind = match kind {
+                Kind::Static => FdbKind::Static,
+                Kind::Sticky => FdbKind::Sticky,
+            };
+            let set = fdb.set(key(mac), port_id(network, port), kind, now);
+            set.unwrap();
+        }
+        Change::Remove(mac) => {
+            fdb.remove(domain, VlanId(0), MacAddr(mac));
+        }
+        Change::Flag { .. } | Change::Ageing(_) | Change::Pass(_) => {}
+    }
 }
 
 /// The switch port of a network's port.
@@ -77,8 +113,11 @@ impl Default for Bottle {
 }
 
 impl Bottle {
-    fn deliver(&mut self, to: PortId, ingress: PortId, verdict: Verdict) {
-        assert_ne!(to, ingress, "never back to ingress: {verdict}");
+    fn topology(&mut self) -> &mut Topology {
+        Arc::make_mut(&mut self.sw.topology)
+    }
+
+    fn deliver(&mut self, to: PortId) {
         self.outputs[usize::from(to.0)].push(self.buf.bytes().to_vec());
     }
 }
@@ -90,11 +129,11 @@ impl Bridge for Bottle {
         let mut frame = Frame::new(ingress, &mut self.buf);
         let verdict = forward(&mut self.sw, &mut frame, self.now, &mut Off);
         match verdict {
-            Verdict::Bridged(to) => self.deliver(to, ingress, verdict),
-            Verdict::Flooded(domain, VlanId(_)) => {
+            Verdict::Bridged(to) => self.deliver(to),
+            Verdict::Flooded(domain, VlanId(_), class) => {
                 let topology = Arc::clone(&self.sw.topology);
-                for to in topology.flood_set(domain, ingress) {
-                    self.deliver(to, ingress, verdict);
+                for to in topology.flood_set(domain, ingress, class) {
+                    self.deliver(to);
                 }
             }
             Verdict::Drop(_) => {}
@@ -104,13 +143,14 @@ impl Bridge for Bottle {
 
     fn change(&mut self, change: Change) {
         match change {
-            Change::Flush(port) => self.fdb.flush_port(port_id(0, port)),
-            Change::Ageing(ageing) => {
-                let mut topology = topology(1);
-                set_ageing(&mut topology, 0, ageing);
-                self.sw.topology = Arc::new(topology);
+            Change::Flag { port, flag, on } => {
+                set_flag(self.topology(), port_id(0, port), flag, on);
             }
+            Change::Ageing(ageing) => set_ageing(self.topology(), 0, ageing),
             Change::Pass(time) => self.now = self.now + time,
+            Change::Flush(_) | Change::Set { .. } | Change::Remove(_) => {
+                change_table(&self.fdb, 0, change, self.now);
+            }
         }
         self.sw.fdb.begin_batch();
     }

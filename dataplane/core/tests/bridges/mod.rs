@@ -24,11 +24,77 @@ pub const PORTS: usize = 5;
 /// What left by each port, in order.
 pub type Outputs = [Vec<Vec<u8>>; PORTS];
 
+/// What is switched on for a port, as bridge(8) has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flag {
+    /// Stations that are heard on it are learned.
+    Learning,
+    /// Unicast to stations that nobody knows leaves by it.
+    Flood,
+    /// Multicast leaves by it.
+    McastFlood,
+    /// Broadcast leaves by it.
+    BcastFlood,
+    /// It and other isolated ports do not reach each other.
+    Isolated,
+    /// What came by it may leave by it.
+    Hairpin,
+}
+
+impl Flag {
+    /// Every flag.
+    pub const ALL: [Self; 6] = [
+        Self::Learning,
+        Self::Flood,
+        Self::McastFlood,
+        Self::BcastFlood,
+        Self::Isolated,
+        Self::Hairpin,
+    ];
+
+    /// Whether it is on for a new port.
+    pub const fn default(self) -> bool {
+        match self {
+            Self::Learning | Self::Flood | Self::McastFlood | Self::BcastFlood => true,
+            Self::Isolated | Self::Hairpin => false,
+        }
+    }
+}
+
+/// An entry that is set, not learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It neither ages nor moves.
+    Static,
+    /// It ages and does not move.
+    Sticky,
+}
+
 /// A change of a bridge's settings or table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Forgets what was learned on a port.
     Flush(usize),
+    /// Switches a flag of a port.
+    Flag {
+        /// Which port.
+        port: usize,
+        /// Which flag.
+        flag: Flag,
+        /// Whether it is on from now on.
+        on: bool,
+    },
+    /// Sets a station's entry.
+    Set {
+        /// The station.
+        mac: [u8; 6],
+        /// Where it is.
+        port: usize,
+        /// What the entry is.
+        kind: Kind,
+    },
+    /// Removes a station's entry, of whatever kind.
+    Remove([u8; 6]),
     /// Stations are forgotten when they were not heard for so long.
     Ageing(Duration),
     /// So much time passes.

@@ -1,11 +1,11 @@
 //! What a bridge does with a frame, by a `BTreeMap` and no thought of speed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dataplane_core::topology::AGEING_DEFAULT;
 
-use super::{Bridge, Change, Outputs, PORTS};
+use super::{Bridge, Change, Flag, Kind, Outputs, PORTS};
 
 /// Which bridge it is that the model speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,25 +21,28 @@ pub enum Side {
 pub enum Difference {
     /// Without spanning tree the kernel floods what is sent to 01:80:c2:00:00:00.
     BpduFlooded,
+    /// A static entry of the kernel moves, unless it is sticky as well.
+    StaticMoved,
     /// The kernel learns the source of a frame to another link-local group, which goes nowhere.
     LinkLocalLearned,
 }
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::BpduFlooded, Self::LinkLocalLearned];
+    pub const ALL: [Self; 3] = [Self::BpduFlooded, Self::LinkLocalLearned, Self::StaticMoved];
 
     /// Its name in the manual and in coverage.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BpduFlooded => "differs: BPDU flooded",
             Self::LinkLocalLearned => "differs: link-local source learned",
+            Self::StaticMoved => "differs: static entry moved",
         }
     }
 }
 
 /// What a run has to have made a bridge do.
-const COVERED: [&str; 12] = [
+const COVERED: [&str; 20] = [
     "new station",
     "known station",
     "move",
@@ -52,6 +55,14 @@ const COVERED: [&str; 12] = [
     "group source",
     "zero source",
     "flush",
+    "learning off",
+    "flood off",
+    "mcast-flood off",
+    "bcast-flood off",
+    "isolated",
+    "hairpin",
+    "set entry",
+    "sticky entry holds",
 ];
 /// How often.
 const COVERED_MIN: u64 = 100;
@@ -62,6 +73,8 @@ pub type Coverage = BTreeMap<&'static str, u64>;
 /// What is known of a station.
 #[derive(Clone, Copy, Debug)]
 struct Station {
+    /// Whether its entry was set, and as what.
+    set: Option<Kind>,
     /// Where it was heard last.
     port: usize,
     /// When.
@@ -73,6 +86,8 @@ struct Station {
 pub struct Model {
     side: Side,
     stations: BTreeMap<[u8; 6], Station>,
+    /// Flags that are not as on a new port.
+    switched: BTreeSet<(usize, Flag)>,
     now: Duration,
     ageing: Duration,
     outputs: Outputs,
@@ -85,6 +100,7 @@ impl Model {
         Self {
             side,
             stations: BTreeMap::new(),
+            switched: BTreeSet::new(),
             now: Duration::ZERO,
             ageing: AGEING_DEFAULT,
             outputs: Outputs::default(),
@@ -117,13 +133,34 @@ impl Model {
         *self.coverage.entry(what).or_default() += 1;
     }
 
+    fn has(&self, port: usize, flag: Flag) -> bool {
+        flag.default() != self.switched.contains(&(port, flag))
+    }
+
     fn learn(&mut self, src: [u8; 6], port: usize) {
-        let heard = self.now;
-        match self.stations.insert(src, Station { port, heard }) {
-            None => self.cover("new station"),
-            Some(before) if before.port != port => self.cover("move"),
-            Some(_) => self.cover("known station"),
+        if !self.has(port, Flag::Learning) {
+            return self.cover("learning off");
         }
+        let known = self.stations.get(&src).copied();
+        let (heard, mut set) = (self.now, None);
+        match known {
+            None => self.cover("new station"),
+            Some(there) if there.port == port => {
+                set = there.set;
+                self.cover("known station");
+            }
+            Some(there) => match there.set {
+                None => self.cover("move"),
+                Some(Kind::Sticky) => return self.cover("sticky entry holds"),
+                Some(Kind::Static) => {
+                    set = there.set;
+                    if !self.differs(Difference::StaticMoved) {
+                        return;
+                    }
+                }
+            },
+        }
+        self.stations.insert(src, Station { set, port, heard });
     }
 
     /// Whether the kernel's way is to be gone where the two differ.
@@ -150,20 +187,47 @@ impl Model {
 
     fn deliver(&mut self, dst: [u8; 6], port: usize, frame: &[u8]) {
         let known = self.stations.get(&dst).map(|station| station.port);
-        let (what, egress) = match (dst, known) {
-            ([0xff, 0xff, 0xff, 0xff, 0xff, 0xff], _) => ("broadcast", None),
-            ([first, ..], _) if first & 1 == 1 => ("multicast", None),
-            (_, None) => ("unknown unicast", None),
-            (_, Some(egress)) if egress == port => ("known on the same port", Some(egress)),
-            (_, Some(egress)) => ("known unicast", Some(egress)),
+        let (what, flag, off) = match (dst, known) {
+            ([0xff, 0xff, 0xff, 0xff, 0xff, 0xff], _) => {
+                ("broadcast", Flag::BcastFlood, "bcast-flood off")
+            }
+            ([first, ..], _) if first & 1 == 1 => {
+                ("multicast", Flag::McastFlood, "mcast-flood off")
+            }
+            (_, None) => ("unknown unicast", Flag::Flood, "flood off"),
+            (_, Some(egress)) => return self.bridge(port, egress, frame),
         };
         self.cover(what);
         for other in 0..PORTS {
-            let takes = egress.is_none_or(|egress| egress == other);
-            if other != port && takes {
-                self.outputs[other].push(frame.to_vec());
+            if self.has(other, flag) {
+                self.leave(port, other, frame);
+            } else if other != port {
+                self.cover(off);
             }
         }
+    }
+
+    fn bridge(&mut self, port: usize, egress: usize, frame: &[u8]) {
+        self.cover(if egress == port {
+            "known on the same port"
+        } else {
+            "known unicast"
+        });
+        self.leave(port, egress, frame);
+    }
+
+    /// Lets a frame that entered by one port leave by another, if it may.
+    fn leave(&mut self, port: usize, egress: usize, frame: &[u8]) {
+        if port == egress && !self.has(port, Flag::Hairpin) {
+            return;
+        }
+        if self.has(port, Flag::Isolated) && self.has(egress, Flag::Isolated) {
+            return self.cover("isolated");
+        }
+        if port == egress {
+            self.cover("hairpin");
+        }
+        self.outputs[egress].push(frame.to_vec());
     }
 }
 
@@ -192,15 +256,32 @@ impl Bridge for Model {
         match change {
             Change::Flush(port) => {
                 self.cover("flush");
-                self.stations.retain(|_, station| station.port != port);
+                self.stations
+                    .retain(|_, station| station.port != port || station.set == Some(Kind::Static));
+            }
+            Change::Flag { port, flag, on } => {
+                if on == flag.default() {
+                    self.switched.remove(&(port, flag));
+                } else {
+                    self.switched.insert((port, flag));
+                }
+            }
+            Change::Set { mac, port, kind } => {
+                self.cover("set entry");
+                let (set, heard) = (Some(kind), self.now);
+                self.stations.insert(mac, Station { set, port, heard });
+            }
+            Change::Remove(mac) => {
+                self.stations.remove(&mac);
             }
             Change::Ageing(ageing) => self.ageing = ageing,
             Change::Pass(time) => {
                 self.now += time;
                 let (now, ageing) = (self.now, self.ageing);
                 let before = self.stations.len();
-                self.stations
-                    .retain(|_, station| now - station.heard < ageing);
+                self.stations.retain(|_, station| {
+                    station.set == Some(Kind::Static) || now - station.heard < ageing
+                });
                 for _ in self.stations.len()..before {
                     self.cover("aged");
                 }

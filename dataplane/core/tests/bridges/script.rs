@@ -4,11 +4,12 @@
 //! can be played to one bridge and none knows of the other. Every frame carries its number, by
 //! which it is told from every other of its script.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{Change, PORTS};
+use super::{Change, Flag, Kind, PORTS};
 
 /// Frames of a script.
 pub const FRAMES: usize = 60;
@@ -66,6 +67,7 @@ impl Script {
         while writer.frames < FRAMES {
             writer.step();
         }
+        writer.tidy();
         Self {
             seed,
             ops: writer.ops,
@@ -113,6 +115,8 @@ struct Writer {
     rng: Rng,
     /// The ports that the stations are behind.
     homes: [usize; STATIONS],
+    /// Flags that were switched, as they are.
+    flags: BTreeMap<(usize, Flag), bool>,
     frames: usize,
     ops: Vec<Op>,
 }
@@ -125,15 +129,16 @@ impl Writer {
             seed,
             rng,
             homes,
+            flags: BTreeMap::new(),
             frames: 0,
             ops: Vec::new(),
         }
     }
 
     fn step(&mut self) {
-        if self.rng.u8(..) < 4 {
-            let port = self.rng.usize(..PORTS);
-            self.ops.push(Op::Change(Change::Flush(port)));
+        if self.rng.u8(..) < 16 {
+            let change = self.change();
+            self.ops.push(Op::Change(change));
         }
         let station = self.rng.usize(..STATIONS);
         if self.seed.is_multiple_of(MOVING) && self.rng.u8(..) < 24 {
@@ -143,6 +148,45 @@ impl Writer {
         let frame = self.frame(dst, src);
         let port = self.homes[station];
         self.ops.push(Op::Send { port, frame });
+    }
+
+    fn change(&mut self) -> Change {
+        let port = self.rng.usize(..PORTS);
+        let mac = self.station(self.homes.len() - 1);
+        match self.rng.u8(..16) {
+            0..4 => Change::Flush(port),
+            4..12 => {
+                let flag = Flag::ALL[self.rng.usize(..Flag::ALL.len())];
+                let on = self.flags.entry((port, flag)).or_insert(flag.default());
+                *on = !*on;
+                Change::Flag {
+                    port,
+                    flag,
+                    on: *on,
+                }
+            }
+            12..15 => {
+                let kind = if self.rng.bool() {
+                    Kind::Static
+                } else {
+                    Kind::Sticky
+                };
+                Change::Set { mac, port, kind }
+            }
+            _ => Change::Remove(mac),
+        }
+    }
+
+    /// Leaves a bridge as a new one is.
+    fn tidy(&mut self) {
+        for ((port, flag), on) in std::mem::take(&mut self.flags) {
+            if on != flag.default() {
+                let on = flag.default();
+                self.ops.push(Op::Change(Change::Flag { port, flag, on }));
+            }
+        }
+        let mac = self.station(STATIONS - 1);
+        self.ops.push(Op::Change(Change::Remove(mac)));
     }
 
     /// A station says something from a port that is its own for the whole script.
