@@ -26,6 +26,12 @@ const MOVING: u64 = 8;
 
 /// Stations of the script in which they fall silent.
 const AGEING_STATIONS: usize = 120;
+/// Stations with an entry that is set, static and sticky in turn. Every second two say something,
+/// from where they are and from elsewhere.
+const AGEING_SET: usize = 40;
+/// Who speaks to each of them, and from where: there nobody else is.
+const AGEING_ASKER: usize = 200;
+const AGEING_ASKER_PORT: usize = PORTS - 1;
 /// How long they are remembered in it.
 const AGEING: Duration = Duration::from_secs(6);
 /// When every second one speaks again.
@@ -77,7 +83,7 @@ impl Script {
 
 impl Script {
     /// A script of stations that fall silent: all speak, later every second one again, and when
-    /// the time of the others is over, each is spoken to.
+    /// the time of the others is over, each is spoken to. So are stations whose entries were set.
     pub fn ageing(seed: u64) -> Self {
         let mut writer = Writer::new(seed);
         let stations = 0..AGEING_STATIONS;
@@ -85,18 +91,35 @@ impl Script {
         for station in stations.clone() {
             writer.say(station, BROADCAST);
         }
+        let set = AGEING_STATIONS..AGEING_STATIONS + AGEING_SET;
+        for station in set.clone() {
+            let (mac, port) = (writer.station(station), station % AGEING_ASKER_PORT);
+            let kind = if station % 2 == 0 {
+                Kind::Static
+            } else {
+                Kind::Sticky
+            };
+            writer.ops.push(Op::Change(Change::Set { mac, port, kind }));
+        }
         writer.ops.push(Op::Change(Change::Pass(AGEING_AGAIN)));
         for station in stations.clone().step_by(2) {
             writer.say(station, BROADCAST);
         }
+        for station in set.clone().filter(|station| station % 4 >= 2) {
+            writer.say(station, BROADCAST);
+            writer.say_from(station + 1, station, BROADCAST);
+        }
         writer.ops.push(Op::Change(Change::Pass(AGEING_ASKED)));
-        for station in stations {
-            // Somebody whom the others do not know speaks, from a port that is not theirs.
+        for station in stations.chain(set.clone()) {
             let dst = writer.station(station);
-            let src = writer.station(AGEING_STATIONS + station);
+            let src = writer.station(AGEING_ASKER);
             let frame = writer.frame(dst, src);
-            let port = (station + 1) % PORTS;
+            let port = AGEING_ASKER_PORT;
             writer.ops.push(Op::Send { port, frame });
+        }
+        for station in set {
+            let mac = writer.station(station);
+            writer.ops.push(Op::Change(Change::Remove(mac)));
         }
         Self {
             seed,
@@ -191,9 +214,14 @@ impl Writer {
 
     /// A station says something from a port that is its own for the whole script.
     fn say(&mut self, station: usize, dst: [u8; 6]) {
+        self.say_from(station, station, dst);
+    }
+
+    /// A station says something from the port of another one.
+    fn say_from(&mut self, other: usize, station: usize, dst: [u8; 6]) {
         let src = self.station(station);
         let frame = self.frame(dst, src);
-        let port = station % PORTS;
+        let port = other % AGEING_ASKER_PORT;
         self.ops.push(Op::Send { port, frame });
     }
 
