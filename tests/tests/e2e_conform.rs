@@ -14,7 +14,7 @@ use tests::lab::{DEADLINE, Lab, Namespace, block_on, require_root, wait_until};
 
 /// Deviations that the requirements allow us: well-known ports belong to the host that we share the
 /// address with.
-const ALLOWED: [&str; 1] = ["port-class-low"];
+const ALLOWED: [&str; 2] = ["port-class-low", "port-class-low-contended"];
 /// Rows that a run without timers leaves untested, whatever the NAT.
 const UNTESTED: [&str; 8] = [
     "address-conflict",
@@ -84,6 +84,8 @@ struct Way {
     inside: Namespace,
     host: Namespace,
     outside: Namespace,
+    /// Another host inside, where the NAT has to know it.
+    second: Option<Namespace>,
 }
 
 impl Way {
@@ -99,6 +101,7 @@ impl Way {
             inside,
             host,
             outside,
+            second: None,
         }
     }
 
@@ -130,17 +133,23 @@ impl Way {
     }
 
     fn target(&self, name: &str) -> String {
-        let (inside, outside) = (self.inside.path(), self.outside.path());
-        format!("{name}={},{}", path_text(&inside), path_text(&outside))
+        let namespaces = [&self.inside, &self.outside].into_iter();
+        let paths: Vec<String> = namespaces
+            .chain(&self.second)
+            .map(|ns| path_text(&ns.path()).to_owned())
+            .collect();
+        format!("{name}={}", paths.join(","))
     }
 
-    /// IPv4 addresses of the outside, `lo` aside.
-    fn outside_addresses(&self) -> usize {
-        let link = self.outside.link("eth0").index;
-        let all = block_on(self.outside.netlink().addresses()).expect("the kernel lists them");
-        all.iter()
-            .filter(|address| address.link == link && address.prefix.address.is_ipv4())
-            .count()
+    /// IPv4 addresses of the inside and of the outside, `lo` aside.
+    fn addresses(&self) -> [usize; 2] {
+        [&self.inside, &self.outside].map(|ns| {
+            let link = ns.link("eth0").index;
+            let all = block_on(ns.netlink().addresses()).expect("the kernel lists them");
+            all.iter()
+                .filter(|address| address.link == link && address.prefix.address.is_ipv4())
+                .count()
+        })
     }
 }
 
@@ -157,10 +166,13 @@ fn program(test: &str, name: &str, package: &str) -> Option<std::path::PathBuf> 
 }
 
 fn ours(name: &str) -> (Way, Daemon) {
-    let way = Way::new(name);
+    let mut way = Way::new(name);
     let daemon = Daemon::start(&way.lab, &way.host, &["--uplink", "up0"]);
     daemon.run(&["network", "create", "net", "--subnet", "10.0.0.0/24"]);
     daemon.attach(&way.inside, "net", "inside", &[]);
+    let second = way.lab.namespace("second");
+    daemon.attach(&second, "net", "second", &[]);
+    way.second = Some(second);
     (way, daemon)
 }
 
@@ -176,6 +188,17 @@ fn assert_ours(rows: &Rows) {
     }
     for name in ["udp-filtering", "tcp-filtering"] {
         assert_finding(rows, name, "pass", "address-and-port-dependent");
+    }
+    for name in ["udp-overloading-contended", "tcp-overloading-contended"] {
+        let observed = "shared towards one remote 0 of 16, towards two 0 of 16";
+        assert_finding(rows, name, "pass", observed);
+    }
+    for name in ["udp-mapping-contended", "tcp-mapping-contended"] {
+        assert_finding(rows, name, "pass", "endpoint-independent");
+    }
+    assert_finding(rows, "delivery-contended", "pass", "4 of 4 answers");
+    for name in ["port-parity-contended", "port-class-high-contended"] {
+        assert_finding(rows, name, "pass", "kept for 16 of 16");
     }
     let mut untested = with_verdict(rows, "not-tested");
     untested.sort_unstable();
@@ -252,9 +275,53 @@ fn the_kernels_masquerade_has_the_matrix_that_it_is_known_for() {
         "pass",
         "1500 bytes: fragmentation needed, MTU 1400",
     );
+    assert_contended_kernel(rows);
     for way in [&kernel, &way] {
-        assert_eq!(way.outside_addresses(), 1, "the second remote was borrowed");
+        assert_eq!(way.addresses(), [1, 1], "what was borrowed is given back");
     }
+}
+
+/// Conntrack keeps a port for two hosts as long as their remotes differ, and gives way at random where
+/// they do not: its mapping is endpoint-independent only while nobody else wants the port.
+fn assert_contended_kernel(rows: &Rows) {
+    for name in ["udp-overloading-contended", "tcp-overloading-contended"] {
+        let observed = "shared towards one remote 0 of 16, towards two 16 of 16";
+        assert_finding(rows, name, "deviation", observed);
+    }
+    for name in ["udp-mapping-contended", "tcp-mapping-contended"] {
+        assert_finding(rows, name, "deviation", "address-and-port-dependent");
+    }
+    assert_finding(rows, "delivery-contended", "pass", "4 of 4 answers");
+    assert_finding(rows, "port-parity-contended", "deviation", "of 16");
+    for (name, count) in [
+        ("port-class-low-contended", 8),
+        ("port-class-high-contended", 16),
+    ] {
+        let observed = format!("kept for {count} of {count}");
+        assert_finding(rows, name, "pass", &observed);
+    }
+}
+
+#[test]
+fn a_second_inside_host_that_the_nat_does_not_know_is_no_finding() {
+    if !require_root("e2e_conform") {
+        return;
+    }
+    let (mut way, _daemon) = ours("conform-stranger");
+    // Borrowed, and nothing that ours has attached.
+    way.second = None;
+    let rows = found(&["--target", &way.target("ours")]);
+    for (name, finding) in rows[0]
+        .iter()
+        .filter(|(name, _)| name.ends_with("-contended"))
+    {
+        assert_eq!(finding.0, "not-tested", "{name}: {finding:?}");
+        assert!(
+            finding.1.contains("name a namespace as SECOND"),
+            "{finding:?}"
+        );
+    }
+    assert_eq!(way.addresses(), [1, 1], "what was borrowed is given back");
 }
 
 #[test]
@@ -345,7 +412,7 @@ fn a_signal_takes_the_borrowed_address_and_the_lab_away() {
         let mut child = command.spawn().expect("the program starts");
         let dir = std::env::temp_dir().join(format!("causeway-lab-{}.0", child.id()));
         wait_until(DEADLINE, "it is at work", || {
-            way.outside_addresses() == 2 || dir.exists()
+            way.addresses() == [1, 2] || dir.exists()
         });
         let pid = Pid::from_raw(child.id().cast_signed());
         kill(pid, Signal::SIGINT).expect("it is ours");
@@ -355,7 +422,7 @@ fn a_signal_takes_the_borrowed_address_and_the_lab_away() {
             Some(128 + Signal::SIGINT as i32),
             "{borrows}"
         );
-        assert_eq!(way.outside_addresses(), 1, "borrows: {borrows}");
+        assert_eq!(way.addresses(), [1, 1], "borrows: {borrows}");
         assert!(!dir.exists(), "{}", dir.display());
     }
 }
@@ -378,7 +445,7 @@ fn what_cannot_be_checked_is_an_error_and_no_table() {
     refused(&["--target", &target], "there is no NAT between these");
     routed.host.set_sysctl("net/ipv4/ip_forward", "0");
     refused(&["--target", &target], "does not arrive there");
-    assert_eq!(routed.outside_addresses(), 1);
+    assert_eq!(routed.addresses(), [1, 1]);
     let inside = routed.inside.path();
     let same = format!("{0},{0}", path_text(&inside));
     refused(&["--target", &same], "one namespace");

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::lab::{self, Props};
 use super::{print_json, table};
 use crate::api::types::{NetworkCreate, NetworkView};
-use crate::conform::{self, Borrowed, Ground, Options, Report, TIMERS_SECONDS_MAX};
+use crate::conform::{self, Borrowed, Ground, Namespaces, Options, Report, TIMERS_SECONDS_MAX};
 use crate::netns::Netns;
 
 /// The lab's addresses (RFC 5737).
@@ -20,6 +20,9 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const OUTSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)];
 /// Below the inside's 1500, so that a packet can be too large for the outside.
 const MTU: u32 = 1_400;
+/// How a target is written.
+const WANTED: &str =
+    "write INSIDE,OUTSIDE or NAME=INSIDE,OUTSIDE, with ,SECOND for another host inside";
 /// NATs of one run: more than fit side by side.
 const TARGETS_MAX: usize = 8;
 
@@ -28,12 +31,15 @@ const TARGETS_MAX: usize = 8;
 #[command(after_help = "Examples:
   causeway nat conform                                our NAT, in a lab that vanishes afterwards
   causeway nat conform --target blue,internet         any NAT between two namespaces
+  causeway nat conform --target blue,internet,green   with another host behind it
   causeway nat conform --target nft=in1,out1 --target pasta=in2,out2 --markdown
   causeway nat conform --target blue,internet --timers 130    wait for timers up to 130 s
 
 INSIDE and OUTSIDE are names (as in 'ip netns') or paths of network namespaces. The inside needs a
 route through the NAT to the outside's address. When the outside has only one address, another of
-its subnet is added while the checker runs. Without --target an ordinary user gets a user namespace.
+its subnet is added while the checker runs. So is an address inside, to be another host that wants the
+same ports, unless SECOND names a namespace with one: a NAT that knows its hosts serves no other.
+Without --target an ordinary user gets a user namespace.
 
 Every row is what was seen of real packets; what was not seen is 'not tested', and says why. See
 docs/manual/nat-conform.md.
@@ -41,7 +47,7 @@ docs/manual/nat-conform.md.
 Exit status: 0 when the checks could run, whatever they found; 1 when they could not.")]
 pub struct ConformArgs {
     /// The NAT between these namespaces; repeats [default: ours, in a lab of its own]
-    #[arg(long, value_name = "[NAME=]INSIDE,OUTSIDE")]
+    #[arg(long, value_name = "[NAME=]INSIDE,OUTSIDE[,SECOND]")]
     pub target: Vec<Target>,
     /// An address of the outside to be a remote; twice at most [default: any]
     #[arg(long, value_name = "IP", requires = "target")]
@@ -66,31 +72,44 @@ pub struct ConformArgs {
     pub markdown: bool,
 }
 
-/// Two namespaces with a NAT between them.
+/// Two namespaces with a NAT between them, and perhaps another one behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     name: String,
     inside: String,
     outside: String,
+    second: Option<String>,
 }
 
 impl std::str::FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, pair) = match text.split_once('=') {
-            Some((name, pair)) => (name, pair),
-            None => (text, text),
+        let (name, namespaces) = text.split_once('=').unwrap_or((text, text));
+        let namespaces: Vec<&str> = namespaces.split(',').collect();
+        let (inside, outside, second) = match namespaces[..] {
+            [inside, outside] => (inside, outside, None),
+            [inside, outside, second] => (inside, outside, Some(second)),
+            _ => return Err(WANTED.to_owned()),
         };
-        let wanted = || "write INSIDE,OUTSIDE or NAME=INSIDE,OUTSIDE".to_owned();
-        let (inside, outside) = pair.split_once(',').ok_or_else(wanted)?;
-        if name.is_empty() || inside.is_empty() || outside.is_empty() || outside.contains(',') {
-            return Err(wanted());
+        if name.is_empty() || namespaces.contains(&"") {
+            return Err(WANTED.to_owned());
         }
         Ok(Self {
             name: name.to_owned(),
             inside: inside.to_owned(),
             outside: outside.to_owned(),
+            second: second.map(str::to_owned),
+        })
+    }
+}
+
+impl Target {
+    fn open(&self) -> anyhow::Result<Namespaces> {
+        Ok(Namespaces {
+            inside: open(&self.inside)?,
+            outside: open(&self.outside)?,
+            second: self.second.as_deref().map(open).transpose()?,
         })
     }
 }
@@ -160,13 +179,12 @@ async fn end_early(kind: SignalKind, mut signals: Signal, traces: Traces) {
 async fn check_all(args: &ConformArgs, traces: &Traces) -> anyhow::Result<Vec<Report>> {
     let mut reports = Vec::new();
     if args.target.is_empty() {
-        // The namespaces live as long as their handles.
-        let (ground, _namespaces) = make_lab(&args.backend, traces).await?;
+        // The namespaces live as long as their handles; the ground has the others.
+        let (ground, _host) = make_lab(&args.backend, traces).await?;
         reports.push(check("causeway", ground, args).await?);
     }
     for target in &args.target {
-        let (inside, outside) = (open(&target.inside)?, open(&target.outside)?);
-        let ground = Ground::find(inside, outside, &args.remote, &traces.borrowed).await;
+        let ground = Ground::find(target.open()?, &args.remote, &traces.borrowed).await;
         let ground = ground.with_context(|| target.name.clone())?;
         let report = check(&target.name, ground, args).await;
         reports.push(report.with_context(|| target.name.clone())?);
@@ -204,10 +222,10 @@ async fn check(name: &str, ground: Ground, args: &ConformArgs) -> anyhow::Result
     Ok(tokio::task::spawn_blocking(run).await??)
 }
 
-/// A host with our NAT, an outside with two addresses, and an inside.
-async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Ground, [Netns; 3])> {
-    let (inside, host) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
-    let outside = Netns::create_unnamed()?;
+/// A host with our NAT, an outside with two addresses, and two sandboxes inside.
+async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Ground, Netns)> {
+    let (inside, second) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
+    let (host, outside) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
     lab::connect_outside((&host, HOST), (&outside, &OUTSIDE), MTU).await?;
     let client = traces.props.start_daemon(&host).await?;
     let body = NetworkCreate {
@@ -215,9 +233,16 @@ async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Ground, [Ne
         ..NetworkCreate::default()
     };
     let _: NetworkView = client.post("/v1/networks", &body).await?;
-    lab::attach(&client, &inside, "inside", "conform", backend).await?;
-    let find = Ground::find(inside.clone(), outside.clone(), &[], &traces.borrowed);
-    Ok((find.await?, [inside, host, outside]))
+    for (sandbox, name) in [(&inside, "inside"), (&second, "second")] {
+        lab::attach(&client, sandbox, name, "conform", backend).await?;
+    }
+    let namespaces = Namespaces {
+        inside,
+        outside,
+        second: Some(second),
+    };
+    let ground = Ground::find(namespaces, &[], &traces.borrowed).await?;
+    Ok((ground, host))
 }
 
 fn print(args: &ConformArgs, reports: &[Report]) -> anyhow::Result<()> {
@@ -262,7 +287,10 @@ mod tests {
         assert_eq!((&*target.inside, &*target.outside), ("/run/netns/a", "b"));
         let target: Target = "a,b".parse().unwrap();
         assert_eq!(target.name, "a,b");
-        for wrong in ["", "a", "a,", ",b", "=a,b", "x=a", "a,b,c"] {
+        assert_eq!(target.second, None);
+        let target: Target = "x=a,b,c".parse().unwrap();
+        assert_eq!(target.second.as_deref(), Some("c"));
+        for wrong in ["", "a", "a,", ",b", "=a,b", "x=a", "a,b,", "a,b,c,d"] {
             assert!(wrong.parse::<Target>().is_err(), "'{wrong}'");
         }
     }

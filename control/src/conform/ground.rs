@@ -1,5 +1,5 @@
-//! Where the probes run: which addresses the two sides of a NAT have, and the second remote that is
-//! borrowed when the outside has only one.
+//! Where the probes run: which addresses the sides of a NAT have, and what is borrowed when the outside
+//! has only one remote or nobody names a second inside host.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dataplane_core::addr::Prefix;
 
 use super::Error;
-use super::side::Side;
+use super::side::{Side, Sides};
 use crate::link::inet::{Address, DuplicateDetection};
 use crate::link::{Link, Netlink};
 use crate::netns::Netns;
@@ -55,11 +55,34 @@ impl Borrowed {
     }
 }
 
-/// The two sides of a NAT, found out.
+/// The namespaces around a NAT.
+#[derive(Clone, Debug)]
+pub struct Namespaces {
+    /// A host behind it.
+    pub inside: Netns,
+    /// The remotes.
+    pub outside: Netns,
+    /// Another host behind it; `None`: another address of the inside.
+    pub second: Option<Netns>,
+}
+
+impl Namespaces {
+    fn check(&self) -> Result<(), Error> {
+        let twice = self.inside == self.outside;
+        let second = self.second.as_ref();
+        if twice || second.is_some_and(|second| *second == self.inside || *second == self.outside) {
+            return Err(Error::OneNamespace);
+        }
+        Ok(())
+    }
+}
+
+/// The sides of a NAT, found out.
 #[derive(Debug)]
 pub struct Ground {
     inside: Place,
     outside: Place,
+    second: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -71,20 +94,23 @@ struct Place {
 }
 
 impl Ground {
-    /// Finds the addresses of both sides. The remotes are `wanted`, or what the outside has; when
-    /// that is one address only, the last free one of its subnet is borrowed.
+    /// Finds the addresses of all sides. The remotes are `wanted`, or what the outside has; when
+    /// that is one address only, the last free one of its subnet is borrowed. So is a second inside
+    /// address when no namespace is named for it; a subnet without a free one goes without.
     ///
     /// # Errors
     /// When a side has no usable address, or a second remote cannot be had.
     pub async fn find(
-        inside: Netns,
-        outside: Netns,
+        namespaces: Namespaces,
         wanted: &[Ipv4Addr],
         borrowed: &Borrowed,
     ) -> Result<Self, Error> {
-        if inside == outside {
-            return Err(Error::OneNamespace);
-        }
+        namespaces.check()?;
+        let Namespaces {
+            inside,
+            outside,
+            second: second_inside,
+        } = namespaces;
         let netlink = Netlink::open(&outside)?;
         let links = netlink.links().await?;
         let addresses = netlink.addresses().await?;
@@ -121,7 +147,15 @@ impl Ground {
             addresses: vec![first, second],
         };
         let inside = find_inside(inside, first).await?;
-        Ok(Self { inside, outside })
+        let second = match second_inside {
+            Some(netns) => Some(find_inside(netns, first).await?),
+            None => find_beside(&inside, borrowed).await?,
+        };
+        Ok(Self {
+            inside,
+            outside,
+            second,
+        })
     }
 
     /// The remotes.
@@ -129,19 +163,23 @@ impl Ground {
         [self.outside.addresses[0], self.outside.addresses[1]]
     }
 
-    /// Opens both sides.
+    /// Opens all sides.
     ///
     /// # Errors
     /// Without `CAP_NET_RAW`.
-    pub fn open(&self) -> Result<(Side, Side), Error> {
+    pub fn open(&self) -> Result<Sides, Error> {
         let open = |label, place: &Place| {
             let link = (place.link, place.mtu);
             Side::open(label, &place.netns, link, &place.addresses)
         };
-        Ok((
-            open("inside", &self.inside)?,
-            open("outside", &self.outside)?,
-        ))
+        let second = self.second.as_ref();
+        Ok(Sides {
+            inside: open("inside", &self.inside)?,
+            outside: open("outside", &self.outside)?,
+            second: second
+                .map(|place| open("second inside", place))
+                .transpose()?,
+        })
     }
 }
 
@@ -184,6 +222,36 @@ async fn find_inside(netns: Netns, remote: Ipv4Addr) -> Result<Place, Error> {
         mtu: link.mtu,
         addresses: vec![source],
     })
+}
+
+/// Another address of the inside's interface, borrowed when it has none; `None` when its subnet has no
+/// free one.
+async fn find_beside(inside: &Place, borrowed: &Borrowed) -> Result<Option<Place>, Error> {
+    let netlink = Netlink::open(&inside.netns)?;
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses().await?;
+    let own = usable(&links, &addresses);
+    let first = inside.addresses[0];
+    let here = |(link, _, _): &&(Link, Prefix, Ipv4Addr)| link.index == inside.link;
+    let other = |(_, _, address): &&(Link, Prefix, Ipv4Addr)| *address != first;
+    let beside = |address| Place {
+        addresses: vec![address],
+        netns: inside.netns.clone(),
+        ..*inside
+    };
+    if let Some((_, _, address)) = own.iter().filter(here).find(other) {
+        return Ok(Some(beside(*address)));
+    }
+    let Some((link, prefix, _)) = own.iter().find(here) else {
+        return Ok(None);
+    };
+    let address = match free_address(&netlink, link, *prefix, &own).await {
+        Err(Error::NoSecondRemote(_)) => return Ok(None),
+        found => found?,
+    };
+    let second = Prefix::new(address.into(), prefix.len);
+    borrowed.add(&netlink, link.index, second).await?;
+    Ok(Some(beside(address)))
 }
 
 /// The last address of a subnet that nobody answers for.

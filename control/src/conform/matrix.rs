@@ -69,6 +69,14 @@ checks! {
     PortParity, "port-parity", "RFC 4787 REQ-4", "even stays even, odd stays odd";
     PortClassLow, "port-class-low", "RFC 4787 REQ-3a", "0-1023 stays in 0-1023";
     PortClassHigh, "port-class-high", "RFC 4787 REQ-3a", "1024-65535 stays in 1024-65535";
+    UdpMappingContended, "udp-mapping-contended", "RFC 4787 REQ-1", "mapping is endpoint-independent even when another inside host has the port";
+    TcpMappingContended, "tcp-mapping-contended", "RFC 5382 REQ-1", "mapping is endpoint-independent even when another inside host has the port";
+    UdpOverloadingContended, "udp-overloading-contended", "RFC 4787 REQ-3", "two inside hosts with one port share no external port, whatever their remotes";
+    TcpOverloadingContended, "tcp-overloading-contended", "RFC 5382 REQ-7", "two inside hosts with one port share no external port, whatever their remotes";
+    DeliveryContended, "delivery-contended", "RFC 4787 REQ-3", "of two inside hosts with one port each gets its own answers";
+    PortParityContended, "port-parity-contended", "RFC 4787 REQ-4", "a port that gives way to another host's stays even or odd";
+    PortClassLowContended, "port-class-low-contended", "RFC 4787 REQ-3a", "a port that gives way to another host's stays in 0-1023";
+    PortClassHighContended, "port-class-high-contended", "RFC 4787 REQ-3a", "a port that gives way to another host's stays in 1024-65535";
     HairpinUdp, "hairpin-udp", "RFC 4787 REQ-9", "an inside socket reaches another by its mapping";
     HairpinTcp, "hairpin-tcp", "RFC 5382 REQ-8", "an inside socket reaches another by its mapping";
     HairpinSource, "hairpin-source", "RFC 4787 REQ-9a", "what is hairpinned comes from the sender's external address and port";

@@ -3,7 +3,8 @@
 //!
 //! # Theory of operation
 //! A `Side` writes and sees raw packets in a namespace whose own stack is kept silent;
-//! a `Prober` holds one side behind the NAT and one with two remotes before it. Every `probe_*`
+//! a `Prober` holds one side behind the NAT, one with two remotes before it, and another host behind it
+//! that wants the same ports. Every `probe_*`
 //! file has conversations across the NAT and notes in a [`Matrix`] what it saw. What nobody saw is
 //! *not tested*, never a pass: a timer that nobody waited for, a packet size that the MTU does not
 //! allow, a hairpin that brought nothing to answer.
@@ -18,6 +19,7 @@
 mod ground;
 mod matrix;
 mod packet;
+mod probe_contention;
 mod probe_error;
 mod probe_fragment;
 mod probe_hairpin;
@@ -34,7 +36,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-pub use ground::{Borrowed, Ground};
+pub use ground::{Borrowed, Ground, Namespaces};
 pub use matrix::{Check, Matrix, Row, Verdict};
 use prober::Prober;
 pub use report::{Report, csv, markdown, side_by_side, table};
@@ -64,7 +66,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Twice the same.
-    #[error("inside and outside are one namespace; name two, with the NAT between them")]
+    #[error("inside and outside are one namespace; name different ones, with the NAT between them")]
     OneNamespace,
     /// The outside has no address.
     #[error("the outside namespace has no IPv4 address on an interface that is up; give it one")]
@@ -137,8 +139,7 @@ pub fn run(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report, Error> {
     let start = Instant::now();
-    let (inside, outside) = ground.open()?;
-    let mut prober = Prober::new(inside, outside, ground.remotes(), options.seed)?;
+    let mut prober = Prober::new(ground.open()?, ground.remotes(), options.seed)?;
     let mut matrix = Matrix::default();
     progress("the way out and back");
     check_path(&mut prober)?;
@@ -156,6 +157,8 @@ pub fn run(
     probe_fragment::probe(&mut prober, &mut matrix)?;
     progress("packets");
     probe_packet::probe(&mut prober, &mut matrix)?;
+    progress("two inside hosts with one port");
+    probe_contention::probe(&mut prober, &mut matrix)?;
     progress("the answer to an unsolicited SYN");
     probe_tcp::listen(&mut prober, &mut matrix, unsolicited)?;
     probe_timer::probe(&mut prober, &mut matrix, options.timers, progress)?;

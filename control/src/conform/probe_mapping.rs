@@ -91,7 +91,8 @@ pub fn probe(
     Ok(class)
 }
 
-fn judge_mapping(matrix: &mut Matrix, check: Check, found: Dependence) {
+/// Judges what mappings depend on.
+pub fn judge_mapping(matrix: &mut Matrix, check: Check, found: Dependence) {
     matrix.judge(check, found == Dependence::Endpoint, found.to_string());
 }
 
@@ -125,7 +126,7 @@ pub fn probe_again(prober: &mut Prober, matrix: &mut Matrix, before: Class) -> R
 }
 
 /// The three remotes of a classification: contacted, its other port, another address.
-fn remotes(prober: &Prober) -> [SocketAddrV4; 3] {
+pub fn remotes(prober: &Prober) -> [SocketAddrV4; 3] {
     [
         prober.remote(0, 0),
         prober.remote(0, 1),
@@ -148,7 +149,8 @@ fn udp_mapping(prober: &mut Prober) -> Result<Option<Dependence>, Error> {
     Ok(three(externals))
 }
 
-fn three<T: PartialEq>(found: Vec<T>) -> Option<Dependence> {
+/// The three external sides of a classification; `None` when one was lost.
+pub fn three<T: PartialEq>(found: Vec<T>) -> Option<Dependence> {
     let found: [T; 3] = found.try_into().ok()?;
     Some(Dependence::of_mappings(&found))
 }

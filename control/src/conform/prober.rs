@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::packet::{Checked, Head, Packet, Segment, flags};
-use super::side::{Mark, Side, Transport};
+use super::side::{Mark, Side, Sides, Transport};
 
 /// How often a packet is sent that should arrive.
 pub const TRIES: usize = 3;
@@ -93,6 +93,8 @@ pub struct Prober {
     pub inside: Side,
     /// The remotes.
     pub outside: Side,
+    /// Another host behind the NAT, if there is one.
+    pub second: Option<Side>,
     /// Two remote addresses.
     pub remotes: [Ipv4Addr; 2],
     /// Two ports of either, reserved for UDP and TCP.
@@ -103,6 +105,8 @@ pub struct Prober {
     pub sums: Sums,
     /// External ports and identifiers seen so far, of any transport.
     taken: BTreeSet<u16>,
+    /// Address of the first inside host, whose external addresses are noted.
+    first: Ipv4Addr,
     rng: fastrand::Rng,
     next_port: u16,
     next_remote_port: u16,
@@ -111,22 +115,24 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Takes both sides; `seed` is what random numbers come from.
+    /// Takes all sides; `seed` is what random numbers come from.
     ///
     /// # Errors
     /// When the remotes have no free ports.
-    pub fn new(
-        inside: Side,
-        outside: Side,
-        remotes: [Ipv4Addr; 2],
-        seed: u64,
-    ) -> Result<Self, Error> {
+    pub fn new(sides: Sides, remotes: [Ipv4Addr; 2], seed: u64) -> Result<Self, Error> {
+        let Sides {
+            inside,
+            outside,
+            second,
+        } = sides;
         let mut rng = fastrand::Rng::with_seed(seed);
         let next_port = INSIDE_PORT_FIRST + rng.u16(..PORT_SPREAD);
         let next_remote_port = REMOTE_PORT_FIRST + rng.u16(..PORT_SPREAD);
         let mut prober = Self {
+            first: inside.address(),
             inside,
             outside,
+            second,
             remotes,
             remote_ports: [0; 2],
             externals: BTreeSet::new(),
@@ -144,6 +150,23 @@ impl Prober {
     /// The inside address.
     pub fn inside_address(&self) -> Ipv4Addr {
         self.inside.address()
+    }
+
+    /// Does something as the second inside host; `None` when there is none.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn as_second<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let Some(second) = self.second.take() else {
+            return Ok(None);
+        };
+        let first = std::mem::replace(&mut self.inside, second);
+        let done = work(self);
+        self.second = Some(std::mem::replace(&mut self.inside, first));
+        done.map(Some)
     }
 
     /// A remote, by the indexes of its address and its port.
@@ -540,7 +563,9 @@ impl Prober {
     }
 
     fn note_external(&mut self, address: Ipv4Addr, port: u16) {
-        self.externals.insert(address);
+        if self.inside_address() == self.first {
+            self.externals.insert(address);
+        }
         self.taken.insert(port);
     }
 

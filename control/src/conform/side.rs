@@ -75,6 +75,17 @@ pub struct Side {
     buffer: Vec<u8>,
 }
 
+/// All sides of a NAT.
+#[derive(Debug)]
+pub struct Sides {
+    /// Behind the NAT.
+    pub inside: Side,
+    /// The remotes.
+    pub outside: Side,
+    /// Another host behind the NAT, if there is one.
+    pub second: Option<Side>,
+}
+
 /// A moment in what a side has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(usize);
@@ -133,7 +144,8 @@ impl Side {
         self.addresses[0]
     }
 
-    /// Reserves a port, as long as this exists; `false` when somebody else has it.
+    /// Reserves a port of its addresses, as long as this exists; `false` when somebody else has it.
+    /// Of the addresses alone, for another side may have the same namespace.
     ///
     /// # Errors
     /// When no socket can be made.
@@ -145,23 +157,31 @@ impl Side {
         if self.reserved.len() >= RESERVED_MAX {
             return Ok(false);
         }
-        let bind = || -> io::Result<Socket> {
+        let bind = |address: Ipv4Addr| -> io::Result<Socket> {
             let (kind, protocol) = match transport {
                 Transport::Udp => (Type::DGRAM, Protocol::UDP),
                 Transport::Tcp => (Type::STREAM, Protocol::TCP),
             };
             let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
             socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
-            socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
+            socket.bind(&SocketAddrV4::new(address, port).into())?;
             if transport == Transport::Tcp {
                 // A socket that is only bound does not keep the stack from resetting.
                 socket.listen(1)?;
             }
             Ok(socket)
         };
-        match self.netns.run(bind)? {
-            Ok(socket) => {
-                self.reserved.push((transport, port, socket));
+        let bind_all = || -> io::Result<Vec<Socket>> {
+            self.addresses
+                .iter()
+                .map(|address| bind(*address))
+                .collect()
+        };
+        match self.netns.run(bind_all)? {
+            Ok(sockets) => {
+                let sockets = sockets.into_iter();
+                self.reserved
+                    .extend(sockets.map(|socket| (transport, port, socket)));
                 Ok(true)
             }
             // Taken, or below 1024 without CAP_NET_BIND_SERVICE.
