@@ -1,7 +1,7 @@
 //! `nat conform`: the conformance checker on a lab of its own, or on other NATs.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::lab::{self, Props};
 use super::{print_json, table};
 use crate::api::types::{NetworkCreate, NetworkView};
-use crate::conform::{self, Borrowed, Ground, Namespaces, Options, Report, TIMERS_SECONDS_MAX};
+use crate::conform::{
+    self, Borrowed, Family, Ground, Namespaces, Options, Report, TIMERS_SECONDS_MAX,
+};
 use crate::netns::Netns;
 
 /// The lab's addresses (RFC 5737).
@@ -51,7 +53,7 @@ pub struct ConformArgs {
     pub target: Vec<Target>,
     /// An address of the outside to be a remote; twice at most [default: any]
     #[arg(long, value_name = "IP", requires = "target")]
-    pub remote: Vec<Ipv4Addr>,
+    pub remote: Vec<IpAddr>,
     /// Wait for timers, up to this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=TIMERS_SECONDS_MAX))]
     pub timers: Option<u64>,
@@ -184,7 +186,7 @@ async fn check_all(args: &ConformArgs, traces: &Traces) -> anyhow::Result<Vec<Re
         reports.push(check("causeway", ground, args).await?);
     }
     for target in &args.target {
-        let ground = Ground::find(target.open()?, &args.remote, &traces.borrowed).await;
+        let ground = Ground::find(target.open()?, Family::V4, &args.remote, &traces.borrowed).await;
         let ground = ground.with_context(|| target.name.clone())?;
         let report = check(&target.name, ground, args).await;
         reports.push(report.with_context(|| target.name.clone())?);
@@ -241,7 +243,7 @@ async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Ground, Net
         outside,
         second: Some(second),
     };
-    let ground = Ground::find(namespaces, &[], &traces.borrowed).await?;
+    let ground = Ground::find(namespaces, Family::V4, &[], &traces.borrowed).await?;
     Ok((ground, host))
 }
 

@@ -1,13 +1,14 @@
 //! Where the probes run: which addresses the sides of a NAT have, and what is borrowed when the outside
 //! has only one remote or nobody names a second inside host.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane_core::addr::Prefix;
 
 use super::Error;
+use super::packet::Family;
 use super::side::{Side, Sides};
 use crate::link::inet::{Address, DuplicateDetection};
 use crate::link::{Link, Netlink};
@@ -19,8 +20,11 @@ const CANDIDATES_MAX: u32 = 16;
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_millis(300);
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);
-/// Longest prefix with room for another address.
+/// Longest prefix with room for another address. A /29 has 6 hosts.
 const PREFIX_LEN_MAX: u8 = 29;
+/// The same for IPv6, whose subnets end with anycast addresses (RFC 2526).
+const PREFIX_LEN_MAX_V6: u8 = 112;
+const ANYCAST_COUNT: u128 = 128;
 /// Any UDP port: only the route is looked up.
 const DISCARD: u16 = 9;
 
@@ -90,11 +94,14 @@ struct Place {
     netns: Netns,
     link: u32,
     mtu: u32,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
 }
 
+/// An address that others can reach, with its link.
+type Usable = (Link, Prefix);
+
 impl Ground {
-    /// Finds the addresses of all sides. The remotes are `wanted`, or what the outside has; when
+    /// Finds the addresses of all sides in one family. The remotes are `wanted`, or what the outside has; when
     /// that is one address only, the last free one of its subnet is borrowed. So is a second inside
     /// address when no namespace is named for it; a subnet without a free one goes without.
     ///
@@ -102,7 +109,8 @@ impl Ground {
     /// When a side has no usable address, or a second remote cannot be had.
     pub async fn find(
         namespaces: Namespaces,
-        wanted: &[Ipv4Addr],
+        family: Family,
+        wanted: &[IpAddr],
         borrowed: &Borrowed,
     ) -> Result<Self, Error> {
         namespaces.check()?;
@@ -112,30 +120,31 @@ impl Ground {
             second: second_inside,
         } = namespaces;
         let netlink = Netlink::open(&outside)?;
-        let links = netlink.links().await?;
-        let addresses = netlink.addresses().await?;
-        let own = usable(&links, &addresses);
+        let own = usable(&netlink, family).await?;
         let first = match wanted.first() {
             None => own.first(),
-            Some(wanted) => own.iter().find(|(_, _, address)| address == wanted),
+            Some(wanted) => own.iter().find(|(_, prefix)| prefix.address == *wanted),
         };
-        let Some((link, prefix, first)) = first.cloned() else {
+        let Some((link, prefix)) = first.cloned() else {
             return Err(match wanted.first() {
-                None => Error::NoRemote,
+                None => Error::NoRemote(family),
                 Some(wanted) => Error::UnknownRemote(*wanted),
             });
         };
-        let mut others = own.iter().filter(|(l, _, address)| {
-            l.index == link.index && *address != first && wanted.get(1).is_none_or(|w| w == address)
+        let first = prefix.address;
+        let mut others = own.iter().filter(|(l, prefix)| {
+            l.index == link.index
+                && prefix.address != first
+                && wanted.get(1).is_none_or(|w| *w == prefix.address)
         });
         let second = match others.next() {
-            Some((_, _, second)) => *second,
+            Some((_, second)) => second.address,
             None => {
                 let second = match wanted.get(1) {
                     Some(wanted) => *wanted,
                     None => free_address(&netlink, &link, prefix, &own).await?,
                 };
-                let second_prefix = Prefix::new(second.into(), prefix.len);
+                let second_prefix = Prefix::new(second, prefix.len);
                 borrowed.add(&netlink, link.index, second_prefix).await?;
                 second
             }
@@ -159,7 +168,7 @@ impl Ground {
     }
 
     /// The remotes.
-    pub fn remotes(&self) -> [Ipv4Addr; 2] {
+    pub fn remotes(&self) -> [IpAddr; 2] {
         [self.outside.addresses[0], self.outside.addresses[1]]
     }
 
@@ -183,39 +192,48 @@ impl Ground {
     }
 }
 
-/// Addresses that others can reach, with their links.
-fn usable(links: &[Link], addresses: &[Address]) -> Vec<(Link, Prefix, Ipv4Addr)> {
+/// Addresses of a family that others can reach: neither of the loopback, nor of a link alone, nor
+/// still being looked for.
+async fn usable(netlink: &Netlink, family: Family) -> Result<Vec<Usable>, Error> {
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses().await?;
     let with_link = |address: &Address| {
-        let IpAddr::V4(v4) = address.prefix.address else {
-            return None;
+        let prefix = address.prefix;
+        let elsewhere = match prefix.address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || address.tentative,
         };
+        if elsewhere || Family::of(prefix.address) != family {
+            return None;
+        }
         let link = links.iter().find(|link| link.index == address.link)?;
-        (link.up && !link.loopback).then(|| (link.clone(), address.prefix, v4))
+        (link.up && !link.loopback).then(|| (link.clone(), prefix))
     };
-    addresses.iter().filter_map(with_link).collect()
+    Ok(addresses.iter().filter_map(with_link).collect())
 }
 
 /// The inside address and link are those that a packet to the remote would have.
-async fn find_inside(netns: Netns, remote: Ipv4Addr) -> Result<Place, Error> {
+async fn find_inside(netns: Netns, remote: IpAddr) -> Result<Place, Error> {
+    let family = Family::of(remote);
     let source = netns.run(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let any: IpAddr = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
         socket.connect((remote, DISCARD))?;
         socket.local_addr()
     })?;
     let source = match source {
-        Ok(SocketAddr::V4(source)) => *source.ip(),
-        Ok(SocketAddr::V6(_)) => return Err(Error::NoRoute(remote)),
+        Ok(source) => source.ip(),
         Err(error) => {
             tracing::debug!(%error, %remote, "no way to the remote");
             return Err(Error::NoRoute(remote));
         }
     };
-    let netlink = Netlink::open(&netns)?;
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
-    let own = usable(&links, &addresses);
-    let found = own.into_iter().find(|(_, _, address)| *address == source);
-    let (link, _, _) = found.ok_or(Error::NoRoute(remote))?;
+    let own = usable(&Netlink::open(&netns)?, family).await?;
+    let found = own.into_iter().find(|(_, own)| own.address == source);
+    let (link, _) = found.ok_or(Error::NoRoute(remote))?;
     Ok(Place {
         netns,
         link: link.index,
@@ -228,28 +246,25 @@ async fn find_inside(netns: Netns, remote: Ipv4Addr) -> Result<Place, Error> {
 /// free one.
 async fn find_beside(inside: &Place, borrowed: &Borrowed) -> Result<Option<Place>, Error> {
     let netlink = Netlink::open(&inside.netns)?;
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
-    let own = usable(&links, &addresses);
     let first = inside.addresses[0];
-    let here = |(link, _, _): &&(Link, Prefix, Ipv4Addr)| link.index == inside.link;
-    let other = |(_, _, address): &&(Link, Prefix, Ipv4Addr)| *address != first;
+    let mut own = usable(&netlink, Family::of(first)).await?;
+    own.retain(|(link, _)| link.index == inside.link);
     let beside = |address| Place {
         addresses: vec![address],
         netns: inside.netns.clone(),
         ..*inside
     };
-    if let Some((_, _, address)) = own.iter().filter(here).find(other) {
-        return Ok(Some(beside(*address)));
+    if let Some((_, other)) = own.iter().find(|(_, own)| own.address != first) {
+        return Ok(Some(beside(other.address)));
     }
-    let Some((link, prefix, _)) = own.iter().find(here) else {
+    let Some((link, prefix)) = own.first() else {
         return Ok(None);
     };
     let address = match free_address(&netlink, link, *prefix, &own).await {
         Err(Error::NoSecondRemote(_)) => return Ok(None),
         found => found?,
     };
-    let second = Prefix::new(address.into(), prefix.len);
+    let second = Prefix::new(address, prefix.len);
     borrowed.add(&netlink, link.index, second).await?;
     Ok(Some(beside(address)))
 }
@@ -259,10 +274,10 @@ async fn free_address(
     netlink: &Netlink,
     link: &Link,
     prefix: Prefix,
-    own: &[(Link, Prefix, Ipv4Addr)],
-) -> Result<Ipv4Addr, Error> {
+    own: &[Usable],
+) -> Result<IpAddr, Error> {
     for candidate in candidates(prefix) {
-        if own.iter().any(|(_, _, address)| *address == candidate) {
+        if own.iter().any(|(_, own)| own.address == candidate) {
             continue;
         }
         // Without a MAC there is nobody to ask.
@@ -274,27 +289,33 @@ async fn free_address(
 }
 
 /// The last addresses of a subnet, the last first; none when it is too small.
-fn candidates(prefix: Prefix) -> impl Iterator<Item = Ipv4Addr> {
-    let broadcast = match prefix.broadcast() {
-        Some(IpAddr::V4(broadcast)) if prefix.len <= PREFIX_LEN_MAX => Some(broadcast),
-        Some(IpAddr::V4(_) | IpAddr::V6(_)) | None => None,
-    };
-    // A /29 has 6 hosts.
-    let size = (u32::MAX >> prefix.len.min(31)).saturating_sub(1);
-    let count = size.min(CANDIDATES_MAX);
-    broadcast
-        .into_iter()
-        .flat_map(move |last| (1..=count).map(move |back| Ipv4Addr::from(last.to_bits() - back)))
+fn candidates(prefix: Prefix) -> Vec<IpAddr> {
+    match prefix.address {
+        IpAddr::V4(_) if prefix.len > PREFIX_LEN_MAX => Vec::new(),
+        IpAddr::V6(_) if prefix.len > PREFIX_LEN_MAX_V6 => Vec::new(),
+        IpAddr::V4(own) => {
+            let hosts = u32::MAX >> prefix.len;
+            let broadcast = own.to_bits() | hosts;
+            let count = (hosts - 1).min(CANDIDATES_MAX);
+            let back = (1..=count).map(|back| Ipv4Addr::from(broadcast - back));
+            back.map(IpAddr::V4).collect()
+        }
+        IpAddr::V6(own) => {
+            let last = (own.to_bits() | (u128::MAX >> prefix.len)) - ANYCAST_COUNT;
+            let back = (0..u128::from(CANDIDATES_MAX)).map(|back| Ipv6Addr::from(last - back));
+            back.map(IpAddr::V6).collect()
+        }
+    }
 }
 
-async fn is_taken(netlink: &Netlink, link: u32, address: Ipv4Addr) -> Result<bool, Error> {
-    netlink.probe_neighbour(link, address.into()).await?;
+async fn is_taken(netlink: &Netlink, link: u32, address: IpAddr) -> Result<bool, Error> {
+    netlink.probe_neighbour(link, address).await?;
     let deadline = Instant::now() + NEIGHBOUR_PATIENCE;
     loop {
         let neighbours = netlink.neighbours().await?;
         let answered = neighbours
             .iter()
-            .any(|n| n.link == link && n.address == IpAddr::V4(address) && n.mac.is_some());
+            .any(|n| n.link == link && n.address == address && n.mac.is_some());
         if answered {
             return Ok(true);
         }
@@ -313,9 +334,8 @@ mod tests {
     fn the_second_remote_is_looked_for_at_the_end_of_the_subnet() {
         let of = |text: &str, len| {
             let prefix = Prefix::new(text.parse().unwrap(), len);
-            candidates(prefix)
-                .map(|a| a.to_string())
-                .collect::<Vec<_>>()
+            let all = candidates(prefix);
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let found = of("192.0.2.2", 24);
         assert_eq!(found.len(), 16);
@@ -334,5 +354,10 @@ mod tests {
         );
         assert_eq!(of("192.0.2.2", 30), [""; 0]);
         assert_eq!(of("192.0.2.2", 32), [""; 0]);
+        let found = of("2001:db8::2", 64);
+        assert_eq!(found.len(), 16);
+        assert_eq!(found[0], "2001:db8::ffff:ffff:ffff:ff7f");
+        assert_eq!(found[15], "2001:db8::ffff:ffff:ffff:ff70");
+        assert_eq!(of("2001:db8::2", 127), [""; 0]);
     }
 }

@@ -33,11 +33,12 @@ mod report;
 mod side;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use ground::{Borrowed, Ground, Namespaces};
 pub use matrix::{Check, Matrix, Row, Verdict};
+pub use packet::Family;
 use prober::Prober;
 pub use report::{Report, csv, markdown, side_by_side, table};
 
@@ -69,19 +70,19 @@ pub enum Error {
     #[error("inside and outside are one namespace; name different ones, with the NAT between them")]
     OneNamespace,
     /// The outside has no address.
-    #[error("the outside namespace has no IPv4 address on an interface that is up; give it one")]
-    NoRemote,
+    #[error("the outside namespace has no {0} address on an interface that is up; give it one")]
+    NoRemote(Family),
     /// A remote that is not there.
     #[error(
         "the outside namespace has no address {0} on an interface that is up; add it there, or leave --remote out"
     )]
-    UnknownRemote(Ipv4Addr),
+    UnknownRemote(IpAddr),
     /// No second remote.
     #[error("no second address beside {0} can be borrowed outside; name two with --remote")]
     NoSecondRemote(IpAddr),
     /// The inside cannot send there.
     #[error("the inside namespace has no route to {0}; give it one by the NAT")]
-    NoRoute(Ipv4Addr),
+    NoRoute(IpAddr),
     /// All ports are taken.
     #[error("no port is free {0}; end what uses them")]
     NoFreePort(&'static str),
@@ -91,9 +92,9 @@ pub enum Error {
     )]
     NoWayOut {
         /// From where.
-        inside: Ipv4Addr,
+        inside: IpAddr,
         /// Where to.
-        remote: Ipv4Addr,
+        remote: IpAddr,
     },
     /// Nothing comes back.
     #[error(
@@ -101,15 +102,15 @@ pub enum Error {
     )]
     NoWayBack {
         /// From where.
-        remote: Ipv4Addr,
+        remote: IpAddr,
         /// The external address.
-        external: Ipv4Addr,
+        external: IpAddr,
     },
     /// There is no NAT.
     #[error(
         "the outside sees the inside's own address {0}: there is no NAT between these namespaces"
     )]
-    NoNat(Ipv4Addr),
+    NoNat(IpAddr),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -184,15 +185,15 @@ fn check_path(prober: &mut Prober) -> Result<(), Error> {
         let remote = prober.remote(index, 0);
         let mapping = prober.udp_mapping(remote)?.ok_or(Error::NoWayOut {
             inside,
-            remote: *remote.ip(),
+            remote: remote.ip(),
         })?;
-        if *mapping.external.ip() == inside {
+        if mapping.external.ip() == inside {
             return Err(Error::NoNat(inside));
         }
         if !prober.udp_in(&mapping)? {
             return Err(Error::NoWayBack {
-                remote: *remote.ip(),
-                external: *mapping.external.ip(),
+                remote: remote.ip(),
+                external: mapping.external.ip(),
             });
         }
     }

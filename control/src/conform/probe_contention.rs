@@ -2,7 +2,7 @@
 //! endpoint-independent while nobody else wants a port may give way to another host for one remote
 //! and keep the port for the next, or give both one external port towards remotes of their own.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::Error;
 use super::matrix::{Check, Matrix};
@@ -115,7 +115,7 @@ fn open(
     prober: &mut Prober,
     transport: Transport,
     port: u16,
-    remote: SocketAddrV4,
+    remote: SocketAddr,
 ) -> Result<Option<Mapping>, Error> {
     Ok(match transport {
         Transport::Udp => prober.udp_out(port, remote)?,
@@ -127,7 +127,7 @@ fn open(
 fn pair(
     prober: &mut Prober,
     (transport, port): (Transport, u16),
-    remotes: [SocketAddrV4; 2],
+    remotes: [SocketAddr; 2],
 ) -> Result<Option<Pair>, Error> {
     let Some(first) = open(prober, transport, port, remotes[0])? else {
         return Ok(None);
@@ -270,8 +270,8 @@ mod tests {
     fn pair(port: u16, first: u16, second: u16) -> Pair {
         let mapping = |external: u16| Mapping {
             port,
-            remote: SocketAddrV4::new([192, 0, 2, 2].into(), 7),
-            external: SocketAddrV4::new([192, 0, 2, 1].into(), external),
+            remote: SocketAddr::new([192, 0, 2, 2].into(), 7),
+            external: SocketAddr::new([192, 0, 2, 1].into(), external),
         };
         Pair {
             first: mapping(first),

@@ -1,22 +1,14 @@
 //! ICMP errors: translated with what they quote, refused when they are forged, and no reason to end
 //! anything (RFC 5508 section 4, RFC 4787 section 10).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use super::Error;
 use super::matrix::{Check, Matrix};
-use super::packet::{Checked, Head, Packet, Quoted, Segment, flags};
+use super::packet::{Checked, Head, Message, Packet, Quoted, Segment, flags};
 use super::prober::{Flow, GRACE, Mapping, Prober};
 use super::side::Transport;
 
-/// Destination unreachable: its codes for host, protocol and port, and fragmentation needed.
-const UNREACHABLE: u8 = 3;
-const HOST: u8 = 1;
-const PROTOCOL: u8 = 2;
-const PORT: u8 = 3;
-const TOO_BIG: u8 = 4;
-/// Time exceeded in transit.
-const TIME_EXCEEDED: (u8, u8) = (11, 0);
 /// An MTU that a router outside might have: its bytes differ, and no probe sends more.
 const MTU: u16 = 1_476;
 
@@ -47,16 +39,16 @@ enum Came {
 /// Sends an error about a packet that went out, and reads what comes in.
 fn error_in(
     prober: &mut Prober,
-    from: Ipv4Addr,
-    (kind, rest): ((u8, u8), [u8; 4]),
+    from: IpAddr,
+    (message, rest): (Message, [u8; 4]),
     about: &Crossed,
 ) -> Result<Came, Error> {
     let Some(quoted) = Packet::read(&about.seen) else {
         return Ok(Came::Nothing);
     };
-    let packet = Head::new(from, quoted.src).icmp(kind.0, kind.1, rest, &about.seen);
+    let packet = Head::new(from, quoted.src).icmp(message, rest, &about.seen);
     let seen = prober.into(&[packet], |packet| {
-        (packet.icmp_kind()? == kind && packet.src == from).then(|| packet.clone())
+        (packet.is(message) && packet.src == from).then(|| packet.clone())
     })?;
     let Some(packet) = seen else {
         return Ok(Came::Nothing);
@@ -111,12 +103,11 @@ fn udp_crossed(prober: &mut Prober, mapping: &Mapping) -> Result<Option<Crossed>
         remote,
         external,
     } = *mapping;
-    let sent = Head::new(prober.inside_address(), *remote.ip()).udp((port, remote.port()), &token);
+    let sent = Head::new(prober.inside_address(), remote.ip()).udp((port, remote.port()), &token);
     let found = prober.out(std::slice::from_ref(&sent), |packet| {
         (packet.payload() == token).then_some(())
     })?;
-    let seen =
-        Head::new(*external.ip(), *remote.ip()).udp((external.port(), remote.port()), &token);
+    let seen = Head::new(external.ip(), remote.ip()).udp((external.port(), remote.port()), &token);
     Ok(found.map(|()| Crossed { sent, seen }))
 }
 
@@ -137,10 +128,10 @@ fn udp(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         return Ok(());
     };
     forged(prober, matrix, &mapping, &crossed)?;
-    let port = ((UNREACHABLE, PORT), [0; 4]);
-    let came = error_in(prober, *mapping.remote.ip(), port, &crossed)?;
+    let port = (Message::PortUnreachable, [0; 4]);
+    let came = error_in(prober, mapping.remote.ip(), port, &crossed)?;
     judge(matrix, Check::ErrorUdp, came);
-    let host = ((UNREACHABLE, HOST), [0; 4]);
+    let host = (Message::HostUnreachable, [0; 4]);
     error_in(prober, router, host, &crossed)?;
     let after = prober.udp_out(mapping.port, mapping.remote)?;
     let back = prober.udp_in(&mapping)?;
@@ -165,14 +156,16 @@ fn forged(
 ) -> Result<(), Error> {
     let checks = [Check::ErrorBadSum, Check::ErrorUnknown];
     let router = prober.remotes[1];
-    let external = *mapping.external.ip();
-    // A code that no other error here has tells the two apart from all else.
-    let mut wrong = Head::new(router, external).icmp(UNREACHABLE, 6, [0; 4], &crossed.seen);
-    wrong[22] ^= 0x55;
+    let external = mapping.external.ip();
+    // Messages that no other error here is tell the two apart from all else.
+    let messages = [Message::Rare, Message::Rarer];
+    let head = Head::new(router, external);
+    let mut wrong = head.icmp(messages[0], [0; 4], &crossed.seen);
+    wrong[head.family().header_size() + 2] ^= 0x55;
     let nobody = prober.query_id();
-    let quoted = Head::new(external, *mapping.remote.ip());
+    let quoted = Head::new(external, mapping.remote.ip());
     let quoted = quoted.udp((nobody, mapping.remote.port()), b"was never sent");
-    let unknown = Head::new(router, external).icmp(UNREACHABLE, 7, [0; 4], &quoted);
+    let unknown = head.icmp(messages[1], [0; 4], &quoted);
     let mark = prober.inside.mark()?;
     prober.outside.send(&wrong)?;
     prober.outside.send(&unknown)?;
@@ -181,12 +174,12 @@ fn forged(
         return Ok(());
     }
     prober.inside.wait(mark, GRACE, |_| None::<()>)?;
-    for (check, code) in checks.into_iter().zip([6, 7]) {
+    for (check, message) in checks.into_iter().zip(messages) {
         let came = prober
             .inside
             .since(mark)?
             .iter()
-            .any(|seen| seen.packet.icmp_kind() == Some((UNREACHABLE, code)));
+            .any(|seen| seen.packet.is(message));
         matrix.judge(check, !came, if came { "comes in" } else { "dropped" });
     }
     Ok(())
@@ -202,23 +195,23 @@ fn tcp(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         matrix.none_tested(&checks, "no segment came out to be quoted");
         return Ok(());
     };
-    let (router, remote) = (prober.remotes[1], *flow.mapping.remote.ip());
-    let came = error_in(prober, router, ((UNREACHABLE, HOST), [0; 4]), &crossed)?;
+    let (router, remote) = (prober.remotes[1], flow.mapping.remote.ip());
+    let came = error_in(prober, router, (Message::HostUnreachable, [0; 4]), &crossed)?;
     judge(matrix, Check::ErrorTcp, came);
     // About TCP, because the inside's stack would believe one about a datagram, and remember it.
-    let [high, low] = MTU.to_be_bytes();
-    let too_big = ((UNREACHABLE, TOO_BIG), [0, 0, high, low]);
+    let field = Message::mtu_field(MTU);
+    let too_big = (Message::TooBig, field);
     let came = error_in(prober, router, too_big, &crossed)?;
     match came {
-        Came::Right { rest } if rest[2..] != [high, low] => {
-            let mtu = u16::from_be_bytes([rest[2], rest[3]]);
+        Came::Right { rest } if rest != field => {
+            let mtu = u32::from_be_bytes(rest);
             let observed = format!("comes in with MTU {mtu} instead of {MTU}");
             matrix.judge(Check::ErrorTooBig, false, observed);
         }
         came => judge(matrix, Check::ErrorTooBig, came),
     }
-    for code in [PROTOCOL, PORT] {
-        error_in(prober, remote, ((UNREACHABLE, code), [0; 4]), &crossed)?;
+    for message in [Message::ProtocolUnreachable, Message::PortUnreachable] {
+        error_in(prober, remote, (message, [0; 4]), &crossed)?;
     }
     let (out, back) = prober.tcp_talk(&mut flow)?;
     let observed = match (out, back) {
@@ -238,7 +231,7 @@ fn tcp_crossed(prober: &mut Prober, flow: &mut Flow) -> Result<Option<Crossed>, 
         external,
     } = flow.mapping;
     let segment = flow.inside.segment(flags::ACK);
-    let sent = Head::new(prober.inside_address(), *remote.ip());
+    let sent = Head::new(prober.inside_address(), remote.ip());
     let sent = sent.tcp((port, remote.port()), segment, &token);
     let before = flow.outside;
     if !prober.tcp_out(flow, flags::ACK, &token)? {
@@ -250,7 +243,7 @@ fn tcp_crossed(prober: &mut Prober, flow: &mut Flow) -> Result<Option<Crossed>, 
         ack: before.next,
         flags: flags::ACK,
     };
-    let seen = Head::new(*external.ip(), *remote.ip());
+    let seen = Head::new(external.ip(), remote.ip());
     let seen = seen.tcp((external.port(), remote.port()), segment, &token);
     Ok(Some(Crossed { sent, seen }))
 }
@@ -263,15 +256,15 @@ fn query(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         matrix.none_tested(&checks, "an echo request did not arrive outside");
         return Ok(());
     };
-    let request = |from: Ipv4Addr, id: u16| {
+    let request = |from: IpAddr, id: u16| {
         let [high, low] = id.to_be_bytes();
-        Head::new(from, to).icmp(8, 0, [high, low, 0, 1], b"a query")
+        Head::new(from, to).icmp(Message::EchoRequest, [high, low, 0, 1], b"a query")
     };
     let crossed = Crossed {
         sent: request(prober.inside_address(), id),
         seen: request(first.external.0, first.external.1),
     };
-    let came = error_in(prober, router, (TIME_EXCEEDED, [0; 4]), &crossed)?;
+    let came = error_in(prober, router, (Message::TimeExceeded, [0; 4]), &crossed)?;
     judge(matrix, Check::ErrorQuery, came);
     let again = prober.ping(id, to)?;
     let kept = again == Some(first);
@@ -301,23 +294,23 @@ fn outbound(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         matrix.not_tested(check, "nothing comes in by the mapping");
         return Ok(());
     }
-    let inside = SocketAddrV4::new(prober.inside_address(), port);
-    let got = Head::new(*remote.ip(), *inside.ip()).udp((remote.port(), port), b"refused");
-    let refusal = Head::new(*inside.ip(), *remote.ip()).icmp(UNREACHABLE, PORT, [0; 4], &got);
+    let inside = SocketAddr::new(prober.inside_address(), port);
+    let got = Head::new(remote.ip(), inside.ip()).udp((remote.port(), port), b"refused");
+    let refusal = Head::new(inside.ip(), remote.ip()).icmp(Message::PortUnreachable, [0; 4], &got);
     let seen = prober.out(&[refusal], |packet| {
         let quoted = Quoted::read(packet.payload())?;
-        let about = quoted.src == *remote.ip() && quoted.ports().0 == remote.port();
-        (packet.icmp_kind()? == (UNREACHABLE, PORT) && about).then(|| (packet.clone(), quoted))
+        let about = quoted.src == remote.ip() && quoted.ports().0 == remote.port();
+        (packet.is(Message::PortUnreachable) && about).then(|| (packet.clone(), quoted))
     })?;
     let Some((packet, quoted)) = seen else {
         matrix.judge(check, false, "does not go out");
         return Ok(());
     };
     prober.note(&packet);
-    let to_mapping = quoted.dst == *mapping.external.ip()
+    let to_mapping = quoted.dst == mapping.external.ip()
         && quoted.ports().1 == mapping.external.port()
         && quoted.header_sum_holds;
-    let observed = if packet.src != *mapping.external.ip() {
+    let observed = if packet.src != mapping.external.ip() {
         format!("goes out from {}", packet.src)
     } else if to_mapping {
         "goes out, the quoted packet as the remote sent it".to_owned()
@@ -325,7 +318,7 @@ fn outbound(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         let (dst, port) = (quoted.dst, quoted.ports().1);
         format!("goes out quoting a packet to {dst}:{port}")
     };
-    let right = to_mapping && packet.src == *mapping.external.ip();
+    let right = to_mapping && packet.src == mapping.external.ip();
     matrix.judge(check, right, observed);
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! and, going out, a port of its own: a NAT that needs the first fragment first must not be helped by
 //! the attempt before.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use super::Error;
 use super::matrix::{Check, Matrix};
@@ -74,14 +74,12 @@ fn judge(matrix: &mut Matrix, check: Check, outcome: Outcome) {
     }
 }
 
-fn datagram(prober: &mut Prober, (src, dst): (SocketAddrV4, SocketAddrV4), id: u16) -> Sent {
+fn datagram(prober: &mut Prober, (src, dst): (SocketAddr, SocketAddr), id: u16) -> Sent {
     let mut payload = prober.token().to_vec();
     payload.resize(DATAGRAM_SIZE, 0x5a);
-    let mut head = Head::new(*src.ip(), *dst.ip());
-    head.id = id;
-    let packet = head.udp((src.port(), dst.port()), &payload);
+    let packet = Head::new(src.ip(), dst.ip()).udp((src.port(), dst.port()), &payload);
     Sent {
-        pieces: fragments(&packet, FRAGMENT_SIZE),
+        pieces: fragments(&packet, id, FRAGMENT_SIZE),
         payload,
     }
 }
@@ -95,7 +93,7 @@ fn out(prober: &mut Prober, order: Order) -> Result<Outcome, Error> {
     let mut last = Outcome::Lost;
     for _ in 0..TRIES {
         let port = prober.port(Transport::Udp)?;
-        let from = SocketAddrV4::new(prober.inside_address(), port);
+        let from = SocketAddr::new(prober.inside_address(), port);
         let id = prober.identification();
         let sent = datagram(prober, (from, prober.remote(0, 0)), id);
         let mark = prober.outside.mark()?;
@@ -173,7 +171,7 @@ fn arrives(side: &mut Side, mark: Mark, payload: &[u8]) -> Result<Outcome, Error
     let found = side.wait(mark, PATIENCE, |packet| {
         if matches!(packet.body, Body::Fragment { .. }) && pieces.len() < PIECES_MAX {
             pieces.push(packet.clone());
-            let key = |packet: &Packet| -> (Ipv4Addr, u16) { (packet.src, packet.id) };
+            let key = |packet: &Packet| -> (IpAddr, u32) { (packet.src, packet.id) };
             let same: Vec<&Packet> = pieces.iter().filter(|p| key(p) == key(packet)).collect();
             return outcome(&reassemble(&same)?, payload);
         }

@@ -2,11 +2,11 @@
 //! (RFC 4787 section 6). Both send, as two peers do that a rendezvous has told of each other, so
 //! that the strictest filter has no reason to refuse.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::Error;
 use super::matrix::{Check, Matrix};
-use super::packet::{Head, Packet, Quoted, Segment, flags};
+use super::packet::{Head, Message, Packet, Quoted, Segment, flags};
 use super::prober::{Mapping, PATIENCE, Prober, SILENCE, Token};
 use super::side::Transport;
 
@@ -28,7 +28,7 @@ pub fn probe(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
 }
 
 /// What arrived at the one and at the other socket: from where.
-type Arrived = [Option<SocketAddrV4>; 2];
+type Arrived = [Option<SocketAddr>; 2];
 
 /// Lets both sockets send to each other, and says what arrived at either. `packets` makes the
 /// packets of a round, `fits` tells them by their receiver.
@@ -94,7 +94,7 @@ fn udp(
     let token = prober.token();
     let packets = |prober: &mut Prober| {
         let send = |from: &Mapping, to: &Mapping| {
-            let head = Head::new(prober.inside_address(), *to.external.ip());
+            let head = Head::new(prober.inside_address(), to.external.ip());
             head.udp((from.port, to.external.port()), &token)
         };
         [send(&one, &two), send(&two, &one)]
@@ -102,7 +102,7 @@ fn udp(
     let fits = |packet: &Packet| packet.payload() == token;
     let arrived = converse(prober, (&one, &two), packets, fits)?;
     let both = judge(matrix, Check::HairpinUdp, &arrived);
-    let sources: Vec<(SocketAddrV4, SocketAddrV4)> = arrived
+    let sources: Vec<(SocketAddr, SocketAddr)> = arrived
         .iter()
         .zip([two.external, one.external])
         .filter_map(|(from, wanted)| Some(((*from)?, wanted)))
@@ -135,7 +135,7 @@ fn tcp(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     let numbers = [prober.number(), prober.number()];
     let packets = |prober: &mut Prober| {
         let send = |from: &Mapping, to: &Mapping, seq| {
-            let head = Head::new(prober.inside_address(), *to.external.ip());
+            let head = Head::new(prober.inside_address(), to.external.ip());
             let segment = Segment {
                 seq,
                 ack: 0,
@@ -163,20 +163,22 @@ fn error(
     token: Token,
 ) -> Result<(), Error> {
     let inside = prober.inside_address();
-    let external = *one.external.ip();
+    let external = one.external.ip();
     let got = Head::new(external, inside).udp((one.external.port(), two.port), &token);
-    let refusal = Head::new(inside, external).icmp(3, 3, [0; 4], &got);
+    let refusal = Head::new(inside, external).icmp(Message::PortUnreachable, [0; 4], &got);
     let mark = prober.inside.mark()?;
     prober.inside.send(&refusal)?;
     let quoted = prober.inside.wait(mark, SILENCE, |packet| {
-        (packet.icmp_kind()? == (3, 3)).then(|| Quoted::read(packet.payload()))?
+        packet
+            .is(Message::PortUnreachable)
+            .then(|| Quoted::read(packet.payload()))?
     })?;
     let wanted_ports = (one.port, two.external.port());
     match quoted {
         None => matrix.judge(Check::HairpinIcmpError, false, "it does not come back"),
         Some(quoted) => {
             let right = quoted.src == inside
-                && quoted.dst == *two.external.ip()
+                && quoted.dst == two.external.ip()
                 && quoted.ports() == wanted_ports;
             let observed = if right {
                 "comes back, the quoted packet as it was sent".to_owned()
@@ -199,12 +201,15 @@ fn ping(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     let token = prober.token();
     let id = prober.query_id();
     let [high, low] = id.to_be_bytes();
-    let request =
-        Head::new(prober.inside_address(), external).icmp(8, 0, [high, low, 0, 1], &token);
+    let request = Head::new(prober.inside_address(), external).icmp(
+        Message::EchoRequest,
+        [high, low, 0, 1],
+        &token,
+    );
     let mark = prober.inside.mark()?;
     prober.inside.send(&request)?;
     let answered = prober.inside.wait(mark, SILENCE, |packet| {
-        let reply = packet.icmp_kind()? == (0, 0) && packet.payload() == token;
+        let reply = packet.is(Message::EchoReply) && packet.payload() == token;
         (reply && packet.echo_id() == Some(id)).then_some(packet.src)
     })?;
     let observed = match answered {

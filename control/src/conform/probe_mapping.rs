@@ -1,7 +1,7 @@
 //! Mapping and filtering: which of the three behaviours of RFC 4787 sections 4.1 and 5 a NAT has.
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::Error;
 use super::matrix::{Check, Matrix};
@@ -126,7 +126,7 @@ pub fn probe_again(prober: &mut Prober, matrix: &mut Matrix, before: Class) -> R
 }
 
 /// The three remotes of a classification: contacted, its other port, another address.
-pub fn remotes(prober: &Prober) -> [SocketAddrV4; 3] {
+pub fn remotes(prober: &Prober) -> [SocketAddr; 3] {
     [
         prober.remote(0, 0),
         prober.remote(0, 1),
@@ -238,14 +238,14 @@ fn tcp_filtering(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> 
 }
 
 /// A SYN of a stranger to a mapping.
-pub fn syn(prober: &mut Prober, from: SocketAddrV4, mapping: &Mapping) -> Vec<u8> {
+pub fn syn(prober: &mut Prober, from: SocketAddr, mapping: &Mapping) -> Vec<u8> {
     let segment = Segment {
         seq: prober.number(),
         ack: 0,
         flags: flags::SYN,
     };
     let to = mapping.external;
-    Head::new(*from.ip(), *to.ip()).tcp((from.port(), to.port()), segment, &[])
+    Head::new(from.ip(), to.ip()).tcp((from.port(), to.port()), segment, &[])
 }
 
 /// Resets a connection that is not needed any more, from inside.

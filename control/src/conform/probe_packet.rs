@@ -1,20 +1,18 @@
 //! What a NAT does with single packets: their TTL, their checksum, their payload, their size.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Error;
 use super::matrix::{Check, Matrix};
-use super::packet::{Body, Checked, Head, Packet, Quoted, TTL, flags};
+use super::packet::{Body, Checked, Family, Head, Message, Packet, Quoted, TTL, flags};
 use super::probe_mapping::close;
 use super::prober::{Mapping, PATIENCE, Prober, TRIES};
 use super::side::Transport;
 
 /// FTP's control port, which application gateways look at.
 const FTP: u16 = 21;
-/// IPv4 and TCP headers.
-const HEADERS_SIZE: u32 = 40;
-/// Least MTU of an IPv4 link (RFC 791).
-const MTU_MIN: u32 = 68;
+/// A TCP header without options.
+const TCP_HEADER_SIZE: usize = 20;
 /// What a packet is filled up with.
 const FILL: u8 = 0x33;
 
@@ -56,7 +54,7 @@ fn zero_checksum(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> 
     let port = prober.port(Transport::Udp)?;
     let remote = prober.remote(0, 0);
     let token = prober.token();
-    let head = Head::new(prober.inside_address(), *remote.ip());
+    let head = Head::new(prober.inside_address(), remote.ip());
     let packet = head.udp_without_checksum((port, remote.port()), &token);
     let with_token = |packet: &Packet| (packet.payload() == token).then(|| packet.clone());
     let Some(out) = prober.out(&[packet], with_token)? else {
@@ -67,7 +65,7 @@ fn zero_checksum(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> 
         matrix.not_tested(check, "what went out is no UDP");
         return Ok(());
     };
-    let head = Head::new(*remote.ip(), *external.ip());
+    let head = Head::new(remote.ip(), external.ip());
     let packet = head.udp_without_checksum((remote.port(), external.port()), &token);
     let back = prober.into(&[packet], with_token)?;
     let absent = |packet: &Packet| packet.transport_sum() == Some(Checked::Absent);
@@ -88,7 +86,7 @@ fn round_trip(prober: &mut Prober) -> Result<Option<(Packet, Packet)>, Error> {
     let port = prober.port(Transport::Udp)?;
     let remote = prober.remote(0, 0);
     let token = prober.token();
-    let head = Head::new(prober.inside_address(), *remote.ip());
+    let head = Head::new(prober.inside_address(), remote.ip());
     let packet = head.udp((port, remote.port()), &token);
     let with_token = |packet: &Packet| (packet.payload() == token).then(|| packet.clone());
     let Some(out) = prober.out(&[packet], with_token)? else {
@@ -97,7 +95,7 @@ fn round_trip(prober: &mut Prober) -> Result<Option<(Packet, Packet)>, Error> {
     let Some((external, _)) = out.ends() else {
         return Ok(None);
     };
-    let head = Head::new(*remote.ip(), *external.ip());
+    let head = Head::new(remote.ip(), external.ip());
     let packet = head.udp((remote.port(), external.port()), &token);
     let back = prober.into(&[packet], with_token)?;
     Ok(back.map(|back| (out, back)))
@@ -118,7 +116,7 @@ fn ttl_exceeded(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     let port = prober.port(Transport::Udp)?;
     let remote = prober.remote(0, 0);
     let token = prober.token();
-    let mut head = Head::new(prober.inside_address(), *remote.ip());
+    let mut head = Head::new(prober.inside_address(), remote.ip());
     head.ttl = 1;
     let packet = head.udp((port, remote.port()), &token);
     let (mark, outside) = (prober.inside.mark()?, prober.outside.mark()?);
@@ -127,7 +125,7 @@ fn ttl_exceeded(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         prober.inside.send(&packet)?;
         answered = prober.inside.wait(mark, PATIENCE, |packet| {
             let quoted = Quoted::read(packet.payload())?;
-            (packet.icmp_kind()? == (11, 0) && quoted.ports().0 == port).then_some(packet.src)
+            (packet.is(Message::TimeExceeded) && quoted.ports().0 == port).then_some(packet.src)
         })?;
         if answered.is_some() {
             break;
@@ -154,18 +152,18 @@ fn payload(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         matrix.not_tested(check, why);
         return Ok(());
     }
-    let remote = SocketAddrV4::new(prober.remotes[0], FTP);
+    let remote = SocketAddr::new(prober.remotes[0], FTP);
     let Some(mut flow) = prober.tcp_flow(remote)? else {
         matrix.not_tested(check, "no connection to port 21 opens");
         return Ok(());
     };
-    let [a, b, c, d] = prober.inside_address().octets();
-    let command = format!("PORT {a},{b},{c},{d},200,10\r\n");
+    let command = command(prober.inside_address());
     let mark = prober.outside.mark()?;
     let same = prober.tcp_out(&mut flow, flags::ACK, command.as_bytes())?;
     let other = prober.outside.since(mark)?.iter().find_map(|seen| {
         let payload = seen.packet.payload();
-        let changed = payload.starts_with(b"PORT ") && payload != command.as_bytes();
+        let changed =
+            payload[..].starts_with(&command.as_bytes()[..5]) && payload != command.as_bytes();
         changed.then(|| String::from_utf8_lossy(payload).trim().to_owned())
     });
     let observed = match (same, other) {
@@ -177,9 +175,20 @@ fn payload(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     close(prober, &mut flow)
 }
 
+/// What an FTP client says that wants data at its address (RFC 959, RFC 2428).
+fn command(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("PORT {a},{b},{c},{d},200,10\r\n")
+        }
+        IpAddr::V6(v6) => format!("EPRT |2|{v6}|51210|\r\n"),
+    }
+}
+
 /// What came of a packet of the size that the inside interface takes.
 enum TooBig {
-    Answered { mtu: u16 },
+    Answered { mtu: u32 },
     Passed,
     Cut,
 }
@@ -194,8 +203,9 @@ fn too_big(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
         return Ok(());
     };
     let Mapping { port, remote, .. } = flow.mapping;
-    let size = mtu.saturating_sub(HEADERS_SIZE) as usize;
-    let mut head = Head::new(prober.inside_address(), *remote.ip());
+    let family = Family::of(remote.ip());
+    let size = (mtu as usize).saturating_sub(family.header_size() + TCP_HEADER_SIZE);
+    let mut head = Head::new(prober.inside_address(), remote.ip());
     head.dont_fragment = true;
     let segment = flow.inside.segment(flags::ACK);
     let packet = head.tcp((port, remote.port()), segment, &vec![FILL; size]);
@@ -231,7 +241,7 @@ fn too_big(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     match found {
         Some(TooBig::Answered { mtu: next }) => {
             let observed = format!("{mtu} bytes: fragmentation needed, MTU {next}");
-            let usable = (MTU_MIN..mtu).contains(&u32::from(next));
+            let usable = (family.mtu_min()..mtu).contains(&next);
             matrix.judge(check, usable, observed);
         }
         Some(TooBig::Passed) => {

@@ -1,7 +1,7 @@
 //! Ports: kept or chosen, parity, class, and whether two share one (RFC 4787 section 4.2).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::Error;
 use super::matrix::{Check, Matrix};
@@ -94,7 +94,7 @@ impl Made {
 
 /// No two inside ports at one external address and port.
 fn judge_sharing(matrix: &mut Matrix, check: Check, mappings: &[Mapping]) {
-    let mut owners: BTreeMap<SocketAddrV4, u16> = BTreeMap::new();
+    let mut owners: BTreeMap<SocketAddr, u16> = BTreeMap::new();
     let mut shared = 0;
     for mapping in mappings {
         let owner = owners.entry(mapping.external).or_insert(mapping.port);
@@ -186,10 +186,10 @@ mod tests {
     use super::*;
 
     fn mapping(port: u16, external: u16) -> Mapping {
-        let external = SocketAddrV4::new([192, 0, 2, 1].into(), external);
+        let external = SocketAddr::new([192, 0, 2, 1].into(), external);
         Mapping {
             port,
-            remote: SocketAddrV4::new([192, 0, 2, 2].into(), 7),
+            remote: SocketAddr::new([192, 0, 2, 2].into(), 7),
             external,
         }
     }

@@ -1,12 +1,12 @@
 //! TCP: opening, closing, resets, and the silence after an unsolicited SYN (RFC 5382, RFC 7857
 //! section 2).
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Error;
 use super::matrix::{Check, Matrix};
-use super::packet::{Head, Quoted, flags};
+use super::packet::{Head, Message, Quoted, flags};
 use super::probe_mapping::{close, syn};
 use super::prober::{Flow, Prober};
 use super::side::{Mark, Transport};
@@ -29,8 +29,8 @@ struct Sent {
     at: Instant,
     mark: Mark,
     inside: Mark,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
 }
 
 /// Sends a stranger's SYN to a mapping. Nothing else uses the stranger's port, so [`listen`] may
@@ -40,7 +40,7 @@ struct Sent {
 /// When a socket fails.
 pub fn knock(prober: &mut Prober) -> Result<Knock, Error> {
     let port = prober.remote_port()?;
-    let from = SocketAddrV4::new(prober.remotes[1], port);
+    let from = SocketAddr::new(prober.remotes[1], port);
     let Some(flow) = prober.tcp_flow(prober.remote(0, 1))? else {
         return Ok(Knock { sent: None });
     };
@@ -110,13 +110,14 @@ fn answer(prober: &mut Prober, sent: &Sent) -> Result<Option<(Instant, &'static 
             let what = if reset { "a reset" } else { "a segment" };
             return Some((seen.at, what));
         }
-        let (kind, code) = packet.icmp_kind()?;
         let quoted = Quoted::read(packet.payload())?;
-        let ours = quoted.src == *sent.from.ip() && quoted.ports().0 == sent.from.port();
-        let what = match (kind, code) {
-            (3, 3) => "ICMP port unreachable",
-            (3, 13) => "ICMP administratively prohibited",
-            _ => "an ICMP error",
+        let ours = quoted.src == sent.from.ip() && quoted.ports().0 == sent.from.port();
+        let what = if packet.is(Message::PortUnreachable) {
+            "ICMP port unreachable"
+        } else if packet.is(Message::Prohibited) {
+            "ICMP administratively prohibited"
+        } else {
+            "an ICMP error"
         };
         ours.then_some((seen.at, what))
     }))
@@ -265,7 +266,7 @@ fn forged_reset(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     let mut segment = flow.outside.segment(flags::RST);
     segment.seq = segment.seq.wrapping_add(OUT_OF_WINDOW);
     let external = flow.mapping.external;
-    let head = Head::new(*remote.ip(), *external.ip());
+    let head = Head::new(remote.ip(), external.ip());
     let forged = head.tcp((remote.port(), external.port()), segment, &[]);
     prober.outside.send(&forged)?;
     let (out, back) = prober.tcp_talk(&mut flow)?;

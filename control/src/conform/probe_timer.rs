@@ -10,12 +10,12 @@
 //! Two more mappings are kept busy all the time, one from inside and one from its remote. When a
 //! mapping left alone dies and a busy one does not, that direction refreshes.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::Error;
 use super::matrix::{Check, Matrix};
-use super::packet::{Head, Packet, Segment, flags};
+use super::packet::{Head, Message, Packet, Segment, flags};
 use super::prober::{Flow, Mapping, PATIENCE, Prober, TRIES};
 use super::side::Transport;
 
@@ -118,7 +118,7 @@ fn checkpoints(wait: Duration) -> Vec<Duration> {
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     Udp(Mapping),
-    Query { id: u16, external: (Ipv4Addr, u16) },
+    Query { id: u16, external: (IpAddr, u16) },
     Opening { mapping: Mapping, seen: u32 },
     Established(Flow),
 }
@@ -182,7 +182,7 @@ fn make(prober: &mut Prober, check: Check) -> Result<Option<Subject>, Error> {
         Check::UdpTimer | Check::UdpTimerTalk => prober.udp_mapping(remote)?.map(Subject::Udp),
         Check::IcmpTimer => {
             let id = prober.query_id();
-            prober.ping(id, *remote.ip())?.map(|ping| Subject::Query {
+            prober.ping(id, remote.ip())?.map(|ping| Subject::Query {
                 id,
                 external: ping.external,
             })
@@ -292,7 +292,7 @@ impl Probe {
             Subject::Udp(Mapping {
                 remote, external, ..
             }) => Self {
-                packet: Head::new(*remote.ip(), *external.ip())
+                packet: Head::new(remote.ip(), external.ip())
                     .udp((remote.port(), external.port()), &token),
                 fits: by_token,
             },
@@ -300,7 +300,7 @@ impl Probe {
                 let [high, low] = external.1.to_be_bytes();
                 let head = Head::new(prober.remotes[0], external.0);
                 Self {
-                    packet: head.icmp(0, 0, [high, low, 0, 1], &token),
+                    packet: head.icmp(Message::EchoReply, [high, low, 0, 1], &token),
                     fits: by_token,
                 }
             }
@@ -308,7 +308,7 @@ impl Probe {
                 let (remote, external) = (flow.mapping.remote, flow.mapping.external);
                 let ports = (remote.port(), external.port());
                 let segment = flow.outside.segment(flags::ACK);
-                let head = Head::new(*remote.ip(), *external.ip());
+                let head = Head::new(remote.ip(), external.ip());
                 Self {
                     packet: head.tcp(ports, segment, &token),
                     fits: by_token,
@@ -321,8 +321,8 @@ impl Probe {
                     ack: seen.wrapping_add(1),
                     flags: flags::SYN | flags::ACK,
                 };
-                let inside = SocketAddrV4::new(prober.inside_address(), mapping.port);
-                let head = Head::new(*remote.ip(), *external.ip());
+                let inside = SocketAddr::new(prober.inside_address(), mapping.port);
+                let head = Head::new(remote.ip(), external.ip());
                 Self {
                     packet: head.tcp((remote.port(), external.port()), segment, &[]),
                     fits: Box::new(move |packet| packet.ends() == Some((remote, inside))),

@@ -6,11 +6,11 @@
 //! else.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Error;
-use super::packet::{Checked, Head, Packet, Segment, flags};
+use super::packet::{Checked, Head, Message, Packet, Segment, flags};
 use super::side::{Mark, Side, Sides, Transport};
 
 /// How often a packet is sent that should arrive.
@@ -40,9 +40,9 @@ pub struct Mapping {
     /// The inside port.
     pub port: u16,
     /// The remote that was contacted.
-    pub remote: SocketAddrV4,
+    pub remote: SocketAddr,
     /// Where the remote sees it come from.
-    pub external: SocketAddrV4,
+    pub external: SocketAddr,
 }
 
 /// One end of a TCP connection, as that end sees it: a NAT that is a proxy has numbers of its own on
@@ -70,7 +70,7 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ping {
     /// Where the remote sees it come from, and its identifier there.
-    pub external: (Ipv4Addr, u16),
+    pub external: (IpAddr, u16),
     /// Whether its reply came back, with the identifier that it was sent with.
     pub answered: bool,
 }
@@ -96,17 +96,17 @@ pub struct Prober {
     /// Another host behind the NAT, if there is one.
     pub second: Option<Side>,
     /// Two remote addresses.
-    pub remotes: [Ipv4Addr; 2],
+    pub remotes: [IpAddr; 2],
     /// Two ports of either, reserved for UDP and TCP.
     pub remote_ports: [u16; 2],
     /// External addresses seen so far.
-    pub externals: BTreeSet<Ipv4Addr>,
+    pub externals: BTreeSet<IpAddr>,
     /// Checksums seen so far.
     pub sums: Sums,
     /// External ports and identifiers seen so far, of any transport.
     taken: BTreeSet<u16>,
     /// Address of the first inside host, whose external addresses are noted.
-    first: Ipv4Addr,
+    first: IpAddr,
     rng: fastrand::Rng,
     next_port: u16,
     next_remote_port: u16,
@@ -119,7 +119,7 @@ impl Prober {
     ///
     /// # Errors
     /// When the remotes have no free ports.
-    pub fn new(sides: Sides, remotes: [Ipv4Addr; 2], seed: u64) -> Result<Self, Error> {
+    pub fn new(sides: Sides, remotes: [IpAddr; 2], seed: u64) -> Result<Self, Error> {
         let Sides {
             inside,
             outside,
@@ -148,7 +148,7 @@ impl Prober {
     }
 
     /// The inside address.
-    pub fn inside_address(&self) -> Ipv4Addr {
+    pub fn inside_address(&self) -> IpAddr {
         self.inside.address()
     }
 
@@ -170,8 +170,8 @@ impl Prober {
     }
 
     /// A remote, by the indexes of its address and its port.
-    pub fn remote(&self, address: usize, port: usize) -> SocketAddrV4 {
-        SocketAddrV4::new(self.remotes[address], self.remote_ports[port])
+    pub fn remote(&self, address: usize, port: usize) -> SocketAddr {
+        SocketAddr::new(self.remotes[address], self.remote_ports[port])
     }
 
     /// A free port of the inside, reserved.
@@ -288,9 +288,9 @@ impl Prober {
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn udp_out(&mut self, port: u16, remote: SocketAddrV4) -> Result<Option<Mapping>, Error> {
+    pub fn udp_out(&mut self, port: u16, remote: SocketAddr) -> Result<Option<Mapping>, Error> {
         let token = self.token();
-        let head = Head::new(self.inside_address(), *remote.ip());
+        let head = Head::new(self.inside_address(), remote.ip());
         let packet = head.udp((port, remote.port()), &token);
         let seen = self.out(&[packet], |packet| {
             (packet.payload() == token && packet.ends()?.1 == remote).then(|| packet.clone())
@@ -312,7 +312,7 @@ impl Prober {
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn udp_mapping(&mut self, remote: SocketAddrV4) -> Result<Option<Mapping>, Error> {
+    pub fn udp_mapping(&mut self, remote: SocketAddr) -> Result<Option<Mapping>, Error> {
         let port = self.port(Transport::Udp)?;
         self.udp_out(port, remote)
     }
@@ -323,7 +323,7 @@ impl Prober {
     /// When a socket fails.
     pub fn udp_in(&mut self, mapping: &Mapping) -> Result<bool, Error> {
         let (packet, token) = self.udp_inbound(mapping.remote, mapping.external);
-        let to = SocketAddrV4::new(self.inside_address(), mapping.port);
+        let to = SocketAddr::new(self.inside_address(), mapping.port);
         let from = mapping.remote;
         let seen = self.into(&[packet], |packet| {
             (packet.payload() == token && packet.ends()? == (from, to)).then(|| packet.clone())
@@ -335,9 +335,9 @@ impl Prober {
     }
 
     /// A datagram from a remote, to be sent.
-    pub fn udp_inbound(&mut self, from: SocketAddrV4, to: SocketAddrV4) -> (Vec<u8>, Token) {
+    pub fn udp_inbound(&mut self, from: SocketAddr, to: SocketAddr) -> (Vec<u8>, Token) {
         let token = self.token();
-        let packet = Head::new(*from.ip(), *to.ip()).udp((from.port(), to.port()), &token);
+        let packet = Head::new(from.ip(), to.ip()).udp((from.port(), to.port()), &token);
         (packet, token)
     }
 
@@ -349,7 +349,7 @@ impl Prober {
     pub fn udp_admitted(
         &mut self,
         mapping: &Mapping,
-        strangers: &[SocketAddrV4],
+        strangers: &[SocketAddr],
     ) -> Result<Option<Vec<bool>>, Error> {
         let mark = self.inside.mark()?;
         let mut tokens = Vec::new();
@@ -372,14 +372,14 @@ impl Prober {
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn tcp_syn(&mut self, port: u16, remote: SocketAddrV4) -> Result<Option<Syn>, Error> {
+    pub fn tcp_syn(&mut self, port: u16, remote: SocketAddr) -> Result<Option<Syn>, Error> {
         let sent = self.number();
         let segment = Segment {
             seq: sent,
             ack: 0,
             flags: flags::SYN,
         };
-        let head = Head::new(self.inside_address(), *remote.ip());
+        let head = Head::new(self.inside_address(), remote.ip());
         let packet = head.tcp((port, remote.port()), segment, &[]);
         let known = self.syns.clone();
         let seen = self.out(&[packet], |packet| {
@@ -414,7 +414,7 @@ impl Prober {
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn tcp_open(&mut self, port: u16, remote: SocketAddrV4) -> Result<Option<Flow>, Error> {
+    pub fn tcp_open(&mut self, port: u16, remote: SocketAddr) -> Result<Option<Flow>, Error> {
         let Some(syn) = self.tcp_syn(port, remote)? else {
             return Ok(None);
         };
@@ -442,7 +442,7 @@ impl Prober {
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn tcp_flow(&mut self, remote: SocketAddrV4) -> Result<Option<Flow>, Error> {
+    pub fn tcp_flow(&mut self, remote: SocketAddr) -> Result<Option<Flow>, Error> {
         let port = self.port(Transport::Tcp)?;
         self.tcp_open(port, remote)
     }
@@ -469,7 +469,7 @@ impl Prober {
             external,
         } = flow.mapping;
         let segment = flow.inside.segment(flags);
-        let head = Head::new(self.inside_address(), *remote.ip());
+        let head = Head::new(self.inside_address(), remote.ip());
         let packet = head.tcp((port, remote.port()), segment, payload);
         let find = fits((external, remote), flags, payload);
         let seen = self.out_since(mark, &[packet], find)?;
@@ -487,9 +487,9 @@ impl Prober {
             external,
         } = flow.mapping;
         let segment = flow.outside.segment(flags);
-        let head = Head::new(*remote.ip(), *external.ip());
+        let head = Head::new(remote.ip(), external.ip());
         let packet = head.tcp((remote.port(), external.port()), segment, payload);
-        let inside = SocketAddrV4::new(self.inside_address(), port);
+        let inside = SocketAddr::new(self.inside_address(), port);
         let seen = self.into(&[packet], fits((remote, inside), flags, payload))?;
         Ok(self.noted(seen, &mut flow.outside, &mut flow.inside, segment, payload))
     }
@@ -535,13 +535,17 @@ impl Prober {
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn ping(&mut self, id: u16, to: Ipv4Addr) -> Result<Option<Ping>, Error> {
+    pub fn ping(&mut self, id: u16, to: IpAddr) -> Result<Option<Ping>, Error> {
         let token = self.token();
         let [high, low] = id.to_be_bytes();
-        let packet = Head::new(self.inside_address(), to).icmp(8, 0, [high, low, 0, 1], &token);
+        let packet = Head::new(self.inside_address(), to).icmp(
+            Message::EchoRequest,
+            [high, low, 0, 1],
+            &token,
+        );
         let mark = self.inside.mark()?;
         let seen = self.out(&[packet], |packet| {
-            let request = packet.icmp_kind() == Some((8, 0)) && packet.payload() == token;
+            let request = packet.is(Message::EchoRequest) && packet.payload() == token;
             request.then(|| packet.clone())
         })?;
         let Some((packet, external_id)) = seen.and_then(|p| Some((p.clone(), p.echo_id()?))) else {
@@ -550,7 +554,7 @@ impl Prober {
         self.note(&packet);
         self.note_external(packet.src, external_id);
         let reply = self.inside.wait(mark, PATIENCE, |packet| {
-            let reply = packet.icmp_kind() == Some((0, 0)) && packet.payload() == token;
+            let reply = packet.is(Message::EchoReply) && packet.payload() == token;
             (reply && packet.src == to && packet.echo_id() == Some(id)).then(|| packet.clone())
         })?;
         if let Some(reply) = &reply {
@@ -562,7 +566,7 @@ impl Prober {
         }))
     }
 
-    fn note_external(&mut self, address: Ipv4Addr, port: u16) {
+    fn note_external(&mut self, address: IpAddr, port: u16) {
         if self.inside_address() == self.first {
             self.externals.insert(address);
         }
@@ -615,7 +619,7 @@ impl End {
 
 /// Finds the segment with these ends, flags and payload.
 fn fits(
-    ends: (SocketAddrV4, SocketAddrV4),
+    ends: (SocketAddr, SocketAddr),
     flags: u8,
     payload: &[u8],
 ) -> impl FnMut(&Packet) -> Option<Packet> {

@@ -1,6 +1,6 @@
 //! The findings, for people and for programs.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
@@ -13,11 +13,11 @@ pub struct Report {
     /// Its name.
     pub target: String,
     /// The inside address.
-    pub inside: Ipv4Addr,
+    pub inside: IpAddr,
     /// The remotes.
-    pub remotes: [Ipv4Addr; 2],
+    pub remotes: [IpAddr; 2],
     /// The external addresses that were seen.
-    pub externals: Vec<Ipv4Addr>,
+    pub externals: Vec<IpAddr>,
     /// What random numbers came from.
     pub seed: u64,
     /// How long it took.
@@ -162,9 +162,9 @@ mod tests {
         matrix.judge(Check::TcpMapping, false, "no");
         Report {
             target: target.to_owned(),
-            inside: Ipv4Addr::new(10, 0, 0, 2),
-            remotes: [Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)],
-            externals: vec![Ipv4Addr::new(192, 0, 2, 1)],
+            inside: [10, 0, 0, 2].into(),
+            remotes: [[192, 0, 2, 2].into(), [192, 0, 2, 3].into()],
+            externals: vec![[192, 0, 2, 1].into()],
             seed: 7,
             seconds: 1.25,
             rows: matrix.into_rows(),

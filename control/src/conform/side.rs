@@ -9,20 +9,20 @@
 //! to it whose filter lets nothing in, and the stack says nothing. All of it ends with the process.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recvfrom,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom,
     sendto, setsockopt, socket, sockopt,
 };
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::Error;
-use super::packet::Packet;
+use super::packet::{Family, Packet};
 use crate::netns::Netns;
 
 /// Packets that a side remembers; the oldest go first. A whole run with timers sees fewer.
@@ -65,7 +65,7 @@ pub struct Side {
     link: u32,
     /// Largest packet that its interface takes, in bytes.
     pub mtu: u32,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     send: OwnedFd,
     receive: OwnedFd,
     seen: Vec<Seen>,
@@ -99,7 +99,7 @@ impl Side {
         label: &'static str,
         netns: &Netns,
         (link, mtu): (u32, u32),
-        addresses: &[Ipv4Addr],
+        addresses: &[IpAddr],
     ) -> Result<Self, Error> {
         let failed = |action| {
             move |errno: Errno| Error::Socket {
@@ -109,14 +109,13 @@ impl Side {
             }
         };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (inet, ether) = match Family::of(addresses[0]) {
+            Family::V4 => (AddressFamily::Inet, SockProtocol::EthIp),
+            Family::V6 => (AddressFamily::Inet6, SockProtocol::EthIpv6),
+        };
         let open = || {
-            let send = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)?;
-            let receive = socket(
-                AddressFamily::Packet,
-                SockType::Datagram,
-                flags,
-                SockProtocol::EthIp,
-            )?;
+            let send = socket(inet, SockType::Raw, flags, SockProtocol::Raw)?;
+            let receive = socket(AddressFamily::Packet, SockType::Datagram, flags, ether)?;
             Ok((send, receive))
         };
         let (send, receive) = netns.run(open)?.map_err(failed("open a raw socket"))?;
@@ -140,7 +139,7 @@ impl Side {
     }
 
     /// Its first address.
-    pub fn address(&self) -> Ipv4Addr {
+    pub fn address(&self) -> IpAddr {
         self.addresses[0]
     }
 
@@ -157,14 +156,15 @@ impl Side {
         if self.reserved.len() >= RESERVED_MAX {
             return Ok(false);
         }
-        let bind = |address: Ipv4Addr| -> io::Result<Socket> {
+        let bind = |address: IpAddr| -> io::Result<Socket> {
+            let address = SocketAddr::new(address, port);
             let (kind, protocol) = match transport {
                 Transport::Udp => (Type::DGRAM, Protocol::UDP),
                 Transport::Tcp => (Type::STREAM, Protocol::TCP),
             };
-            let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
+            let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
             socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
-            socket.bind(&SocketAddrV4::new(address, port).into())?;
+            socket.bind(&address.into())?;
             if transport == Transport::Tcp {
                 // A socket that is only bound does not keep the stack from resetting.
                 socket.listen(1)?;
@@ -201,11 +201,10 @@ impl Side {
     /// # Errors
     /// When the namespace has no way to its destination.
     pub fn send(&self, packet: &[u8]) -> Result<bool, Error> {
-        let [a, b, c, d] = match packet.get(16..20) {
-            Some(&[a, b, c, d]) => [a, b, c, d],
-            _ => return Ok(false),
+        let Some(to) = Packet::read(packet).map(|packet| packet.dst) else {
+            return Ok(false);
         };
-        let to = SockaddrIn::new(a, b, c, d, 0);
+        let to = SockaddrStorage::from(SocketAddr::new(to, 0));
         match sendto(self.send.as_raw_fd(), packet, &to, MsgFlags::empty()) {
             // A full queue is a lost packet, as on any wire.
             Ok(_) | Err(Errno::ENOBUFS | Errno::EAGAIN) => Ok(true),
