@@ -26,6 +26,28 @@ const UNTESTED: [&str; 8] = [
     "tcp-timer-opening",
     "tcp-timer-established",
 ];
+/// Rows that conntrack, a plain router and ours pass alike, in either family.
+const PASSES_ANYWHERE: [&str; 17] = [
+    "icmp-reply",
+    "icmp-error-udp",
+    "icmp-error-tcp",
+    "icmp-error-query",
+    "icmp-error-too-big",
+    "icmp-error-outbound",
+    "tcp-connection",
+    "tcp-half-close",
+    "fragments-out",
+    "fragments-out-shuffled",
+    "fragments-in",
+    "fragments-in-shuffled",
+    "fragments-mixed",
+    "checksums",
+    "ttl",
+    "ttl-exceeded",
+    "too-big",
+];
+/// Rows that IPv6 has nothing for.
+const UNTESTED_V6: [&str; 1] = ["udp-zero-checksum"];
 /// Where programs are that apt installs.
 const PROGRAM_DIRS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
@@ -38,8 +60,18 @@ fn conform(words: &[&str]) -> Output {
     command.output().expect("the program starts")
 }
 
-/// Runs the checker and returns what it found, in the order of the targets.
+/// Runs the checker on NATs and returns what it found: of each target IPv4 before IPv6.
 fn found(words: &[&str]) -> Vec<Rows> {
+    let reports = reports(words).into_iter();
+    let translated = |(kind, rows): (String, Rows)| {
+        assert!(kind.ends_with("translated"), "{kind}");
+        rows
+    };
+    reports.map(translated).collect()
+}
+
+/// Runs the checker and returns what it found, with the family and whether there is a translation.
+fn reports(words: &[&str]) -> Vec<(String, Rows)> {
     let words = [words, &["--json"]].concat();
     let output = conform(&words);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -51,15 +83,16 @@ fn found(words: &[&str]) -> Vec<Rows> {
         let finding = (text(&row["verdict"]), text(&row["observed"]));
         (text(&row["name"]), finding)
     };
-    let rows = |report: &Value| -> Rows {
+    let rows = |report: &Value| -> (String, Rows) {
         let rows = report["rows"].as_array().expect("rows");
-        println!("{}, seed {}", report["target"], report["seed"]);
+        let kind = format!("{} {}", text(&report["family"]), text(&report["mode"]));
+        println!("{}, {kind}, seed {}", report["target"], report["seed"]);
         for row in rows {
             let (source, name) = (text(&row["source"]), text(&row["name"]));
             let (verdict, observed) = (text(&row["verdict"]), text(&row["observed"]));
             println!("  {source:32} {name:24} {verdict:10} {observed}");
         }
-        rows.iter().map(row).collect()
+        (kind, rows.iter().map(row).collect())
     };
     reports.iter().map(rows).collect()
 }
@@ -93,6 +126,8 @@ impl Way {
     fn new(name: &str) -> Self {
         let lab = Lab::new(name);
         let (host, outside) = lab.host_and_outside();
+        host.add_address("up0", "2001:db8::1/64");
+        outside.add_address("eth0", "2001:db8::2/64");
         host.set_mtu("up0", 1_400);
         outside.set_mtu("eth0", 1_400);
         let inside = lab.namespace("inside");
@@ -112,18 +147,26 @@ impl Way {
         way.host.add_address("in0", "10.0.0.1/24");
         way.inside.add_address("eth0", "10.0.0.2/24");
         way.inside.add_default_route("eth0", "10.0.0.1");
+        way.host.add_address("in0", "fd00::1/64");
+        way.inside.add_address("eth0", "fd00::2/64");
+        way.inside.add_default_route("eth0", "fd00::1");
         way.host.set_sysctl("net/ipv4/ip_forward", "1");
+        way.host.set_sysctl("net/ipv6/conf/all/forwarding", "1");
         way
     }
 
-    /// The kernel's masquerade.
+    /// The kernel's masquerade, of both families.
     fn nft(name: &str, nft: &Path) -> Self {
         let way = Self::routed(name);
         let rules = way.lab.dir().join("rules.nft");
-        let text = "table ip nat {\n\
-                    chain out { type nat hook postrouting priority srcnat; \
-                    oifname \"up0\" masquerade; }\n}\n";
-        std::fs::write(&rules, text).expect("a file in the lab's directory");
+        let table = |family| {
+            format!(
+                "table {family} nat {{\n\
+                 chain out {{ type nat hook postrouting priority srcnat; \
+                 oifname \"up0\" masquerade; }}\n}}\n"
+            )
+        };
+        std::fs::write(&rules, table("ip") + &table("ip6")).expect("a file in the lab's directory");
         let mut command = Command::new(nft);
         command.arg("-f").arg(&rules);
         let output = way.host.run(|| command.output()).expect("nft starts");
@@ -141,14 +184,11 @@ impl Way {
         format!("{name}={}", paths.join(","))
     }
 
-    /// IPv4 addresses of the inside and of the outside, `lo` aside.
+    /// How many addresses the inside and the outside have.
     fn addresses(&self) -> [usize; 2] {
         [&self.inside, &self.outside].map(|ns| {
-            let link = ns.link("eth0").index;
-            let all = block_on(ns.netlink().addresses()).expect("the kernel lists them");
-            all.iter()
-                .filter(|address| address.link == link && address.prefix.address.is_ipv4())
-                .count()
+            let all = block_on(ns.netlink().addresses());
+            all.expect("the kernel lists them").len()
         })
     }
 }
@@ -165,10 +205,26 @@ fn program(test: &str, name: &str, package: &str) -> Option<std::path::PathBuf> 
     found
 }
 
+/// What makes a network of both families.
+const NETWORK: [&str; 7] = [
+    "network",
+    "create",
+    "net",
+    "--subnet",
+    "10.0.0.0/24",
+    "--subnet6",
+    "fd00::/64",
+];
+
 fn ours(name: &str) -> (Way, Daemon) {
+    ours_with(name, &[], &NETWORK)
+}
+
+fn ours_with(name: &str, options: &[&str], network: &[&str]) -> (Way, Daemon) {
     let mut way = Way::new(name);
-    let daemon = Daemon::start(&way.lab, &way.host, &["--uplink", "up0"]);
-    daemon.run(&["network", "create", "net", "--subnet", "10.0.0.0/24"]);
+    let options = [&["--uplink", "up0"], options].concat();
+    let daemon = Daemon::start(&way.lab, &way.host, &options);
+    daemon.run(network);
     daemon.attach(&way.inside, "net", "inside", &[]);
     let second = way.lab.namespace("second");
     daemon.attach(&second, "net", "second", &[]);
@@ -176,7 +232,7 @@ fn ours(name: &str) -> (Way, Daemon) {
     (way, daemon)
 }
 
-fn assert_ours(rows: &Rows) {
+fn assert_ours(rows: &Rows, more_untested: &[&str]) {
     let deviations = with_verdict(rows, "deviation");
     let unexpected: Vec<&&str> = deviations
         .iter()
@@ -202,7 +258,7 @@ fn assert_ours(rows: &Rows) {
     }
     let mut untested = with_verdict(rows, "not-tested");
     untested.sort_unstable();
-    let mut wanted = UNTESTED.to_vec();
+    let mut wanted = [&UNTESTED, more_untested].concat();
     wanted.sort_unstable();
     assert_eq!(untested, wanted);
 }
@@ -213,7 +269,9 @@ fn ours_deviates_in_nothing_but_what_is_allowed() {
         return;
     }
     let rows = found(&[]);
-    assert_ours(&rows[0]);
+    assert_eq!(rows.len(), 2, "a table for each family");
+    assert_ours(&rows[0], &[]);
+    assert_ours(&rows[1], &UNTESTED_V6);
     let leftovers = std::fs::read_dir(std::env::temp_dir()).expect("a temporary directory");
     let lab = format!("causeway-lab-{}", std::process::id());
     for entry in leftovers.flatten() {
@@ -232,52 +290,50 @@ fn the_kernels_masquerade_has_the_matrix_that_it_is_known_for() {
     };
     let kernel = Way::nft("conform-nft", &nft);
     let (way, _daemon) = ours("conform-ours");
+    let ways = [&kernel, &way];
+    let before = ways.map(Way::addresses);
     let targets = [kernel.target("nft"), way.target("causeway")];
     let rows = found(&["--target", &targets[0], "--target", &targets[1]]);
-    assert_ours(&rows[1]);
-    let rows = &rows[0];
+    assert_eq!(rows.len(), 4, "two NATs, two families");
+    assert_kernel(&rows[0], "fragmentation needed");
+    assert_kernel(&rows[1], "packet too big");
+    assert_ours(&rows[2], &[]);
+    assert_ours(&rows[3], &UNTESTED_V6);
+    let after = ways.map(Way::addresses);
+    assert_eq!(after, before, "what was borrowed is given back");
+}
+
+/// Masquerade is the same in both families, the name of the answer to a packet too large aside.
+fn assert_kernel(rows: &Rows, too_big: &str) {
     for name in ["udp-mapping", "tcp-mapping", "icmp-mapping"] {
         assert_finding(rows, name, "pass", "endpoint-independent");
     }
     for name in ["udp-filtering", "tcp-filtering"] {
         assert_finding(rows, name, "pass", "address-and-port-dependent");
     }
-    assert_finding(
-        rows,
-        "port-choice",
-        "pass",
-        "kept 64 of 64 above 49151, 32 of 32 below",
-    );
-    assert_finding(rows, "port-parity", "pass", "kept for 96 of 96");
-    assert_finding(rows, "hairpin-udp", "deviation", "not delivered");
-    assert_finding(rows, "hairpin-tcp", "deviation", "not delivered");
-    assert_finding(
-        rows,
-        "hairpin-source",
-        "not-tested",
-        "nothing was hairpinned",
-    );
-    assert_finding(
-        rows,
-        "hairpin-icmp-error",
-        "not-tested",
-        "no hairpinned packet",
-    );
-    assert_finding(
-        rows,
-        "tcp-unsolicited-syn",
-        "deviation",
-        "a reset after 0.0 s",
-    );
-    assert_finding(
-        rows,
-        "too-big",
-        "pass",
-        "1500 bytes: fragmentation needed, MTU 1400",
-    );
+    for (name, observed) in [
+        ("port-choice", "kept 64 of 64 above 49151, 32 of 32 below"),
+        ("port-parity", "kept for 96 of 96"),
+        ("too-big", &format!("1500 bytes: {too_big}, MTU 1400")),
+    ] {
+        assert_finding(rows, name, "pass", observed);
+    }
+    for (name, observed) in [
+        ("hairpin-source", "nothing was hairpinned"),
+        ("hairpin-icmp-error", "no hairpinned packet"),
+    ] {
+        assert_finding(rows, name, "not-tested", observed);
+    }
+    for (name, observed) in [
+        ("hairpin-udp", "not delivered"),
+        ("hairpin-tcp", "not delivered"),
+        ("tcp-unsolicited-syn", "a reset after 0.0 s"),
+    ] {
+        assert_finding(rows, name, "deviation", observed);
+    }
     assert_contended_kernel(rows);
-    for way in [&kernel, &way] {
-        assert_eq!(way.addresses(), [1, 1], "what was borrowed is given back");
+    for name in PASSES_ANYWHERE {
+        assert_eq!(rows[name].0, "pass", "{name}: {:?}", rows[name]);
     }
 }
 
@@ -310,7 +366,8 @@ fn a_second_inside_host_that_the_nat_does_not_know_is_no_finding() {
     let (mut way, _daemon) = ours("conform-stranger");
     // Borrowed, and nothing that ours has attached.
     way.second = None;
-    let rows = found(&["--target", &way.target("ours")]);
+    let before = way.addresses();
+    let rows = found(&["--family", "4", "--target", &way.target("ours")]);
     for (name, finding) in rows[0]
         .iter()
         .filter(|(name, _)| name.ends_with("-contended"))
@@ -321,7 +378,53 @@ fn a_second_inside_host_that_the_nat_does_not_know_is_no_finding() {
             "{finding:?}"
         );
     }
-    assert_eq!(way.addresses(), [1, 1], "what was borrowed is given back");
+    assert_eq!(way.addresses(), before, "what was borrowed is given back");
+}
+
+#[test]
+fn a_router_is_no_failure_and_what_it_does_without_a_translation_is_told() {
+    if !require_root("e2e_conform") {
+        return;
+    }
+    let router = Way::routed("conform-router");
+    let network = ["network", "create", "net", "--subnet6", "fd00::/64"];
+    let network = [&network[..], &["--nat6", "routed"]].concat();
+    let (ours, _daemon) = ours_with("conform-routed-net", &[], &network);
+    for way in [&router, &ours] {
+        way.outside.add_route("fd00::/64", "2001:db8::1", "eth0");
+    }
+    router.outside.add_route("10.0.0.0/24", "192.0.2.1", "eth0");
+    let targets = [router.target("router"), ours.target("routed")];
+    let reports = reports(&["--target", &targets[0], "--target", &targets[1]]);
+    let kinds: Vec<&str> = reports.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["IPv4 routed", "IPv6 routed", "IPv6 routed"]);
+    for (kind, rows) in &reports {
+        for name in ["udp-mapping", "port-choice", "hairpin-udp", "udp-timer"] {
+            assert_finding(rows, name, "not-tested", "no translation: routed");
+        }
+        assert_eq!(with_verdict(rows, "deviation"), [""; 0], "{kind}");
+        for name in PASSES_ANYWHERE {
+            assert_eq!(rows[name].0, "pass", "{kind}, {name}: {:?}", rows[name]);
+        }
+    }
+    for (_, rows) in &reports[..2] {
+        assert_finding(rows, "udp-filtering", "pass", "endpoint-independent");
+        let observed = "the filter lets the SYN in";
+        assert_finding(rows, "tcp-unsolicited-syn", "not-tested", observed);
+    }
+    // Ours lets in what was asked for.
+    let observed = "address-and-port-dependent";
+    assert_finding(&reports[2].1, "udp-filtering", "pass", observed);
+
+    // What one family cannot do is said, and takes nothing from the other.
+    router.host.set_sysctl("net/ipv6/conf/all/forwarding", "0");
+    let output = conform(&["--csv", "--target", &targets[0]]);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (table, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{error}");
+    assert!(error.contains("router: IPv6 is not looked at: "), "{error}");
+    assert!(error.contains("does not arrive there"), "{error}");
+    assert!(table.contains("router,IPv4,") && !table.contains("router,IPv6,"));
 }
 
 #[test]
@@ -343,7 +446,8 @@ fn timers_are_observed_by_waiting_and_not_otherwise() {
         let name = format!("net/netfilter/nf_conntrack_{name}");
         kernel.host.set_sysctl(&name, seconds);
     }
-    let rows = found(&["--target", &kernel.target("nft"), "--timers", "9"]);
+    let target = kernel.target("nft");
+    let rows = found(&["--target", &target, "--family", "4", "--timers", "9"]);
     let rows = &rows[0];
     // A conntrack entry dies when its timer has run out, to the second.
     for (name, seconds) in [
@@ -403,6 +507,7 @@ fn a_signal_takes_the_borrowed_address_and_the_lab_away() {
     }
     let (way, _daemon) = ours("conform-signal");
     let target = way.target("ours");
+    let before = way.addresses();
     for (words, borrows) in [(vec!["--target", &target], true), (vec![], false)] {
         let mut command = Command::new(binary());
         command
@@ -412,7 +517,7 @@ fn a_signal_takes_the_borrowed_address_and_the_lab_away() {
         let mut child = command.spawn().expect("the program starts");
         let dir = std::env::temp_dir().join(format!("causeway-lab-{}.0", child.id()));
         wait_until(DEADLINE, "it is at work", || {
-            way.addresses() == [1, 2] || dir.exists()
+            way.addresses() != before || dir.exists()
         });
         let pid = Pid::from_raw(child.id().cast_signed());
         kill(pid, Signal::SIGINT).expect("it is ours");
@@ -422,7 +527,7 @@ fn a_signal_takes_the_borrowed_address_and_the_lab_away() {
             Some(128 + Signal::SIGINT as i32),
             "{borrows}"
         );
-        assert_eq!(way.addresses(), [1, 1], "borrows: {borrows}");
+        assert_eq!(way.addresses(), before, "borrows: {borrows}");
         assert!(!dir.exists(), "{}", dir.display());
     }
 }
@@ -440,12 +545,15 @@ fn what_cannot_be_checked_is_an_error_and_no_table() {
         assert!(output.stdout.is_empty(), "{words:?}");
     };
     let routed = Way::routed("conform-routed");
+    let before = routed.addresses();
     let target = routed.target("routed");
     // The outside has no way back to the inside's own address, and sees it all the same.
     refused(&["--target", &target], "there is no NAT between these");
+    let six = ["--family", "6", "--target", &target];
+    refused(&six, "there is no NAT between these");
     routed.host.set_sysctl("net/ipv4/ip_forward", "0");
     refused(&["--target", &target], "does not arrive there");
-    assert_eq!(routed.addresses(), [1, 1]);
+    assert_eq!(routed.addresses(), before);
     let inside = routed.inside.path();
     let same = format!("{0},{0}", path_text(&inside));
     refused(&["--target", &same], "one namespace");
@@ -461,5 +569,16 @@ fn what_cannot_be_checked_is_an_error_and_no_table() {
     refused(
         &["--target", &target, "--remote", "203.0.113.9"],
         "no address 203.0.113.9",
+    );
+    refused(
+        &["--target", &target, "--remote", "2001:db8::9"],
+        "no address 2001:db8::9",
+    );
+    let four = Way::routed("conform-four");
+    four.outside
+        .set_sysctl("net/ipv6/conf/all/disable_ipv6", "1");
+    refused(
+        &["--target", &four.target("four"), "--family", "6"],
+        "no IPv6 address",
     );
 }

@@ -1,7 +1,7 @@
 //! `nat conform`: the conformance checker on a lab of its own, or on other NATs.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,10 +16,19 @@ use crate::conform::{
     self, Borrowed, Family, Ground, Namespaces, Options, Report, TIMERS_SECONDS_MAX,
 };
 use crate::netns::Netns;
+use dataplane_core::addr::Prefix;
 
-/// The lab's addresses (RFC 5737).
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const OUTSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3)];
+/// The lab's outside, of either family (RFC 5737, RFC 3849).
+const OUTSIDE: [(IpAddr, u8); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0)), 24),
+    (
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0)),
+        64,
+    ),
+];
+/// The lab's network: not globally routable, so that it is masqueraded (RFC 1918, RFC 4193).
+const SUBNET: &str = "10.0.0.0/24";
+const SUBNET6: &str = "fd00:db8::/64";
 /// Below the inside's 1500, so that a packet can be too large for the outside.
 const MTU: u32 = 1_400;
 /// How a target is written.
@@ -36,6 +45,7 @@ const TARGETS_MAX: usize = 8;
   causeway nat conform --target blue,internet,green   with another host behind it
   causeway nat conform --target nft=in1,out1 --target pasta=in2,out2 --markdown
   causeway nat conform --target blue,internet --timers 130    wait for timers up to 130 s
+  causeway nat conform --target blue,internet --family 6      IPv6 alone: NAT66, or routed
 
 INSIDE and OUTSIDE are names (as in 'ip netns') or paths of network namespaces. The inside needs a
 route through the NAT to the outside's address. When the outside has only one address, another of
@@ -43,7 +53,8 @@ its subnet is added while the checker runs. So is an address inside, to be anoth
 same ports, unless SECOND names a namespace with one: a NAT that knows its hosts serves no other.
 Without --target an ordinary user gets a user namespace.
 
-Every row is what was seen of real packets; what was not seen is 'not tested', and says why. See
+Every row is what was seen of real packets; what was not seen is 'not tested', and says why. Where the
+outside sees the inside's own address, it says 'no translation: routed'. See
 docs/manual/nat-conform.md.
 
 Exit status: 0 when the checks could run, whatever they found; 1 when they could not.")]
@@ -51,7 +62,10 @@ pub struct ConformArgs {
     /// The NAT between these namespaces; repeats [default: ours, in a lab of its own]
     #[arg(long, value_name = "[NAME=]INSIDE,OUTSIDE[,SECOND]")]
     pub target: Vec<Target>,
-    /// An address of the outside to be a remote; twice at most [default: any]
+    /// Which IP versions to look at: 4, 6 or both [default: those that the target has]
+    #[arg(long, value_name = "4|6|both")]
+    pub family: Option<Families>,
+    /// An address of the outside to be a remote; two of a family at most [default: any]
     #[arg(long, value_name = "IP", requires = "target")]
     pub remote: Vec<IpAddr>,
     /// Wait for timers, up to this many seconds
@@ -72,6 +86,28 @@ pub struct ConformArgs {
     /// Print tables of Markdown
     #[arg(long, group = "form")]
     pub markdown: bool,
+}
+
+/// Which IP versions are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// This one.
+    One(Family),
+    /// Each of them, or it is an error.
+    Both,
+}
+
+impl std::str::FromStr for Families {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "4" => Ok(Self::One(Family::V4)),
+            "6" => Ok(Self::One(Family::V6)),
+            "both" => Ok(Self::Both),
+            _ => Err("write 4, 6 or both".to_owned()),
+        }
+    }
 }
 
 /// Two namespaces with a NAT between them, and perhaps another one behind it.
@@ -137,10 +173,12 @@ pub async fn conform(args: ConformArgs) -> anyhow::Result<ExitCode> {
         args.target.len() <= TARGETS_MAX,
         "at most {TARGETS_MAX} targets at once; start it again for the others"
     );
-    anyhow::ensure!(
-        args.remote.len() <= 2,
-        "two remotes are enough; leave out the others"
-    );
+    for family in Family::ALL {
+        anyhow::ensure!(
+            remotes(&args, family).len() <= 2,
+            "two {family} remotes are enough; leave out the others"
+        );
+    }
     let traces = Traces {
         props: Props::new("lab"),
         borrowed: Borrowed::default(),
@@ -161,7 +199,7 @@ pub async fn conform(args: ConformArgs) -> anyhow::Result<ExitCode> {
     let removed = traces.remove().await;
     let reports = checked?;
     removed?;
-    print(&args, &reports)?;
+    print(&args, reports)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -178,20 +216,77 @@ async fn end_early(kind: SignalKind, mut signals: Signal, traces: Traces) {
     std::process::exit(128 + kind.as_raw_value());
 }
 
+/// The remotes of a family that are asked for.
+fn remotes(args: &ConformArgs, family: Family) -> Vec<IpAddr> {
+    let all = args.remote.iter().copied();
+    all.filter(|remote| Family::of(*remote) == family).collect()
+}
+
+/// The families that must be looked at, and those that may be.
+fn families(args: &ConformArgs) -> (Vec<Family>, Vec<Family>) {
+    let (mut must, mut may) = (Vec::new(), Vec::new());
+    for family in Family::ALL {
+        match args.family {
+            Some(Families::Both) => must.push(family),
+            Some(Families::One(one)) if one == family => must.push(family),
+            Some(Families::One(_)) => {}
+            // Who names remotes means theirs.
+            None if !remotes(args, family).is_empty() => must.push(family),
+            None if !args.remote.is_empty() => {}
+            None if args.target.is_empty() => must.push(family),
+            None => may.push(family),
+        }
+    }
+    (must, may)
+}
+
 async fn check_all(args: &ConformArgs, traces: &Traces) -> anyhow::Result<Vec<Report>> {
     let mut reports = Vec::new();
     if args.target.is_empty() {
-        // The namespaces live as long as their handles; the ground has the others.
-        let (ground, _host) = make_lab(&args.backend, traces).await?;
-        reports.push(check("causeway", ground, args).await?);
+        // The namespaces live as long as their handles.
+        let (namespaces, _host) = make_lab(&args.backend, traces).await?;
+        check_target(("causeway", &namespaces), args, traces, &mut reports).await?;
     }
     for target in &args.target {
-        let ground = Ground::find(target.open()?, Family::V4, &args.remote, &traces.borrowed).await;
-        let ground = ground.with_context(|| target.name.clone())?;
-        let report = check(&target.name, ground, args).await;
-        reports.push(report.with_context(|| target.name.clone())?);
+        let namespaces = target.open()?;
+        let checked = check_target((&target.name, &namespaces), args, traces, &mut reports).await;
+        checked.with_context(|| target.name.clone())?;
     }
     Ok(reports)
+}
+
+/// Looks at a target in every family that must be, and in those that may be and can. When none can,
+/// the reason is that of the first that it has addresses of.
+async fn check_target(
+    (name, namespaces): (&str, &Namespaces),
+    args: &ConformArgs,
+    traces: &Traces,
+    reports: &mut Vec<Report>,
+) -> anyhow::Result<()> {
+    let (must, may) = families(args);
+    for family in must {
+        reports.push(check((name, namespaces), family, args, traces).await?);
+    }
+    let mut missed = Vec::new();
+    let before = reports.len();
+    for family in &may {
+        match check((name, namespaces), *family, args, traces).await {
+            Ok(report) => reports.push(report),
+            Err(error) => missed.push((*family, error)),
+        }
+    }
+    let lacks = |error: &anyhow::Error| {
+        let cause = error.downcast_ref();
+        matches!(cause, Some(conform::Error::NoRemote(_)))
+    };
+    if reports.len() == before && !may.is_empty() {
+        let told = missed.iter().position(|(_, error)| !lacks(error));
+        return Err(missed.swap_remove(told.unwrap_or(0)).1);
+    }
+    for (family, error) in missed.iter().filter(|(_, error)| !lacks(error)) {
+        writeln!(io::stderr(), "{name}: {family} is not looked at: {error:#}")?;
+    }
+    Ok(())
 }
 
 fn open(namespace: &str) -> anyhow::Result<Netns> {
@@ -202,7 +297,15 @@ fn open(namespace: &str) -> anyhow::Result<Netns> {
     })
 }
 
-async fn check(name: &str, ground: Ground, args: &ConformArgs) -> anyhow::Result<Report> {
+async fn check(
+    (name, namespaces): (&str, &Namespaces),
+    family: Family,
+    args: &ConformArgs,
+    traces: &Traces,
+) -> anyhow::Result<Report> {
+    let remotes = remotes(args, family);
+    let find = Ground::find(namespaces.clone(), family, &remotes, &traces.borrowed);
+    let ground = find.await?;
     let options = Options {
         timers: args.timers.map(Duration::from_secs),
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..)),
@@ -213,7 +316,7 @@ async fn check(name: &str, ground: Ground, args: &ConformArgs) -> anyhow::Result
         let done = conform::run(&name, &ground, options, &mut |what| {
             if told {
                 // Over the line before.
-                eprint!("\r\x1b[K{name}: {what}");
+                eprint!("\r\x1b[K{name}, {family}: {what}");
             }
         });
         if told {
@@ -224,14 +327,26 @@ async fn check(name: &str, ground: Ground, args: &ConformArgs) -> anyhow::Result
     Ok(tokio::task::spawn_blocking(run).await??)
 }
 
-/// A host with our NAT, an outside with two addresses, and two sandboxes inside.
-async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Ground, Netns)> {
+/// A host with our NAT, an outside with two addresses of either family, and two sandboxes inside.
+async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Namespaces, Netns)> {
     let (inside, second) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
     let (host, outside) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
-    lab::connect_outside((&host, HOST), (&outside, &OUTSIDE), MTU).await?;
+    let [on_host, first_remote, second_remote] = [1, 2, 3].map(|number| {
+        OUTSIDE.map(|(subnet, len)| match subnet {
+            IpAddr::V4(v4) => Prefix::new(Ipv4Addr::from(v4.to_bits() + number).into(), len),
+            IpAddr::V6(v6) => Prefix::new(
+                Ipv6Addr::from(v6.to_bits() + u128::from(number)).into(),
+                len,
+            ),
+        })
+    });
+    let remotes = [first_remote, second_remote].concat();
+    lab::connect_outside((&host, &on_host), (&outside, &remotes), MTU).await?;
     let client = traces.props.start_daemon(&host).await?;
     let body = NetworkCreate {
         name: "conform".to_owned(),
+        subnet: Some(SUBNET.to_owned()),
+        subnet6: Some(SUBNET6.to_owned()),
         ..NetworkCreate::default()
     };
     let _: NetworkView = client.post("/v1/networks", &body).await?;
@@ -243,32 +358,31 @@ async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Ground, Net
         outside,
         second: Some(second),
     };
-    let ground = Ground::find(namespaces, Family::V4, &[], &traces.borrowed).await?;
-    Ok((ground, host))
+    Ok((namespaces, host))
 }
 
-fn print(args: &ConformArgs, reports: &[Report]) -> anyhow::Result<()> {
+fn print(args: &ConformArgs, reports: Vec<Report>) -> anyhow::Result<()> {
     if args.json {
         return print_json(&reports);
     }
-    let mut out = io::stdout().lock();
     if args.csv {
-        write!(out, "{}", conform::csv(reports)?)?;
-        return Ok(out.flush()?);
+        write!(io::stdout(), "{}", conform::csv(&reports)?)?;
+        return Ok(());
     }
-    if args.markdown {
-        write!(out, "{}", conform::markdown(reports))?;
-        return Ok(out.flush()?);
-    }
-    drop(out);
-    let (heading, rows) = match reports {
-        [one] => conform::table(one),
-        several => conform::side_by_side(several),
-    };
-    let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
-    table::print(&heading, &rows)?;
-    for report in reports {
-        writeln!(io::stdout(), "{}", report.summary())?;
+    for (index, reports) in conform::by_family(reports).iter().enumerate() {
+        if index > 0 {
+            writeln!(io::stdout())?;
+        }
+        if args.markdown {
+            write!(io::stdout(), "{}", conform::markdown(reports))?;
+            continue;
+        }
+        let (heading, rows) = conform::text(reports);
+        let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
+        table::print(&heading, &rows)?;
+        for report in reports {
+            writeln!(io::stdout(), "{}", report.summary())?;
+        }
     }
     Ok(())
 }

@@ -167,14 +167,13 @@ fn make_dir(label: &str) -> anyhow::Result<PathBuf> {
     anyhow::bail!("{base}.0 to .{DIR_TRIES_MAX} are taken; remove them")
 }
 
-/// Connects a host to an outside by a cable with this MTU. The host's end is its uplink; both are on
-/// one /24.
+/// Connects a host to an outside by a cable with this MTU. The host's end is its uplink.
 ///
 /// # Errors
 /// What the kernel said.
 pub async fn connect_outside(
-    (host, host_address): (&Netns, Ipv4Addr),
-    (outside, outside_addresses): (&Netns, &[Ipv4Addr]),
+    (host, host_addresses): (&Netns, &[Prefix]),
+    (outside, outside_addresses): (&Netns, &[Prefix]),
     mtu: u32,
 ) -> anyhow::Result<()> {
     let (on_host, on_outside) = (Netlink::open(host)?, Netlink::open(outside)?);
@@ -187,14 +186,13 @@ pub async fn connect_outside(
         .create_veth(end(UPLINK), end("eth0"), outside)
         .await?;
     for (netlink, name, addresses) in [
-        (&on_host, UPLINK, &[host_address][..]),
+        (&on_host, UPLINK, host_addresses),
         (&on_outside, "eth0", outside_addresses),
     ] {
         let link = netlink.require(name).await?.index;
         for address in addresses {
-            let prefix = Prefix::new((*address).into(), 24);
             netlink
-                .add_address(link, prefix, DuplicateDetection::Off)
+                .add_address(link, *address, DuplicateDetection::Off)
                 .await?;
         }
         netlink.set_up(link).await?;

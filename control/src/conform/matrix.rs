@@ -85,7 +85,7 @@ checks! {
     ErrorUdp, "icmp-error-udp", "RFC 5508 REQ-4", "an ICMP error about a UDP mapping comes in, the quoted packet translated back";
     ErrorTcp, "icmp-error-tcp", "RFC 5382 REQ-9", "an ICMP error about a TCP mapping comes in, the quoted packet translated back";
     ErrorQuery, "icmp-error-query", "RFC 5508 REQ-4", "an ICMP error about a query comes in, the quoted packet translated back";
-    ErrorTooBig, "icmp-error-too-big", "RFC 4787 REQ-13", "fragmentation needed from outside comes in with its MTU";
+    ErrorTooBig, "icmp-error-too-big", "RFC 4787 REQ-13", "fragmentation needed, or packet too big, from outside comes in with its MTU";
     ErrorOutbound, "icmp-error-outbound", "RFC 5508 REQ-5", "an ICMP error from inside goes out, the quoted packet translated";
     ErrorBadSum, "icmp-error-bad-checksum", "RFC 5508 REQ-3", "an ICMP error with a wrong checksum is dropped";
     ErrorUnknown, "icmp-error-unknown", "RFC 5508 REQ-4", "an ICMP error without a mapping is dropped";
@@ -104,11 +104,11 @@ checks! {
     FragmentsIn, "fragments-in", "RFC 4787 REQ-14", "fragments in order come in";
     FragmentsInShuffled, "fragments-in-shuffled", "RFC 4787 REQ-14", "fragments out of order come in";
     FragmentsMixed, "fragments-mixed", "RFC 4787 REQ-14", "fragments of two remotes with one identification come in, each whole";
-    TooBig, "too-big", "RFC 4787 REQ-13", "a packet with DF that is too large is answered by fragmentation needed";
+    TooBig, "too-big", "RFC 4787 REQ-13", "what is too large and must not be cut is answered with the MTU";
     ZeroChecksum, "udp-zero-checksum", "RFC 768, RFC 3022 4.1", "a UDP datagram without a checksum stays without";
     Checksums, "checksums", "RFC 3022 4.2", "checksums of what was translated hold";
-    Ttl, "ttl", "RFC 1812 5.3.1", "the TTL is decremented both ways";
-    TtlExceeded, "ttl-exceeded", "RFC 5508 REQ-10", "the end of a TTL is answered by time exceeded";
+    Ttl, "ttl", "RFC 1812 5.3.1, RFC 8200 3", "the TTL, or hop limit, is decremented both ways";
+    TtlExceeded, "ttl-exceeded", "RFC 5508 REQ-10", "the end of a TTL, or hop limit, is answered by time exceeded";
     Payload, "no-alg", "RFC 4787 REQ-10, RFC 5382 REQ-6", "the payload of FTP passes unchanged";
     Deterministic, "deterministic", "RFC 4787 REQ-11", "mapping and filtering are at the end as in the beginning";
     AddressConflict, "address-conflict", "RFC 4787 REQ-7", "the same subnet inside and outside works";
@@ -119,6 +119,46 @@ checks! {
     IcmpTimer, "icmp-timer", "RFC 5508 REQ-2", "a query mapping lives 60 s";
     TcpTimerOpening, "tcp-timer-opening", "RFC 5382 REQ-5", "a connection that is opening lives 240 s";
     TcpTimerEstablished, "tcp-timer-established", "RFC 5382 REQ-5", "an established connection lives 7440 s";
+}
+
+impl Check {
+    /// What there is to say of a translation, and nothing of a router.
+    pub const OF_TRANSLATION: &'static [Self] = &[
+        Self::UdpMapping,
+        Self::TcpMapping,
+        Self::IcmpMapping,
+        Self::Pooling,
+        Self::UdpOverloading,
+        Self::TcpOverloading,
+        Self::PortChoice,
+        Self::PortParity,
+        Self::PortClassLow,
+        Self::PortClassHigh,
+        Self::UdpMappingContended,
+        Self::TcpMappingContended,
+        Self::UdpOverloadingContended,
+        Self::TcpOverloadingContended,
+        Self::DeliveryContended,
+        Self::PortParityContended,
+        Self::PortClassLowContended,
+        Self::PortClassHighContended,
+        Self::HairpinUdp,
+        Self::HairpinTcp,
+        Self::HairpinSource,
+        Self::HairpinIcmpError,
+        Self::HairpinPing,
+        Self::ErrorBadSum,
+        Self::ErrorUnknown,
+        Self::Deterministic,
+        Self::AddressConflict,
+        Self::UdpTimer,
+        Self::UdpTimerTalk,
+        Self::RefreshOut,
+        Self::RefreshIn,
+        Self::IcmpTimer,
+        Self::TcpTimerOpening,
+        Self::TcpTimerEstablished,
+    ];
 }
 
 /// One line of the table.

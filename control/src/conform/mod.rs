@@ -10,7 +10,9 @@
 //! allow, a hairpin that brought nothing to answer.
 //!
 //! The NAT is a black box: nothing is asked of it but by packets, so the same probes judge ours, the
-//! kernel's and anybody's, proxies included. IPv4 only.
+//! kernel's and anybody's, proxies included. One run looks at one family; IPv6 is asked what IPv4 is, though
+//! the RFCs were written for the latter. Where the outside sees the inside's own address, packets are
+//! routed: rows about translation are then not tested, and the others are.
 //!
 //! Limits: fewer than 4,000 packets without timers; each packet that should arrive is waited for
 //! three seconds at most, so a NAT that loses most of them takes minutes (`prober.rs`). Blocking: call
@@ -40,7 +42,9 @@ pub use ground::{Borrowed, Ground, Namespaces};
 pub use matrix::{Check, Matrix, Row, Verdict};
 pub use packet::Family;
 use prober::Prober;
-pub use report::{Report, csv, markdown, side_by_side, table};
+pub use report::{Report, by_family, csv, markdown, text};
+
+use serde::Serialize;
 
 use crate::{link, netns};
 
@@ -106,9 +110,9 @@ pub enum Error {
         /// The external address.
         external: IpAddr,
     },
-    /// There is no NAT.
+    /// There is no NAT, and nothing else to look at.
     #[error(
-        "the outside sees the inside's own address {0}: there is no NAT between these namespaces"
+        "the outside sees the inside's own address {0} and has no way back to it: there is no NAT between these namespaces"
     )]
     NoNat(IpAddr),
 }
@@ -118,6 +122,16 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "; run as root, or with CAP_NET_RAW",
         _ => "",
     }
+}
+
+/// Whether the outside sees other addresses than the inside has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It does.
+    Translated,
+    /// It does not: a router stands between them, perhaps with a filter.
+    Routed,
 }
 
 /// How a NAT is looked at.
@@ -143,13 +157,15 @@ pub fn run(
     let mut prober = Prober::new(ground.open()?, ground.remotes(), options.seed)?;
     let mut matrix = Matrix::default();
     progress("the way out and back");
-    check_path(&mut prober)?;
+    let mode = check_path(&mut prober)?;
     let unsolicited = probe_tcp::knock(&mut prober)?;
     let class = probe_mapping::probe(&mut prober, &mut matrix, progress)?;
-    progress("ports");
-    probe_port::probe(&mut prober, &mut matrix)?;
-    progress("hairpin");
-    probe_hairpin::probe(&mut prober, &mut matrix)?;
+    if mode == Mode::Translated {
+        progress("ports");
+        probe_port::probe(&mut prober, &mut matrix)?;
+        progress("hairpin");
+        probe_hairpin::probe(&mut prober, &mut matrix)?;
+    }
     progress("ICMP errors");
     probe_error::probe(&mut prober, &mut matrix)?;
     progress("TCP");
@@ -158,16 +174,25 @@ pub fn run(
     probe_fragment::probe(&mut prober, &mut matrix)?;
     progress("packets");
     probe_packet::probe(&mut prober, &mut matrix)?;
-    progress("two inside hosts with one port");
-    probe_contention::probe(&mut prober, &mut matrix)?;
+    if mode == Mode::Translated {
+        progress("two inside hosts with one port");
+        probe_contention::probe(&mut prober, &mut matrix)?;
+    }
     progress("the answer to an unsolicited SYN");
     probe_tcp::listen(&mut prober, &mut matrix, unsolicited)?;
-    probe_timer::probe(&mut prober, &mut matrix, options.timers, progress)?;
+    if mode == Mode::Translated {
+        probe_timer::probe(&mut prober, &mut matrix, options.timers, progress)?;
+    }
     progress("mapping and filtering again");
     probe_mapping::probe_again(&mut prober, &mut matrix, class)?;
     probe_packet::conclude(&prober, &mut matrix);
+    if mode == Mode::Routed {
+        matrix.none_tested(Check::OF_TRANSLATION, "no translation: routed");
+    }
     Ok(Report {
         target: name.to_owned(),
+        family: prober.family(),
+        mode,
         inside: prober.inside_address(),
         remotes: prober.remotes,
         externals: prober.externals.iter().copied().collect(),
@@ -179,23 +204,33 @@ pub fn run(
 
 /// Whether packets pass between the inside and both remotes at all, and are translated. Without
 /// this, silence would be taken for a filter.
-fn check_path(prober: &mut Prober) -> Result<(), Error> {
+fn check_path(prober: &mut Prober) -> Result<Mode, Error> {
     let inside = prober.inside_address();
+    let mut mode = Mode::Routed;
     for index in 0..prober.remotes.len() {
         let remote = prober.remote(index, 0);
         let mapping = prober.udp_mapping(remote)?.ok_or(Error::NoWayOut {
             inside,
             remote: remote.ip(),
         })?;
-        if mapping.external.ip() == inside {
-            return Err(Error::NoNat(inside));
+        let external = mapping.external.ip();
+        match prober.udp_in(&mapping) {
+            // The outside may not even have a route to it.
+            Ok(false) | Err(Error::Socket { .. }) if external == inside => {
+                return Err(Error::NoNat(inside));
+            }
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Error::NoWayBack {
+                    remote: remote.ip(),
+                    external,
+                });
+            }
+            Err(error) => return Err(error),
         }
-        if !prober.udp_in(&mapping)? {
-            return Err(Error::NoWayBack {
-                remote: remote.ip(),
-                external: mapping.external.ip(),
-            });
+        if external != inside {
+            mode = Mode::Translated;
         }
     }
-    Ok(())
+    Ok(mode)
 }

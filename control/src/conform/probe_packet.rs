@@ -51,6 +51,11 @@ pub fn conclude(prober: &Prober, matrix: &mut Matrix) {
 
 fn zero_checksum(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     let check = Check::ZeroChecksum;
+    if prober.family() == Family::V6 {
+        let why = "every IPv6 datagram has a checksum (RFC 8200 8.1)";
+        matrix.not_tested(check, why);
+        return Ok(());
+    }
     let port = prober.port(Transport::Udp)?;
     let remote = prober.remote(0, 0);
     let token = prober.token();
@@ -240,7 +245,11 @@ fn too_big(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
     }
     match found {
         Some(TooBig::Answered { mtu: next }) => {
-            let observed = format!("{mtu} bytes: fragmentation needed, MTU {next}");
+            let answer = match family {
+                Family::V4 => "fragmentation needed",
+                Family::V6 => "packet too big",
+            };
+            let observed = format!("{mtu} bytes: {answer}, MTU {next}");
             let usable = (family.mtu_min()..mtu).contains(&next);
             matrix.judge(check, usable, observed);
         }
@@ -248,7 +257,7 @@ fn too_big(prober: &mut Prober, matrix: &mut Matrix) -> Result<(), Error> {
             let why = format!("{mtu} bytes pass: the outside MTU is not smaller");
             matrix.not_tested(check, why);
         }
-        Some(TooBig::Cut) => matrix.judge(check, false, "fragmented in spite of DF"),
+        Some(TooBig::Cut) => matrix.judge(check, false, "fragmented all the same"),
         None => matrix.judge(
             check,
             false,

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Error;
-use super::packet::{Checked, Head, Message, Packet, Segment, flags};
+use super::packet::{Checked, Family, Head, Message, Packet, Segment, flags};
 use super::side::{Mark, Side, Sides, Transport};
 
 /// How often a packet is sent that should arrive.
@@ -145,6 +145,11 @@ impl Prober {
         };
         prober.remote_ports = [prober.remote_port()?, prober.remote_port()?];
         Ok(prober)
+    }
+
+    /// The family of all addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.first)
     }
 
     /// The inside address.

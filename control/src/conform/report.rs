@@ -5,13 +5,19 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
+use super::Mode;
 use super::matrix::{Row, Verdict};
+use super::packet::Family;
 
 /// What was found about one NAT.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Its name.
     pub target: String,
+    /// Which IP version was looked at.
+    pub family: Family,
+    /// Whether it translates at all.
+    pub mode: Mode,
     /// The inside address.
     pub inside: IpAddr,
     /// The remotes.
@@ -48,11 +54,14 @@ impl Report {
     /// Who was looked at, and what it comes to.
     pub fn summary(&self) -> String {
         let externals: Vec<String> = self.externals.iter().map(ToString::to_string).collect();
+        let path = match self.mode {
+            Mode::Translated => format!("{} behind {}", self.inside, externals.join(" ")),
+            Mode::Routed => format!("{}, no translation: routed", self.inside),
+        };
         format!(
-            "{}: {} behind {}; {} pass, {} deviate, {} not tested; {:.1} s, seed {}",
+            "{}, {}: {path}; {} pass, {} deviate, {} not tested; {:.1} s, seed {}",
             self.target,
-            self.inside,
-            externals.join(" "),
+            self.family,
             self.count(Verdict::Pass),
             self.count(Verdict::Deviation),
             self.count(Verdict::NotTested),
@@ -107,6 +116,7 @@ pub fn csv(reports: &[Report]) -> Result<String, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record([
         "target",
+        "family",
         "name",
         "source",
         "requirement",
@@ -114,9 +124,11 @@ pub fn csv(reports: &[Report]) -> Result<String, csv::Error> {
         "verdict",
     ])?;
     for report in reports {
+        let family = report.family.label();
         for row in &report.rows {
             writer.write_record([
                 &report.target,
+                family,
                 row.check.name(),
                 row.check.source(),
                 row.check.requirement(),
@@ -129,12 +141,32 @@ pub fn csv(reports: &[Report]) -> Result<String, csv::Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The same as tables of Markdown; several NATs side by side.
-pub fn markdown(reports: &[Report]) -> String {
-    let (heading, rows) = match reports {
+/// The reports of each family, in its order.
+pub fn by_family(reports: Vec<Report>) -> Vec<Vec<Report>> {
+    let mut groups: Vec<Vec<Report>> = Vec::new();
+    for report in reports {
+        match groups
+            .iter_mut()
+            .find(|group| group[0].family == report.family)
+        {
+            Some(group) => group.push(report),
+            None => groups.push(vec![report]),
+        }
+    }
+    groups
+}
+
+/// The reports of one family for people: a table of one NAT, or several side by side.
+pub fn text(reports: &[Report]) -> Table {
+    match reports {
         [one] => table(one),
         several => side_by_side(several),
-    };
+    }
+}
+
+/// The same as a table of Markdown.
+pub fn markdown(reports: &[Report]) -> String {
+    let (heading, rows) = text(reports);
     let mut text = String::new();
     for report in reports {
         text.push_str(&format!("{}\n\n", report.summary()));
@@ -162,6 +194,8 @@ mod tests {
         matrix.judge(Check::TcpMapping, false, "no");
         Report {
             target: target.to_owned(),
+            family: Family::V4,
+            mode: Mode::Translated,
             inside: [10, 0, 0, 2].into(),
             remotes: [[192, 0, 2, 2].into(), [192, 0, 2, 3].into()],
             externals: vec![[192, 0, 2, 1].into()],
@@ -183,7 +217,7 @@ mod tests {
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
         assert_eq!(records.len(), 2 * count);
-        assert_eq!(&records[0][4], "a | \"b\", c", "quoted as it must be");
+        assert_eq!(&records[0][5], "a | \"b\", c", "quoted as it must be");
         let text = markdown(&reports[..1]);
         assert!(text.contains("a \\| \"b\", c"), "{text}");
         assert_eq!(text.lines().count(), 2 + 2 + count);
@@ -192,6 +226,34 @@ mod tests {
         assert_eq!(value["rows"][1]["verdict"], "deviation");
         assert_eq!(value["rows"][2]["verdict"], "not-tested");
         assert_eq!(value["rows"][0]["source"], "RFC 4787 REQ-1");
+        assert_eq!(value["family"], "IPv4");
+        assert_eq!(value["mode"], "translated");
+        assert_eq!(&records[0][1], "IPv4");
+    }
+
+    #[test]
+    fn each_family_has_a_table_of_its_own() {
+        let six = |target| Report {
+            family: Family::V6,
+            mode: Mode::Routed,
+            ..report(target)
+        };
+        let reports = vec![report("a"), six("a"), report("b"), six("b")];
+        let groups = by_family(reports);
+        let names = |group: &Vec<Report>| {
+            let named = group
+                .iter()
+                .map(|report| (report.target.clone(), report.family));
+            named.collect::<Vec<_>>()
+        };
+        let of = |family| vec![("a".to_owned(), family), ("b".to_owned(), family)];
+        let named: Vec<_> = groups.iter().map(names).collect();
+        assert_eq!(named, [of(Family::V4), of(Family::V6)]);
+        let summary = groups[1][0].summary();
+        assert!(
+            summary.starts_with("a, IPv6: 10.0.0.2, no translation: routed;"),
+            "{summary}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dataplane_core::addr::Prefix;
 use tokio::task::JoinHandle;
 
 use super::wire::PATIENCE;
@@ -47,7 +48,8 @@ pub struct Stage {
 /// `props`.
 pub async fn set(backend: &str, props: &Props) -> anyhow::Result<Stage> {
     let (host, outside) = (Netns::create_unnamed()?, Netns::create_unnamed()?);
-    lab::connect_outside((&host, HOST), (&outside, &[OUTSIDE]), MTU).await?;
+    let on_link = |address: Ipv4Addr| [Prefix::new(address.into(), 24)];
+    lab::connect_outside((&host, &on_link(HOST)), (&outside, &on_link(OUTSIDE)), MTU).await?;
     let client = props.start_daemon(&host).await?;
     for (name, subnet) in [("shop", "10.1.0.0/16"), ("guests", "10.2.0.0/16")] {
         let body = NetworkCreate {
