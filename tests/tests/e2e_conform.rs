@@ -16,14 +16,17 @@ use tests::lab::{DEADLINE, Lab, Namespace, block_on, require_root, wait_until};
 /// address with.
 const ALLOWED: [&str; 2] = ["port-class-low", "port-class-low-contended"];
 /// Rows that a run without timers leaves untested, whatever the NAT.
-const UNTESTED: [&str; 8] = [
+const UNTESTED: [&str; 11] = [
     "address-conflict",
     "udp-timer",
     "udp-timer-answered",
+    "udp-timer-dns",
     "udp-refresh-outbound",
     "udp-refresh-inbound",
     "icmp-timer",
     "tcp-timer-opening",
+    "tcp-timer-closing",
+    "tcp-timer-reset",
     "tcp-timer-established",
 ];
 /// Rows that conntrack, a plain router and ours pass alike, in either family.
@@ -217,12 +220,15 @@ const NETWORK: [&str; 7] = [
 ];
 
 fn ours(name: &str) -> (Way, Daemon) {
-    ours_with(name, &[], &NETWORK)
+    ours_with(name, "", &NETWORK)
 }
 
-fn ours_with(name: &str, options: &[&str], network: &[&str]) -> (Way, Daemon) {
+/// Ours with settings of the NAT and a network.
+fn ours_with(name: &str, settings: &str, network: &[&str]) -> (Way, Daemon) {
     let mut way = Way::new(name);
-    let options = [&["--uplink", "up0"], options].concat();
+    let config = way.lab.dir().join("causeway.toml");
+    std::fs::write(&config, format!("[nat]\n{settings}")).expect("a file in the lab's directory");
+    let options = ["--uplink", "up0", "--config", path_text(&config)];
     let daemon = Daemon::start(&way.lab, &way.host, &options);
     daemon.run(network);
     daemon.attach(&way.inside, "net", "inside", &[]);
@@ -389,7 +395,7 @@ fn a_router_is_no_failure_and_what_it_does_without_a_translation_is_told() {
     let router = Way::routed("conform-router");
     let network = ["network", "create", "net", "--subnet6", "fd00::/64"];
     let network = [&network[..], &["--nat6", "routed"]].concat();
-    let (ours, _daemon) = ours_with("conform-routed-net", &[], &network);
+    let (ours, _daemon) = ours_with("conform-routed-net", "", &network);
     for way in [&router, &ours] {
         way.outside.add_route("fd00::/64", "2001:db8::1", "eth0");
     }
@@ -427,6 +433,24 @@ fn a_router_is_no_failure_and_what_it_does_without_a_translation_is_told() {
     assert!(table.contains("router,IPv4,") && !table.contains("router,IPv6,"));
 }
 
+/// A timer of so many seconds is told as an interval that holds it, and falls short of the RFC.
+fn assert_timer(rows: &Rows, name: &str, seconds: u64) {
+    let (verdict, observed) = &rows[name];
+    let wanted = if name == "udp-timer-dns" {
+        "pass"
+    } else {
+        "deviation"
+    };
+    assert_eq!(verdict, wanted, "{name}: {observed}");
+    let words = observed.split(' ').filter_map(|word| word.parse().ok());
+    let [alive, dead]: [u64; 2] = words.collect::<Vec<u64>>()[..]
+        .try_into()
+        .unwrap_or_else(|_| panic!("{name}: {observed}"));
+    // Timers are to the second, and so is what is printed.
+    let holds = alive <= seconds + 1 && seconds <= dead + 1 && dead <= alive + 3;
+    assert!(holds, "{name}: {observed}, set to {seconds} s");
+}
+
 #[test]
 fn timers_are_observed_by_waiting_and_not_otherwise() {
     if !require_root("e2e_conform") {
@@ -440,44 +464,107 @@ fn timers_are_observed_by_waiting_and_not_otherwise() {
         ("udp_timeout", "3"),
         ("udp_timeout_stream", "6"),
         ("icmp_timeout", "4"),
+        ("icmpv6_timeout", "4"),
         ("tcp_timeout_syn_sent", "5"),
+        ("tcp_timeout_time_wait", "7"),
+        ("tcp_timeout_close", "2"),
         ("tcp_timeout_established", "600"),
     ] {
         let name = format!("net/netfilter/nf_conntrack_{name}");
         kernel.host.set_sysctl(&name, seconds);
     }
-    let target = kernel.target("nft");
-    let rows = found(&["--target", &target, "--family", "4", "--timers", "9"]);
-    let rows = &rows[0];
-    // A conntrack entry dies when its timer has run out, to the second.
-    for (name, seconds) in [
-        ("udp-timer", 3),
-        ("udp-timer-answered", 6),
-        ("icmp-timer", 4),
-        ("tcp-timer-opening", 5),
-    ] {
-        let (verdict, observed) = &rows[name];
-        assert_eq!(verdict, "deviation", "{name}: {observed}");
-        let numbers: Vec<u64> = observed
-            .split(' ')
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        let [alive, dead] = numbers[..] else {
-            panic!("{name}: {observed}");
-        };
-        assert!(
-            alive <= seconds && seconds <= dead + 1,
-            "{name}: {observed}"
-        );
+    let all = found(&["--target", &kernel.target("nft"), "--timers", "10"]);
+    assert_eq!(all.len(), 2, "IPv4 and IPv6");
+    for rows in &all {
+        for (name, seconds) in [
+            ("udp-timer", 3),
+            ("udp-timer-answered", 6),
+            ("udp-timer-dns", 3),
+            ("icmp-timer", 4),
+            ("tcp-timer-opening", 5),
+            ("tcp-timer-closing", 7),
+            ("tcp-timer-reset", 2),
+        ] {
+            assert_timer(rows, name, seconds);
+        }
+        assert_finding(rows, "tcp-timer-established", "not-tested", "> 10 s");
+        for name in ["udp-refresh-outbound", "udp-refresh-inbound"] {
+            assert_finding(rows, name, "pass", "kept busy it lives on");
+        }
     }
-    assert_finding(rows, "tcp-timer-established", "not-tested", "> 9 s");
+}
+
+#[test]
+fn our_timers_are_what_was_set_and_what_nobody_waited_for_is_not_tested() {
+    if !require_root("e2e_conform") {
+        return;
+    }
+    let settings = "force = true\n\
+                    udp_timeout_seconds = 4\n\
+                    udp_dns_timeout_seconds = 2\n\
+                    icmp_timeout_seconds = 3\n\
+                    tcp_opening_timeout_seconds = 5\n\
+                    tcp_closing_timeout_seconds = 6\n\
+                    tcp_established_timeout_seconds = 8\n";
+    let (way, _daemon) = ours_with("conform-ours-timers", settings, &NETWORK);
+    let target = way.target("ours");
+    // It ends early: all timers have run out long before.
+    let since = std::time::Instant::now();
+    let all = found(&["--target", &target, "--timers", "200"]);
+    assert!(since.elapsed() < std::time::Duration::from_secs(100));
+    assert_eq!(all.len(), 2, "IPv4 and IPv6");
+    for rows in &all {
+        for (name, seconds) in [
+            ("udp-timer", 4),
+            ("udp-timer-answered", 4),
+            ("udp-timer-dns", 2),
+            ("icmp-timer", 3),
+            ("tcp-timer-opening", 5),
+            ("tcp-timer-closing", 6),
+            ("tcp-timer-reset", 6),
+            ("tcp-timer-established", 8),
+        ] {
+            assert_timer(rows, name, seconds);
+        }
+        for name in ["udp-refresh-outbound", "udp-refresh-inbound"] {
+            assert_finding(rows, name, "pass", "kept busy it lives on");
+        }
+    }
+}
+
+#[test]
+fn defaults_outlive_a_short_wait_and_are_not_called_a_pass() {
+    if !require_root("e2e_conform") {
+        return;
+    }
+    let settings = "force = true\nudp_timeout_seconds = 2\nudp_inbound_refresh = false\n";
+    let (way, _daemon) = ours_with("conform-defaults", settings, &NETWORK);
+    let target = way.target("ours");
+    let words = ["--family", "4", "--target", &target, "--timers", "4"];
+    let output = conform(&[&words[..], &["--csv"]].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    assert!(error.starts_with("takes about 19 s at most: "), "{error}");
+    assert!(error.contains("up to 4 s"), "{error}");
+    let rows = &found(&words)[0];
+    assert_timer(rows, "udp-timer", 2);
     assert_finding(
         rows,
         "udp-refresh-outbound",
         "pass",
         "kept busy it lives on",
     );
-    assert_finding(rows, "udp-refresh-inbound", "pass", "kept busy it lives on");
+    assert_finding(rows, "udp-refresh-inbound", "pass", "kept busy it dies");
+    for (name, seconds) in [
+        ("icmp-timer", 60),
+        ("tcp-timer-opening", 240),
+        ("tcp-timer-closing", 240),
+        ("tcp-timer-reset", 240),
+        ("tcp-timer-established", 7_440),
+    ] {
+        let observed = format!("> 4 s; it takes --timers {seconds} to tell");
+        assert_finding(rows, name, "not-tested", &observed);
+    }
 }
 
 #[test]

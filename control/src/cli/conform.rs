@@ -1,14 +1,19 @@
 //! `nat conform`: the conformance checker on a lab of its own, or on other NATs.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use dataplane_core::addr::Prefix;
+use futures::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::daemon::raise_descriptor_limit;
 use super::lab::{self, Props};
 use super::{print_json, table};
 use crate::api::types::{NetworkCreate, NetworkView};
@@ -16,7 +21,6 @@ use crate::conform::{
     self, Borrowed, Family, Ground, Namespaces, Options, Report, TIMERS_SECONDS_MAX,
 };
 use crate::netns::Netns;
-use dataplane_core::addr::Prefix;
 
 /// The lab's outside, of either family (RFC 5737, RFC 3849).
 const OUTSIDE: [(IpAddr, u8); 2] = [
@@ -44,7 +48,8 @@ const TARGETS_MAX: usize = 8;
   causeway nat conform --target blue,internet         any NAT between two namespaces
   causeway nat conform --target blue,internet,green   with another host behind it
   causeway nat conform --target nft=in1,out1 --target pasta=in2,out2 --markdown
-  causeway nat conform --target blue,internet --timers 130    wait for timers up to 130 s
+  causeway nat conform --timers                       wait for timers too, 310 s at most
+  causeway nat conform --target blue,internet --timers 7500   for that of established TCP as well
   causeway nat conform --target blue,internet --family 6      IPv6 alone: NAT66, or routed
 
 INSIDE and OUTSIDE are names (as in 'ip netns') or paths of network namespaces. The inside needs a
@@ -54,7 +59,8 @@ same ports, unless SECOND names a namespace with one: a NAT that knows its hosts
 Without --target an ordinary user gets a user namespace.
 
 Every row is what was seen of real packets; what was not seen is 'not tested', and says why. Where the
-outside sees the inside's own address, it says 'no translation: routed'. See
+outside sees the inside's own address, it says 'no translation: routed'. A timer is told by waiting: how
+long that takes is said before it begins, and it ends early when all have run out. See
 docs/manual/nat-conform.md.
 
 Exit status: 0 when the checks could run, whatever they found; 1 when they could not.")]
@@ -68,9 +74,10 @@ pub struct ConformArgs {
     /// An address of the outside to be a remote; two of a family at most [default: any]
     #[arg(long, value_name = "IP", requires = "target")]
     pub remote: Vec<IpAddr>,
-    /// Wait for timers, up to this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=TIMERS_SECONDS_MAX))]
-    pub timers: Option<u64>,
+    /// Wait for timers, up to this many seconds [default without a number: 310]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1,
+        value_parser = clap::value_parser!(u64).range(1..=TIMERS_SECONDS_MAX))]
+    pub timers: Option<Option<u64>>,
     /// How the lab's inside is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap", conflicts_with = "target")]
     pub backend: String,
@@ -191,6 +198,8 @@ pub async fn conform(args: ConformArgs) -> anyhow::Result<ExitCode> {
         let signals = signal(kind).context("cannot handle signals")?;
         tokio::spawn(end_early(kind, signals, traces.clone()));
     }
+    // A socket keeps each port that is in use, of either family.
+    raise_descriptor_limit();
     let checked = check_all(&args, &traces).await;
     if traces.props.is_struck_early() {
         // The signal's task ends the program; what the checks stumbled over is a consequence.
@@ -241,37 +250,61 @@ fn families(args: &ConformArgs) -> (Vec<Family>, Vec<Family>) {
 }
 
 async fn check_all(args: &ConformArgs, traces: &Traces) -> anyhow::Result<Vec<Report>> {
+    let options = Options {
+        timers: args
+            .timers
+            .map(|seconds| Duration::from_secs(seconds.unwrap_or(conform::TIMERS_SECONDS_DEFAULT))),
+        seed: args.seed.unwrap_or_else(|| fastrand::u64(..)),
+    };
+    if let Some(timers) = options.timers {
+        announce(args.target.len().max(1), timers, options.duration())?;
+    }
     let mut reports = Vec::new();
     if args.target.is_empty() {
         // The namespaces live as long as their handles.
         let (namespaces, _host) = make_lab(&args.backend, traces).await?;
-        check_target(("causeway", &namespaces), args, traces, &mut reports).await?;
+        reports.extend(check_target(("causeway", &namespaces), args, options, traces).await?);
     }
     for target in &args.target {
         let namespaces = target.open()?;
-        let checked = check_target((&target.name, &namespaces), args, traces, &mut reports).await;
-        checked.with_context(|| target.name.clone())?;
+        let checked = check_target((&target.name, &namespaces), args, options, traces).await;
+        reports.extend(checked.with_context(|| target.name.clone())?);
     }
     Ok(reports)
 }
 
-/// Looks at a target in every family that must be, and in those that may be and can. When none can,
-/// the reason is that of the first that it has addresses of.
+/// Says how long it will take.
+fn announce(targets: usize, timers: Duration, each: Duration) -> io::Result<()> {
+    let all = each * u32::try_from(targets).unwrap_or(u32::MAX);
+    let (all, timers) = (all.as_secs(), timers.as_secs());
+    let for_each = if targets > 1 { " for each target" } else { "" };
+    writeln!(
+        io::stderr(),
+        "takes about {all} s at most: timers are waited for up to {timers} s{for_each}"
+    )
+}
+
+/// Looks at a target in every family that must be, and in those that may be and can, at once. When none
+/// can, the reason is that of the first that it has addresses of.
 async fn check_target(
     (name, namespaces): (&str, &Namespaces),
     args: &ConformArgs,
+    options: Options,
     traces: &Traces,
-    reports: &mut Vec<Report>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Report>> {
     let (must, may) = families(args);
-    for family in must {
-        reports.push(check((name, namespaces), family, args, traces).await?);
-    }
-    let mut missed = Vec::new();
-    let before = reports.len();
-    for family in &may {
-        match check((name, namespaces), *family, args, traces).await {
+    let progress = Progress::new(name);
+    let checks = must.iter().chain(&may).map(async |family| {
+        let remotes = remotes(args, *family);
+        let find = Ground::find(namespaces.clone(), *family, &remotes, &traces.borrowed);
+        check(find.await?, *family, options, progress.clone()).await
+    });
+    let done = join_all(checks).await;
+    let (mut reports, mut missed) = (Vec::new(), Vec::new());
+    for (family, done) in must.iter().chain(&may).zip(done) {
+        match done {
             Ok(report) => reports.push(report),
+            Err(error) if must.contains(family) => return Err(error),
             Err(error) => missed.push((*family, error)),
         }
     }
@@ -279,14 +312,14 @@ async fn check_target(
         let cause = error.downcast_ref();
         matches!(cause, Some(conform::Error::NoRemote(_)))
     };
-    if reports.len() == before && !may.is_empty() {
+    if reports.is_empty() {
         let told = missed.iter().position(|(_, error)| !lacks(error));
         return Err(missed.swap_remove(told.unwrap_or(0)).1);
     }
     for (family, error) in missed.iter().filter(|(_, error)| !lacks(error)) {
         writeln!(io::stderr(), "{name}: {family} is not looked at: {error:#}")?;
     }
-    Ok(())
+    Ok(reports)
 }
 
 fn open(namespace: &str) -> anyhow::Result<Netns> {
@@ -298,33 +331,55 @@ fn open(namespace: &str) -> anyhow::Result<Netns> {
 }
 
 async fn check(
-    (name, namespaces): (&str, &Namespaces),
+    ground: Ground,
     family: Family,
-    args: &ConformArgs,
-    traces: &Traces,
+    options: Options,
+    progress: Progress,
 ) -> anyhow::Result<Report> {
-    let remotes = remotes(args, family);
-    let find = Ground::find(namespaces.clone(), family, &remotes, &traces.borrowed);
-    let ground = find.await?;
-    let options = Options {
-        timers: args.timers.map(Duration::from_secs),
-        seed: args.seed.unwrap_or_else(|| fastrand::u64(..)),
-    };
-    let name = name.to_owned();
-    let told = io::stderr().is_terminal();
     let run = move || {
-        let done = conform::run(&name, &ground, options, &mut |what| {
-            if told {
-                // Over the line before.
-                eprint!("\r\x1b[K{name}, {family}: {what}");
-            }
+        let done = conform::run(&progress.name, &ground, options, &mut |what| {
+            progress.tell(family, Some(what));
         });
-        if told {
-            eprint!("\r\x1b[K");
-        }
+        progress.tell(family, None);
         done
     };
     Ok(tokio::task::spawn_blocking(run).await??)
+}
+
+/// A line on a terminal that says what either family is at.
+#[derive(Clone, Debug)]
+struct Progress {
+    name: String,
+    at: Arc<Mutex<BTreeMap<&'static str, String>>>,
+}
+
+impl Progress {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            at: Arc::default(),
+        }
+    }
+
+    fn tell(&self, family: Family, what: Option<&str>) {
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) => at.insert(family.label(), what.to_owned()),
+            None => at.remove(family.label()),
+        };
+        let all: Vec<String> = at
+            .iter()
+            .map(|(family, what)| format!("{family}: {what}"))
+            .collect();
+        // Over the line before.
+        eprint!("\r\x1b[K");
+        if !all.is_empty() {
+            eprint!("{}, {}", self.name, all.join("; "));
+        }
+    }
 }
 
 /// A host with our NAT, an outside with two addresses of either family, and two sandboxes inside.

@@ -99,7 +99,7 @@ fn remove_socket(socket: &Path) {
 }
 
 /// Every port costs a descriptor per worker; the soft limit is often only 1,024.
-fn raise_descriptor_limit() {
+pub(super) fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

@@ -114,10 +114,13 @@ checks! {
     AddressConflict, "address-conflict", "RFC 4787 REQ-7", "the same subnet inside and outside works";
     UdpTimer, "udp-timer", "RFC 4787 REQ-5", "a UDP mapping lives 120 s";
     UdpTimerTalk, "udp-timer-answered", "RFC 4787 REQ-5", "a UDP mapping with traffic both ways lives 120 s";
+    UdpTimerDns, "udp-timer-dns", "RFC 4787 REQ-5a", "how long a UDP mapping to port 53 lives, shorter or not";
     RefreshOut, "udp-refresh-outbound", "RFC 4787 REQ-6", "outbound packets refresh a mapping";
     RefreshIn, "udp-refresh-inbound", "RFC 4787 REQ-6", "whether inbound packets refresh a mapping, either way";
     IcmpTimer, "icmp-timer", "RFC 5508 REQ-2", "a query mapping lives 60 s";
     TcpTimerOpening, "tcp-timer-opening", "RFC 5382 REQ-5", "a connection that is opening lives 240 s";
+    TcpTimerClosing, "tcp-timer-closing", "RFC 5382 REQ-5", "a connection that both ends have closed lives 240 s";
+    TcpTimerReset, "tcp-timer-reset", "RFC 7857 2.2", "a connection that was reset lives 240 s";
     TcpTimerEstablished, "tcp-timer-established", "RFC 5382 REQ-5", "an established connection lives 7440 s";
 }
 
@@ -153,10 +156,13 @@ impl Check {
         Self::AddressConflict,
         Self::UdpTimer,
         Self::UdpTimerTalk,
+        Self::UdpTimerDns,
         Self::RefreshOut,
         Self::RefreshIn,
         Self::IcmpTimer,
         Self::TcpTimerOpening,
+        Self::TcpTimerClosing,
+        Self::TcpTimerReset,
         Self::TcpTimerEstablished,
     ];
 }

@@ -51,6 +51,12 @@ use crate::{link, netns};
 /// Longest that timers can be waited for: a little more than the longest that an RFC wants.
 pub const TIMERS_SECONDS_MAX: u64 = 8_000;
 
+/// How long timers are waited for when nobody says how long: a little more than the longest that an RFC
+/// wants, established connections aside, and than our own.
+pub const TIMERS_SECONDS_DEFAULT: u64 = 310;
+/// How long everything else takes.
+const PACKETS: Duration = Duration::from_secs(15);
+
 /// Why a NAT could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -141,6 +147,13 @@ pub struct Options {
     pub timers: Option<Duration>,
     /// What random numbers come from.
     pub seed: u64,
+}
+
+impl Options {
+    /// How long a run takes on a NAT that loses nothing, at most.
+    pub fn duration(&self) -> Duration {
+        self.timers.map_or(PACKETS, |timers| PACKETS + timers)
+    }
 }
 
 /// Looks at the NAT between the two sides. `progress` is told what happens.
