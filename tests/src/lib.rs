@@ -1,5 +1,6 @@
 //! What the suites that cross a crate border share.
 
+pub mod conform;
 pub mod daemon;
 pub mod lab;
 pub mod oracle;
