@@ -494,6 +494,11 @@ fn what_cannot_be_checked_is_an_error_and_no_table() {
         &["--target", "nowhere-a,nowhere-b"],
         "'nowhere-a' does not exist",
     );
+    // Above what a process id can be.
+    refused(
+        &["--target", "4194305,nowhere-b"],
+        "there is no process 4194305",
+    );
     refused(
         &["--target", &target, "--remote", "203.0.113.9"],
         "no address 203.0.113.9",

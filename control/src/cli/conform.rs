@@ -47,12 +47,14 @@ const TARGETS_MAX: usize = 8;
   causeway nat conform                                our NAT, in a lab that vanishes afterwards
   causeway nat conform --target blue,internet         any NAT between two namespaces
   causeway nat conform --target blue,internet,green   with another host behind it
-  causeway nat conform --target nft=in1,out1 --target pasta=in2,out2 --markdown
+  causeway nat conform --target nft=in1,out1 --target ours=in2,out2 --markdown
+  causeway nat conform --target pasta=4711,internet   pasta, by the process id of its command
   causeway nat conform --timers                       wait for timers too, 310 s at most
   causeway nat conform --target blue,internet --timers 7500   for that of established TCP as well
   causeway nat conform --target blue,internet --family 6      IPv6 alone: NAT66, or routed
 
-INSIDE and OUTSIDE are names (as in 'ip netns') or paths of network namespaces. The inside needs a
+INSIDE, OUTSIDE and SECOND are names (as in 'ip netns') or paths of network namespaces, or ids of
+processes in them: what pasta or a container engine has made has no name. The inside needs a
 route through the NAT to the outside's address. When the outside has only one address, another of
 its subnet is added while the checker runs. So is an address inside, to be another host that wants the
 same ports, unless SECOND names a namespace with one: a NAT that knows its hosts serves no other.
@@ -325,6 +327,8 @@ async fn check_target(
 fn open(namespace: &str) -> anyhow::Result<Netns> {
     Ok(if namespace.contains('/') {
         Netns::from_path(namespace)?
+    } else if let Ok(pid) = namespace.parse() {
+        Netns::from_pid(pid)?
     } else {
         Netns::from_name(namespace)?
     })

@@ -24,12 +24,13 @@ pub const GRACE: Duration = Duration::from_millis(150);
 pub const SILENCE: Duration = Duration::from_secs(1);
 /// Ports that are tried for a free one.
 const PORT_TRIES_MAX: usize = 4_096;
-/// Where inside ports begin; a random part of 10,000 is added, so that a second run meets nothing
-/// that the first has left in the NAT.
+/// Where inside ports begin; a random part of 5,000 is added, so that a second run meets nothing that the
+/// first has left in the NAT. The families stay apart: a proxy may have one socket for both.
 const INSIDE_PORT_FIRST: u16 = 50_000;
+const INSIDE_PORT_FIRST_V6: u16 = 57_500;
 /// The same for the remotes' ports.
 const REMOTE_PORT_FIRST: u16 = 30_000;
-const PORT_SPREAD: u16 = 10_000;
+const PORT_SPREAD: u16 = 5_000;
 
 /// A token, which makes a packet unlike any other.
 pub type Token = [u8; 16];
@@ -125,8 +126,12 @@ impl Prober {
             outside,
             second,
         } = sides;
+        let (first_port, seed) = match Family::of(inside.address()) {
+            Family::V4 => (INSIDE_PORT_FIRST, seed),
+            Family::V6 => (INSIDE_PORT_FIRST_V6, !seed),
+        };
         let mut rng = fastrand::Rng::with_seed(seed);
-        let next_port = INSIDE_PORT_FIRST + rng.u16(..PORT_SPREAD);
+        let next_port = first_port + rng.u16(..PORT_SPREAD);
         let next_remote_port = REMOTE_PORT_FIRST + rng.u16(..PORT_SPREAD);
         let mut prober = Self {
             first: inside.address(),
