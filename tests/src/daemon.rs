@@ -62,6 +62,17 @@ impl Daemon {
         Self::start_with(lab, host, options, SocketOption::ConfigurationFile)
     }
 
+    /// Starts a daemon with settings of the NAT, in a configuration file, and the uplink `up0`.
+    ///
+    /// # Panics
+    /// With its log, when it does not answer.
+    pub fn start_with_nat(lab: &Lab, host: &Namespace, nat: &str) -> Self {
+        let config = lab.dir().join("causeway.toml");
+        std::fs::write(&config, format!("[nat]\n{nat}")).expect("a file in the lab's directory");
+        let options = ["--uplink", "up0", "--config", path_text(&config)];
+        Self::start(lab, host, &options)
+    }
+
     fn start_with(lab: &Lab, host: &Namespace, options: &[&str], socket: SocketOption) -> Self {
         let mut daemon = Self {
             host: host.clone(),
@@ -232,9 +243,7 @@ impl Daemon {
     /// When it is refused.
     pub fn attach(&self, ns: &Namespace, network: &str, name: &str, more: &[&str]) -> String {
         let path = ns.path();
-        let mut words = vec!["attach", "--netns", path_text(&path), "--network", network];
-        words.extend(["--name", name]);
-        words.extend(more);
+        let words = [&attach_words(&path, network, name)[..], more].concat();
         let made = self.json(&words);
         let address = made["addresses"][0].as_str().expect("it has an address");
         address.split('/').next().unwrap_or_default().to_owned()
@@ -276,6 +285,20 @@ pub fn without_sessions(mut listed: Value) -> Value {
         }
     }
     listed
+}
+
+/// The words that attach the namespace behind a path.
+pub fn attach_words<'a>(path: &'a Path, network: &'a str, name: &'a str) -> [&'a str; 7] {
+    let path = path_text(path);
+    [
+        "attach",
+        "--netns",
+        path,
+        "--network",
+        network,
+        "--name",
+        name,
+    ]
 }
 
 /// A path that this lab has made is text.

@@ -67,10 +67,7 @@ fn ours(name: &str) -> (Way, Daemon) {
 /// Ours with settings of the NAT and a network.
 fn ours_with(name: &str, settings: &str, network: &[&str]) -> (Way, Daemon) {
     let mut way = Way::new(name);
-    let config = way.lab.dir().join("causeway.toml");
-    std::fs::write(&config, format!("[nat]\n{settings}")).expect("a file in the lab's directory");
-    let options = ["--uplink", "up0", "--config", path_text(&config)];
-    let daemon = Daemon::start(&way.lab, &way.host, &options);
+    let daemon = Daemon::start_with_nat(&way.lab, &way.host, settings);
     daemon.run(network);
     daemon.attach(&way.inside, "net", "inside", &[]);
     let second = way.lab.namespace("second");

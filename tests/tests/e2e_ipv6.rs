@@ -22,15 +22,16 @@ const GATEWAY: &str = "2001:db8:5::1";
 const A: &str = "2001:db8:5::2";
 const MODES: [&str; 2] = ["masquerade", "routed"];
 
-/// A host that forwards, behind a router that has a route to its networks, and a far host.
+/// A host that forwards and has a network `n`, behind a router that has a route to it, and a far host.
 struct Place {
+    daemon: Daemon,
     lab: Lab,
     host: Namespace,
     router: Namespace,
     far: Namespace,
 }
 
-fn place(name: &str) -> Place {
+fn place(name: &str, mode: &str) -> Place {
     let lab = Lab::new(name);
     let [host, router, far] = lab.namespaces(["host", "router", "far"]);
     for ns in [&host, &router] {
@@ -45,7 +46,10 @@ fn place(name: &str) -> Place {
     router.add_route("2001:db8:5::/48", HOST, "eth0");
     far.add_address("eth0", "2001:db8:f::9/64");
     far.add_default_route("eth0", "2001:db8:f::1");
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
+    create(&daemon, "n", SUBNET, mode, &[]);
     Place {
+        daemon,
         lab,
         host,
         router,
@@ -99,14 +103,13 @@ fn tcp_udp_and_probes_pass_nat66_and_a_routed_network() {
     }
     for mode in MODES {
         let Place {
+            daemon,
             lab,
             host,
             far,
             router: _router,
-        } = place("six-out");
+        } = place("six-out", mode);
         let a = lab.namespace("a");
-        let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
-        create(&daemon, "n", SUBNET, mode, &[]);
         assert_eq!(daemon.attach(&a, "n", "a", &[]), A);
         serve_tcp(&far, "[::]:80");
         serve_udp(&far, "[::]:80");
@@ -138,14 +141,13 @@ fn published_ipv6_ports_keep_the_client_and_turn_round() {
     }
     for mode in MODES {
         let Place {
+            daemon,
             lab,
-            host,
+            host: _host,
             far,
             router: _router,
-        } = place("six-in");
+        } = place("six-in", mode);
         let [a, b] = lab.namespaces(["a", "b"]);
-        let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
-        create(&daemon, "n", SUBNET, mode, &[]);
         daemon.attach(&a, "n", "a", &[]);
         daemon.attach(&b, "n", "b", &[]);
         serve_tcp(&a, "[::]:80");
@@ -172,14 +174,13 @@ fn a_routed_network_lets_in_what_was_asked_for_and_the_host_stays_out_of_it() {
         return;
     }
     let Place {
+        daemon,
         lab,
-        host,
+        host: _host,
         far,
         router: _router,
-    } = place("six-routed");
+    } = place("six-routed", "auto");
     let a = lab.namespace("a");
-    let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
-    create(&daemon, "n", SUBNET, "auto", &[]);
     daemon.attach(&a, "n", "a", &[]);
     serve_tcp(&far, "[::]:80");
     serve_tcp(&a, "[::]:80");
@@ -223,14 +224,13 @@ fn the_path_mtu_is_found_in_both_directions() {
     }
     for mode in MODES {
         let Place {
+            daemon,
             lab,
-            host,
+            host: _host,
             router,
             far,
-        } = place("six-mtu");
+        } = place("six-mtu", mode);
         let [a, b] = lab.namespaces(["a", "b"]);
-        let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
-        create(&daemon, "n", SUBNET, mode, &[]);
         create(
             &daemon,
             "small",

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::daemon::{Daemon, path_text};
+use tests::daemon::Daemon;
 use tests::lab::{DEADLINE, Lab, Namespace, connect, ip, require_root, wait_until};
 use tests::talk::{SILENCE, Witness, ask_tcp, serve_tcp};
 use tests::wire::{self, Link};
@@ -40,10 +40,7 @@ impl Neighbours {
         let lab = Lab::new(name);
         let (host, outside) = lab.host_and_outside();
         let [noisy, quiet] = lab.namespaces(["noisy", "quiet"]);
-        let config = lab.dir().join("causeway.toml");
-        std::fs::write(&config, format!("[nat]\n{nat}")).unwrap();
-        let options = ["--uplink", "up0", "--config", path_text(&config)];
-        let daemon = Daemon::start(&lab, &host, &options);
+        let daemon = Daemon::start_with_nat(&lab, &host, nat);
         daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
         assert_eq!(daemon.attach(&noisy, "n", "noisy", &[]), "10.88.0.2");
         assert_eq!(daemon.attach(&quiet, "n", "quiet", &[]), "10.88.0.3");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tests::daemon::{Daemon, path_text};
+use tests::daemon::Daemon;
 use tests::lab::{DEADLINE, Lab, Namespace, ip, require_root};
 use tests::talk::Witness;
 use tests::wire::{self, Link};
@@ -32,15 +32,12 @@ const CALLERS: u32 = 8;
 /// A host with an outside, and a container `a` at 10.88.0.2.
 fn container(lab: &Lab, nat: &str) -> (Namespace, Namespace, Namespace, Daemon) {
     let (host, outside) = lab.host_and_outside();
-    let config = lab.dir().join("causeway.toml");
-    std::fs::write(&config, format!("[nat]\n{nat}")).unwrap();
     if nat.contains("port_first") {
         // The host keeps its own connections out of the NAT's range.
         host.set_sysctl("net/ipv4/ip_local_port_range", "1024 8191");
     }
     let a = lab.namespace("a");
-    let options = ["--uplink", "up0", "--config", path_text(&config)];
-    let daemon = Daemon::start(lab, &host, &options);
+    let daemon = Daemon::start_with_nat(lab, &host, nat);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     assert_eq!(daemon.attach(&a, "n", "a", &[]), "10.88.0.2");
     (host, outside, a, daemon)

@@ -93,10 +93,7 @@ fn sixty_five_thousand_ports_are_one_rule() {
     let (host, outside) = lab.host_and_outside();
     let web = lab.namespace("web");
     host.set_sysctl(RESERVED, "70,1000-1010,65530");
-    let config = lab.dir().join("config");
-    std::fs::write(&config, "[nat]\nport_first = 65024\n").unwrap();
-    let options = ["--uplink", "up0", "--config", path_text(&config)];
-    let mut daemon = Daemon::start(&lab, &host, &options);
+    let mut daemon = Daemon::start_with_nat(&lab, &host, "port_first = 65024\n");
     let nat_only = "70,1000-1010,65024-65535";
     assert_eq!(host.sysctl(RESERVED), nat_only);
     daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);

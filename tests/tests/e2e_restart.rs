@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use tests::daemon::{Daemon, binary, path_text, without_sessions};
+use tests::daemon::{Daemon, attach_words, binary, path_text, without_sessions};
 use tests::lab::{DEADLINE, Lab, block_on, connect, ip, require_root, wait_until};
 
 use program::*;
@@ -95,15 +95,7 @@ fn a_daemon_killed_within_a_request_leaves_it_done_or_undone() {
     let path = a.path();
     let empty = footprint(&a);
     for round in 0..12u64 {
-        let words = [
-            "attach",
-            "--netns",
-            path_text(&path),
-            "--network",
-            "n",
-            "--name",
-            "a",
-        ];
+        let words = attach_words(&path, "n", "a");
         let mut command = daemon.command(&words);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut attach = host.start(&mut command);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tests::daemon::{Daemon, path_text, without_sessions};
+use tests::daemon::{Daemon, attach_words, without_sessions};
 use tests::lab::{DEADLINE, Lab, Namespace, connect, require_root, wait_until};
 
 use program::unreachable;
@@ -430,15 +430,7 @@ fn a_udp_stream_follows_its_container_to_another_address() {
     let last = lab.namespace("last");
     serve_udp(&last, 53, "last");
     let path = last.path();
-    let words = [
-        "attach",
-        "--netns",
-        path_text(&path),
-        "--network",
-        "n",
-        "--name",
-        "a",
-    ];
+    let words = attach_words(&path, "n", "a");
     let taken = daemon.refused(&words);
     assert!(taken.contains("already"), "{taken}");
     stream.reaches("next");

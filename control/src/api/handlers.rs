@@ -104,18 +104,29 @@ pub async fn create_network(
         no_host_link: body.no_host_link,
         mtu: body.mtu,
         ageing_seconds: body.ageing_seconds,
-        nat: NatRequest {
-            mapping: asked(body.nat_mapping.as_ref(), model::dependence)?,
-            filtering: asked(body.nat_filtering.as_ref(), model::dependence)?,
-            v4: asked(body.nat4.as_ref(), model::nat_mode)?,
-            v6: asked(body.nat6.as_ref(), model::nat_mode)?,
-        },
+        nat: nat_request(
+            [&body.nat_mapping, &body.nat_filtering],
+            [&body.nat4, &body.nat6],
+        )?,
         foreign: None,
         name: body.name,
     };
     let name = engine.create_network(request).await?.name;
     let view = engine.network(name.as_str()).await?;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// What is asked of a network's NAT: its mapping and filtering, and its modes in IPv4 and IPv6.
+fn nat_request(
+    [mapping, filtering]: [&Option<String>; 2],
+    [v4, v6]: [&Option<String>; 2],
+) -> Result<NatRequest, Error> {
+    Ok(NatRequest {
+        mapping: asked(mapping.as_ref(), model::dependence)?,
+        filtering: asked(filtering.as_ref(), model::dependence)?,
+        v4: asked(v4.as_ref(), model::nat_mode)?,
+        v6: asked(v6.as_ref(), model::nat_mode)?,
+    })
 }
 
 pub async fn change_network(
@@ -125,12 +136,10 @@ pub async fn change_network(
 ) -> Answer<NetworkView> {
     let change = NetworkChange {
         ageing_seconds: body.ageing_seconds,
-        nat: NatRequest {
-            mapping: asked(body.nat_mapping.as_ref(), model::dependence)?,
-            filtering: asked(body.nat_filtering.as_ref(), model::dependence)?,
-            v4: asked(body.nat4.as_ref(), model::nat_mode)?,
-            v6: asked(body.nat6.as_ref(), model::nat_mode)?,
-        },
+        nat: nat_request(
+            [&body.nat_mapping, &body.nat_filtering],
+            [&body.nat4, &body.nat6],
+        )?,
     };
     engine.change_network(&name, change).await?;
     Ok(Json(engine.network(&name).await?))
