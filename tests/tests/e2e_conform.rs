@@ -284,8 +284,9 @@ fn assert_timer(rows: &Rows, name: &str, seconds: u64) {
     let [alive, dead]: [u64; 2] = words.collect::<Vec<u64>>()[..]
         .try_into()
         .unwrap_or_else(|_| panic!("{name}: {observed}"));
-    // Timers are to the second, and so is what is printed.
-    let holds = alive <= seconds + 1 && seconds <= dead + 1 && dead <= alive + 3;
+    // Timers are to the second, and so is what is printed; looks are up to two seconds apart here.
+    let holds = alive <= seconds + 1 && seconds <= dead + 1;
+    let holds = holds && dead <= seconds + 4 && seconds <= alive + 4;
     assert!(holds, "{name}: {observed}, set to {seconds} s");
 }
 
