@@ -208,7 +208,7 @@ impl Lane {
             None => false,
             Some(GsoKind::TcpV4 | GsoKind::TcpV6) => !self.capabilities.gso_tcp,
             Some(GsoKind::UdpL4) => !self.capabilities.gso_udp,
-            Some(GsoKind::Fragments | GsoKind::Other(_)) => true,
+            Some(GsoKind::Fragments | GsoKind::UdpFragments | GsoKind::Other(_)) => true,
         }
     }
 }

@@ -145,15 +145,7 @@ fn an_uplink_and_a_network_of_a_small_mtu_are_found_out_from_both_ends() {
         return;
     }
     // Told by the gateway, and by the router in front of the host.
-    both_ends_find_out("uplink", &[], |path| {
-        path.r1.set_mtu("eth0", NARROW);
-        path.host.set_mtu("up0", NARROW);
-        wait_until(DEADLINE, "the daemon has seen it", || {
-            let ports = path.daemon.json(&["port", "ls"]);
-            let mut ports = ports.as_array().unwrap().iter();
-            ports.any(|port| port["name"] == "up0" && port["mtu"] == NARROW)
-        });
-    });
+    both_ends_find_out("uplink", &[], narrow_the_uplink);
 }
 
 #[test]
@@ -404,4 +396,62 @@ fn datagrams_of_eight_kilobytes_arrive_in_fragments_both_ways() {
         );
         println!("{server}: {out} fragments out, {inwards} in");
     }
+}
+
+/// Datagrams that the kernel hands over in one frame (`UDP_SEGMENT`), and bytes of each: they fit the
+/// container's link and not the uplink.
+const SEGMENTS: usize = 20;
+const SEGMENT_SIZE: usize = 1_400;
+
+/// Narrows the host's uplink, and waits until the daemon knows.
+fn narrow_the_uplink(path: &Path) {
+    path.r1.set_mtu("eth0", NARROW);
+    path.host.set_mtu("up0", NARROW);
+    wait_until(DEADLINE, "the daemon has seen it", || {
+        let ports = path.daemon.json(&["port", "ls"]);
+        let mut ports = ports.as_array().unwrap().iter();
+        ports.any(|port| port["name"] == "up0" && port["mtu"] == NARROW)
+    });
+}
+
+/// Frames that the switch has received from the container.
+fn frames_received(path: &Path) -> u64 {
+    let ports = path.daemon.json(&["port", "ls"]);
+    let mut ports = ports.as_array().unwrap().iter();
+    let port = ports.find(|port| port["name"] == "a").unwrap();
+    port["rx_frames"].as_u64().unwrap()
+}
+
+#[test]
+fn datagrams_of_one_offloaded_frame_arrive_in_fragments_on_a_narrow_way() {
+    if !require_root("datagrams_of_one_offloaded_frame_arrive_in_fragments_on_a_narrow_way") {
+        return;
+    }
+    let path = Path::new("datagrams", &[]);
+    narrow_the_uplink(&path);
+    // Sockets opened from now on leave DF clear.
+    path.a.set_sysctl("net/ipv4/ip_no_pmtu_disc", "1");
+    let far = path.far.run(|| UdpSocket::bind("203.0.113.2:53")).unwrap();
+    far.set_read_timeout(Some(DEADLINE)).unwrap();
+    let client = path.a.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    client.connect("203.0.113.2:53").unwrap();
+    // The router's MAC is resolved, and the session is there.
+    client.send(b"first").unwrap();
+    let mut got = vec![0; 1 << 16];
+    assert_eq!(far.recv(&mut got).unwrap(), 5);
+    let before = frames_received(&path);
+    let watch = Witness::new(&path.r1, "eth0").watch(is_fragment);
+    setsockopt(&client, sockopt::UdpGsoSegment, &(SEGMENT_SIZE as i32)).unwrap();
+    let mut sent = vec![0; SEGMENTS * SEGMENT_SIZE + 100];
+    fastrand::fill(&mut sent);
+    client.send(&sent).unwrap();
+    for datagram in sent.chunks(SEGMENT_SIZE) {
+        let (size, from) = far.recv_from(&mut got).unwrap();
+        assert_eq!(from.ip(), ip("192.0.2.1"));
+        assert!(got[..size] == *datagram, "{size} bytes that differ");
+    }
+    // Neighbour discovery may add a frame or two.
+    let frames = frames_received(&path) - before;
+    assert!(frames < SEGMENTS as u64 / 2, "{frames} frames came");
+    assert_eq!(fragments(watch), 2 * SEGMENTS, "and the last one fits");
 }

@@ -1,12 +1,13 @@
 //! IPv4 packets cut into fragments by the gateway (RFC 791 section 3.2, RFC 4787 REQ-13 a).
 //!
 //! A packet that exceeds the MTU of its way and may be fragmented leaves the core whole, marked with
-//! the size of its fragments; it is cut on its way into the device, as a GSO frame is. IPv6 packets
+//! the size of its fragments; it is cut on its way into the device, as a GSO frame is. A GSO frame of
+//! datagrams is first segmented, and each datagram that exceeds the MTU is cut by itself. IPv6 packets
 //! are never cut on their way (RFC 8200 section 5).
 
 use crate::checksum::{self, IPV4_CHECKSUM_OFFSET};
 use crate::frame::{FrameBuf, GsoKind, Offload};
-use crate::gso::GsoError;
+use crate::gso::{GsoError, SEGMENTS_MAX};
 use crate::headers::{Headers, Ip, array_at};
 
 /// "More fragments" in the word of flags and offset.
@@ -16,8 +17,9 @@ const IPV4_SIZE: usize = 20;
 /// The bit of an option's type that makes it a part of every fragment (RFC 791 section 3.1).
 const COPIED: u8 = 0x80;
 
-/// Marks a packet to be cut into fragments of at most `mtu` bytes, or a TCP GSO packet to be cut into
-/// segments of that size. `false`, and nothing changed, for one that may not or cannot be.
+/// Marks a packet or each datagram of a UDP GSO packet to be cut into fragments of at most `mtu` bytes,
+/// or a TCP GSO packet to be cut into segments of that size. `false`, and nothing changed, for one
+/// that may not or cannot be.
 pub(crate) fn mark(buf: &mut FrameBuf, ip: &Ip, size: usize, mtu: u16) -> bool {
     if ip.dont_fragment || usize::from(mtu) < usize::from(ip.header_size) + 8 {
         return false;
@@ -26,6 +28,12 @@ pub(crate) fn mark(buf: &mut FrameBuf, ip: &Ip, size: usize, mtu: u16) -> bool {
         None | Some(GsoKind::Fragments) => {
             buf.offload.gso_type = Offload::FRAGMENTS;
             buf.offload.gso_size = mtu;
+            true
+        }
+        // The size of the datagrams is their receiver's, too.
+        Some(GsoKind::UdpL4 | GsoKind::UdpFragments) => {
+            buf.offload.gso_type = Offload::UDP_FRAGMENTS;
+            buf.offload.hdr_len = mtu;
             true
         }
         // Its sender leaves the size of segments to the device: smaller ones are as good.
@@ -39,31 +47,46 @@ pub(crate) fn mark(buf: &mut FrameBuf, ip: &Ip, size: usize, mtu: u16) -> bool {
                 Some(0) | None => false,
             }
         }
-        Some(GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Other(_)) => false,
+        Some(GsoKind::TcpV6 | GsoKind::Other(_)) => false,
     }
 }
 
-/// Hands the fragments of `frame` to `emit`, in order, and returns their number. `whole` and `piece`
-/// are scratch.
+/// Fragments of at most `mtu` bytes that a packet of `size` bytes with the header `ip` is cut into.
+///
+/// # Errors
+/// [`GsoError::SegmentSize`], when it may not be cut, cannot be, or only into too many.
+pub(crate) fn count(ip: &Ip, size: usize, mtu: u16) -> Result<usize, GsoError> {
+    let header_size = usize::from(ip.header_size);
+    let room = room(ip, mtu);
+    if ip.dont_fragment || room == 0 {
+        return Err(GsoError::SegmentSize(mtu));
+    }
+    let count = size.saturating_sub(header_size).div_ceil(room).max(1);
+    (count <= SEGMENTS_MAX)
+        .then_some(count)
+        .ok_or(GsoError::SegmentSize(mtu))
+}
+
+/// Bytes of payload that a fragment has at most.
+fn room(ip: &Ip, mtu: u16) -> usize {
+    usize::from(mtu).saturating_sub(usize::from(ip.header_size)) / 8 * 8
+}
+
+/// Hands the fragments of `whole`, whose checksum is complete, to `emit`, in order, and returns their
+/// number. `piece` is scratch.
 ///
 /// # Errors
 /// [`GsoError`]; nothing was emitted.
 pub(crate) fn cut(
-    frame: &FrameBuf,
-    (whole, piece): (&mut FrameBuf, &mut FrameBuf),
+    whole: &FrameBuf,
+    mtu: u16,
+    piece: &mut FrameBuf,
     mut emit: impl FnMut(&mut FrameBuf),
 ) -> Result<usize, GsoError> {
-    let mtu = usize::from(frame.offload.gso_size);
-    whole.copy_from(frame.bytes(), frame.offload);
-    // The transport checksum covers the whole packet, so it is completed before.
-    checksum::complete(whole)?;
     let headers = Headers::parse(whole.bytes()).map_err(|_| GsoError::Headers)?;
     let ip = *headers.ip().ok_or(GsoError::Headers)?;
-    let header_size = usize::from(ip.header_size);
-    let room = mtu.saturating_sub(header_size) / 8 * 8;
-    if ip.dont_fragment || room == 0 {
-        return Err(GsoError::SegmentSize(frame.offload.gso_size));
-    }
+    let count = count(&ip, ip.total_size as usize, mtu)?;
+    let (header_size, room) = (usize::from(ip.header_size), room(&ip, mtu));
     let (l3, end) = (
         headers.l3_offset,
         headers.l3_offset + ip.total_size as usize,
@@ -71,7 +94,6 @@ pub(crate) fn cut(
     let (head, rest) = whole.bytes()[..end].split_at(l3 + header_size);
     let base = ip.fragment.map_or(0, |fragment| fragment.offset);
     let more_behind = ip.fragment.is_some_and(|fragment| fragment.more);
-    let count = rest.len().div_ceil(room).max(1);
     for index in 0..count {
         let from = index * room;
         let payload = &rest[from..rest.len().min(from + room)];
@@ -123,6 +145,7 @@ fn blank_options(options: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gso::{Segmenter, packet_size, segment_count};
     use etherparse::PacketBuilder;
 
     fn datagram(size: usize) -> Vec<u8> {
@@ -134,6 +157,8 @@ mod tests {
             .write(&mut bytes, &payload)
             .unwrap();
         bytes[20] = 0;
+        let sum = checksum::ipv4_header(&bytes[14..34]);
+        bytes[24..26].copy_from_slice(&sum.to_be_bytes());
         bytes
     }
 
@@ -142,8 +167,7 @@ mod tests {
         frame.offload.gso_type = Offload::FRAGMENTS;
         frame.offload.gso_size = mtu;
         let mut got = Vec::new();
-        let scratch = (&mut FrameBuf::new(), &mut FrameBuf::new());
-        cut(&frame, scratch, |piece| got.push(piece.bytes().to_vec()))?;
+        Segmenter::new().segment(&frame, |piece| got.push(piece.bytes().to_vec()))?;
         Ok(got)
     }
 
@@ -170,6 +194,72 @@ mod tests {
             }
             assert_eq!(payload, whole[34..]);
         }
+    }
+
+    /// A UDP GSO frame whose datagrams have `gso_size` bytes, marked for `mtu`.
+    fn marked_datagrams(size: usize, gso_size: u16, mtu: u16) -> Option<FrameBuf> {
+        let mut frame = FrameBuf::from_bytes(&datagram(size));
+        frame.offload = Offload {
+            gso_type: 5,
+            gso_size,
+            ..Offload::NONE
+        };
+        let headers = Headers::parse(frame.bytes()).unwrap();
+        let ip = *headers.ip().unwrap();
+        let largest = packet_size(&frame.offload, &headers).unwrap();
+        assert_eq!(largest, 28 + usize::from(gso_size));
+        mark(&mut frame, &ip, largest, mtu).then_some(frame)
+    }
+
+    #[test]
+    fn each_datagram_of_a_gso_frame_is_cut_by_itself() {
+        let whole = datagram(4_000);
+        let frame = marked_datagrams(4_000, 1_400, 1_280).unwrap();
+        let headers = Headers::parse(frame.bytes()).unwrap();
+        assert_eq!(packet_size(&frame.offload, &headers), Some(1_280));
+        let mut datagrams: Vec<(u16, Vec<u8>)> = Vec::new();
+        let mut sizes = Vec::new();
+        let count = Segmenter::new().segment(&frame, |piece| {
+            assert_eq!(piece.offload, Offload::NONE);
+            let bytes = piece.bytes();
+            let ip = *Headers::parse(bytes).unwrap().ip().unwrap();
+            let id = u16::from_be_bytes([bytes[18], bytes[19]]);
+            assert_eq!(
+                checksum::ipv4_header(&bytes[14..34]).to_be_bytes(),
+                bytes[24..26]
+            );
+            sizes.push(ip.total_size);
+            let offset = ip.fragment.map_or(0, |fragment| fragment.offset);
+            if offset == 0 {
+                datagrams.push((id, bytes[34..].to_vec()));
+            } else {
+                let (first_id, datagram) = datagrams.last_mut().unwrap();
+                assert_eq!((id, usize::from(offset)), (*first_id, datagram.len()));
+                datagram.extend(&bytes[34..]);
+            }
+        });
+        // The last one fits, and is no fragment.
+        assert_eq!(sizes, [1_276, 172, 1_276, 172, 1_228]);
+        assert_eq!((count, segment_count(&frame)), (Ok(5), Ok(5)));
+        let mut payload: Vec<u8> = Vec::new();
+        for (index, (id, datagram)) in datagrams.iter().enumerate() {
+            assert_eq!(usize::from(*id), index);
+            let size = u16::from_be_bytes([datagram[4], datagram[5]]);
+            assert_eq!(usize::from(size), datagram.len());
+            let src = std::net::Ipv4Addr::new(10, 0, 0, 1).into();
+            let dst = std::net::Ipv4Addr::new(10, 0, 0, 2).into();
+            let sum = checksum::Sum::pseudo_header(src, dst, 17, datagram.len());
+            assert_eq!(sum.add_bytes(datagram).folded(), 0xffff);
+            payload.extend(&datagram[8..]);
+        }
+        assert_eq!(payload, whole[42..]);
+    }
+
+    #[test]
+    fn datagrams_that_would_make_too_many_fragments_are_refused() {
+        let frame = marked_datagrams(60_000, 49, 68).unwrap();
+        assert_eq!(segment_count(&frame), Err(GsoError::SegmentSize(68)));
+        assert!(marked_datagrams(4_000, 1_400, 27).is_none());
     }
 
     #[test]

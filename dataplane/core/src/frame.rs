@@ -48,6 +48,9 @@ pub enum GsoKind {
     /// An IPv4 packet into fragments, by a mark of the gateway's own that no device knows; the GSO
     /// size is that of a whole fragment.
     Fragments,
+    /// UDP datagrams of equal size over IPv4, and those that are too large into fragments, by another
+    /// mark of the gateway's own; `hdr_len` has the size of a whole fragment.
+    UdpFragments,
     /// Something this version cannot segment, such as the obsolete UFO.
     Other(u8),
 }
@@ -62,6 +65,8 @@ impl Offload {
 
     /// The GSO type of [`GsoKind::Fragments`], out of the range that the kernel uses.
     pub(crate) const FRAGMENTS: u8 = 0x7e;
+    /// The GSO type of [`GsoKind::UdpFragments`].
+    pub(crate) const UDP_FRAGMENTS: u8 = 0x7d;
 
     /// Nothing left to do: the frame is as it would be on a wire.
     pub const NONE: Self = Self {
@@ -88,6 +93,7 @@ impl Offload {
             4 => Some(GsoKind::TcpV6),
             5 => Some(GsoKind::UdpL4),
             Self::FRAGMENTS => Some(GsoKind::Fragments),
+            Self::UDP_FRAGMENTS => Some(GsoKind::UdpFragments),
             other => Some(GsoKind::Other(other)),
         }
     }
@@ -97,7 +103,7 @@ impl Offload {
         if self.needs_checksum() {
             self.csum_start = self.csum_start.wrapping_add_signed(delta);
         }
-        if self.hdr_len != 0 {
+        if self.hdr_len != 0 && self.gso() != Some(GsoKind::UdpFragments) {
             self.hdr_len = self.hdr_len.wrapping_add_signed(delta);
         }
     }

@@ -50,8 +50,11 @@ pub enum GsoError {
 pub fn packet_size(offload: &Offload, headers: &Headers) -> Option<usize> {
     let ip = headers.ip()?;
     let whole = ip.total_size as usize;
-    if offload.gso() == Some(GsoKind::Fragments) {
-        return Some(whole.min(usize::from(offload.gso_size)));
+    match offload.gso() {
+        None => return Some(whole),
+        Some(GsoKind::Fragments) => return Some(whole.min(usize::from(offload.gso_size))),
+        Some(GsoKind::UdpFragments) => return Some(whole.min(usize::from(offload.hdr_len))),
+        Some(GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Other(_)) => {}
     }
     let Ok(l4) = headers.l4 else {
         return Some(whole);
@@ -63,7 +66,7 @@ pub fn packet_size(offload: &Offload, headers: &Headers) -> Option<usize> {
             return Some(whole);
         }
     };
-    if offload.gso().is_none() || offload.gso_size == 0 {
+    if offload.gso_size == 0 {
         return Some(whole);
     }
     let headers_size = l4.offset - headers.l3_offset + l4_header;
@@ -77,7 +80,7 @@ pub fn packet_size(offload: &Offload, headers: &Headers) -> Option<usize> {
 pub fn segment_count(frame: &FrameBuf) -> Result<usize, GsoError> {
     match frame.offload.gso() {
         None => Ok(1),
-        Some(GsoKind::Fragments) => Segmenter::new().segment(frame, |_| {}),
+        Some(GsoKind::Fragments | GsoKind::UdpFragments) => Segmenter::new().segment(frame, |_| {}),
         Some(kind) => Ok(Plan::new(frame, kind)?.count),
     }
 }
@@ -116,24 +119,48 @@ impl Segmenter {
             emit(&mut self.scratch);
             return Ok(1);
         };
-        if kind == GsoKind::Fragments {
-            return cut::cut(frame, (&mut self.whole, &mut self.scratch), emit);
+        match kind {
+            GsoKind::Fragments => {
+                self.whole.copy_from(frame.bytes(), frame.offload);
+                // The transport checksum covers the whole packet, so it is completed before.
+                checksum::complete(&mut self.whole)?;
+                return cut::cut(&self.whole, frame.offload.gso_size, &mut self.scratch, emit);
+            }
+            GsoKind::UdpFragments => return self.cut_datagrams(frame, emit),
+            GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Other(_) => {}
         }
         let plan = Plan::new(frame, kind)?;
         for index in 0..plan.count {
-            let (offset, payload) = plan.piece(frame.bytes(), index);
-            self.scratch
-                .copy_from(&frame.bytes()[..plan.header_size], Offload::NONE);
-            if !self.scratch.resize(plan.header_size + payload.len()) {
-                // A segment is no larger than its frame, which a buffer of the same size held.
-                return Err(GsoError::Headers);
-            }
-            let bytes = self.scratch.bytes_mut();
-            bytes[plan.header_size..].copy_from_slice(payload);
-            plan.finish(bytes, index, offset);
+            plan.make(frame, index, &mut self.scratch)?;
             emit(&mut self.scratch);
         }
         Ok(plan.count)
+    }
+
+    /// Segments a frame into datagrams, and cuts those that exceed the MTU into fragments.
+    fn cut_datagrams(
+        &mut self,
+        frame: &FrameBuf,
+        mut emit: impl FnMut(&mut FrameBuf),
+    ) -> Result<usize, GsoError> {
+        let mtu = frame.offload.hdr_len;
+        let plan = Plan::new(frame, GsoKind::UdpL4)?;
+        // All are as large as the first, but for the last.
+        let datagram_size = plan.header_size - plan.l3 + plan.gso_size;
+        if cut::count(&plan.ip, datagram_size, mtu)? * plan.count > SEGMENTS_MAX {
+            return Err(GsoError::SegmentSize(mtu));
+        }
+        let mut count = 0;
+        for index in 0..plan.count {
+            plan.make(frame, index, &mut self.whole)?;
+            if self.whole.len() - plan.l3 <= usize::from(mtu) {
+                emit(&mut self.whole);
+                count += 1;
+            } else {
+                count += cut::cut(&self.whole, mtu, &mut self.scratch, &mut emit)?;
+            }
+        }
+        Ok(count)
     }
 }
 
@@ -181,9 +208,14 @@ impl Plan {
             }
             (GsoKind::UdpL4, L4Kind::Udp { .. }) => (Transport::Udp, UDP_HEADER_SIZE),
             (GsoKind::Other(other), _) => return Err(GsoError::Unsupported(other)),
-            (GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Fragments, _) => {
-                return Err(GsoError::Headers);
-            }
+            (
+                GsoKind::TcpV4
+                | GsoKind::TcpV6
+                | GsoKind::UdpL4
+                | GsoKind::Fragments
+                | GsoKind::UdpFragments,
+                _,
+            ) => return Err(GsoError::Headers),
         };
         if ip.fragment.is_some() {
             return Err(GsoError::Headers);
@@ -215,6 +247,20 @@ impl Plan {
                 && absent
                 && !frame.offload.needs_checksum(),
         })
+    }
+
+    /// Makes a segment of `frame` in `into`.
+    fn make(&self, frame: &FrameBuf, index: usize, into: &mut FrameBuf) -> Result<(), GsoError> {
+        let (offset, payload) = self.piece(frame.bytes(), index);
+        into.copy_from(&frame.bytes()[..self.header_size], Offload::NONE);
+        if !into.resize(self.header_size + payload.len()) {
+            // A segment is no larger than its frame, which a buffer of the same size held.
+            return Err(GsoError::Headers);
+        }
+        let bytes = into.bytes_mut();
+        bytes[self.header_size..].copy_from_slice(payload);
+        self.finish(bytes, index, offset);
+        Ok(())
     }
 
     /// Payload of a segment, and its offset in the payload of the frame.

@@ -88,7 +88,7 @@ impl Capabilities {
             None => true,
             Some(GsoKind::TcpV4 | GsoKind::TcpV6) => self.gso_tcp,
             Some(GsoKind::UdpL4) => self.gso_udp,
-            Some(GsoKind::Fragments | GsoKind::Other(_)) => false,
+            Some(GsoKind::Fragments | GsoKind::UdpFragments | GsoKind::Other(_)) => false,
         };
         gso && (self.checksum || !frame.offload.needs_checksum())
             && frame.len() <= self.frame_size_max

@@ -71,7 +71,7 @@ pub fn sanitise(offload: Offload, frame_size: usize) -> Offload {
         Some(GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4) => {
             clean.gso_size > 0 && usize::from(clean.gso_size) < frame_size
         }
-        Some(GsoKind::Fragments | GsoKind::Other(_)) | None => false,
+        Some(GsoKind::Fragments | GsoKind::UdpFragments | GsoKind::Other(_)) | None => false,
     };
     if !segmentable {
         clean.gso_type = 0;

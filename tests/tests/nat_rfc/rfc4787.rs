@@ -1,13 +1,15 @@
 //! RFC 4787: UDP.
 
 use dataplane_core::addr::L4Addr;
+use dataplane_core::checksum::Sum;
+use dataplane_core::frame::Offload;
 use dataplane_core::gso::Segmenter;
 use dataplane_core::nat::{Dependence, StaticRule, Target, Transport};
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, at};
 use tests::world::{BLUE, HOST_LINK, RED, UPLINK, ip};
 
-use crate::lab::{A, B, FAR, Kind, OUTSIDE, OUTSIDE_LINK, addresses, icmp, inside_link};
+use crate::lab::{A, B, FAR, Kind, Lab, OUTSIDE, OUTSIDE_LINK, addresses, ends, icmp, inside_link};
 use crate::pieces::{cut, join, place};
 use crate::{Claim, rows};
 
@@ -491,8 +493,8 @@ rows!(
     rfc4787_req13a_too_large_without_df_is_cut(
         "4787 REQ-13 a",
         "DF not set and too large: the packet is fragmented, the fragments sent in order",
-        "so it is, IPv4 alone; TCP that a device is to cut is cut into smaller segments; only \
-         several datagrams in one offloaded frame are dropped as `fragmentation_needed`",
+        "so it is, IPv4 alone, each datagram of an offloaded frame by itself; TCP that a device is to \
+         cut is cut into smaller segments",
         Meets,
         |lab| {
             lab.world.edit(|topology| topology.uplinks[0].mtu = 1_280);
@@ -507,7 +509,8 @@ rows!(
             });
             assert_eq!(cut, Ok(2));
             assert_eq!(place(&pieces[0]).0, 0);
-            assert_eq!(crate::lab::ends(&join(&pieces)).1, at(DNS));
+            assert_eq!(ends(&join(&pieces)).1, at(DNS));
+            several_datagrams_of_one_frame_are_cut(lab);
         }
     ),
     rfc4787_req14_fragments_in_any_order(
@@ -639,3 +642,31 @@ rows!(
         }
     ),
 );
+
+/// Two datagrams of 1,400 bytes and one that fits, in one frame whose checksum is left to the device.
+fn several_datagrams_of_one_frame_are_cut(lab: &mut Lab) {
+    let mut frame = wire::udp(inside_link(at(HOST)), at(HOST), at(DNS), 64, &[7; 3_800]);
+    wire::set_dont_fragment(&mut frame, false);
+    let sum = Sum::pseudo_header(at(HOST).ip(), at(DNS).ip(), 17, 3_808);
+    frame[40..42].copy_from_slice(&sum.folded().to_be_bytes());
+    let offload = Offload {
+        flags: Offload::NEEDS_CSUM,
+        gso_type: 5,
+        hdr_len: 42,
+        gso_size: 1_400,
+        csum_start: 34,
+        csum_offset: 6,
+    };
+    let out = lab.world.send_offloaded(1, &frame, offload);
+    assert_eq!(out.verdict, Verdict::Routed(UPLINK));
+    let mut pieces = Vec::new();
+    let cut = Segmenter::new().segment(&out.frame, |piece| {
+        assert!(piece.len() <= 14 + 1_280);
+        pieces.push(piece.bytes().to_vec());
+    });
+    assert_eq!(cut, Ok(5));
+    for datagram in [&pieces[..2], &pieces[2..4], &pieces[4..]] {
+        let (src, dst) = ends(&join(datagram));
+        assert_eq!((src.ip().to_string().as_str(), dst), (OUTSIDE, at(DNS)));
+    }
+}

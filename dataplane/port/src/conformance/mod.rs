@@ -166,7 +166,9 @@ impl<P: PortIo, R: Peer> Subject<P, R> {
             let taken = match offload.gso() {
                 Some(GsoKind::TcpV4 | GsoKind::TcpV6) => capabilities.gso_tcp,
                 Some(GsoKind::UdpL4) => capabilities.gso_udp,
-                Some(GsoKind::Fragments | GsoKind::Other(_)) | None => false,
+                Some(GsoKind::Fragments | GsoKind::UdpFragments | GsoKind::Other(_)) | None => {
+                    false
+                }
             };
             if !taken {
                 continue;
