@@ -1,16 +1,28 @@
 //! RFC 7857: what the others were found to lack.
 
-use dataplane_core::nat::{Dependence, SessionState};
-use dataplane_core::verdict::DropReason;
-use tests::wire::{at, flags};
+use std::collections::HashSet;
 
-use crate::lab::{ACK, FIN, Kind, RST, SYN, SYN_ACK};
+use dataplane_core::addr::L4Addr;
+use dataplane_core::checksum::Sum;
+use dataplane_core::frame::Offload;
+use dataplane_core::gso::Segmenter;
+use dataplane_core::nat::{Dependence, SessionState, StaticRule, StaticRules, Target, Transport};
+use dataplane_core::topology::NatMode;
+use dataplane_core::verdict::DropReason;
+use tests::wire::{self, at, flags};
+use tests::world::{RED, UPLINK, ip};
+
+use crate::lab::{
+    ACK, B, FIN, Kind, Lab, OUTSIDE, OUTSIDE_LINK, RST, SYN, SYN_ACK, addresses, ends, inside_link,
+    packet, port_of, segment,
+};
 use crate::{Claim, rows};
 
 use Claim::{Meets, MeetsAfter};
 use Kind::{Ask, Udp};
 
 const HOST: &str = "10.1.0.2:50001";
+const SAME_PORT: &str = "10.1.0.3:50001";
 const WEB: &str = "198.51.100.9:80";
 
 rows!(
@@ -144,4 +156,105 @@ rows!(
             assert!((10..=46).contains(&ascending), "{ports:?}");
         }
     ),
+    rfc7857_section10_packets_that_may_be_fragmented_get_identifications_of_ours(
+        "7857 section 10",
+        "the identification of translated packets that may be fragmented is unique (RFC 6864 section \
+         5.3.1)",
+        "packets without DF whose source is translated get an identification of ours, segments of an \
+         offloaded frame a row of them; those with DF keep the sender's, which nobody looks at",
+        Meets,
+        |lab| {
+            let mut given = HashSet::new();
+            for _ in 0..300 {
+                for host in [HOST, SAME_PORT] {
+                    let sent = identified(lab, host, WEB, false, 77);
+                    assert!(given.insert(sent), "{sent} of {host} was given before");
+                }
+            }
+            assert_eq!(identified(lab, HOST, WEB, true, 77), 77);
+            let segments = segments(lab);
+            assert_eq!(segments.len(), 6);
+            for pair in segments.windows(2) {
+                assert_eq!(pair[1], pair[0].wrapping_add(1));
+            }
+            assert!(segments.into_iter().all(|id| given.insert(id)));
+            answers_and_errors_have_one_as_well(lab, &mut given);
+        }
+    ),
 );
+
+/// Sends a datagram with this identification, and returns the one that it leaves with.
+fn identified(lab: &mut Lab, src: &str, dst: &str, dont_fragment: bool, id: u16) -> u16 {
+    let mut frame = packet(Udp, inside_link(at(src)), at(src), at(dst));
+    frame[18..20].copy_from_slice(&id.to_be_bytes());
+    wire::set_dont_fragment(&mut frame, dont_fragment);
+    let (_, sent) = lab.send(port_of(at(src).ip()), &frame).unwrap();
+    ends(&sent);
+    identification(&sent)
+}
+
+fn identification(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[18], frame[19]])
+}
+
+/// The identifications of six segments of one frame that a kernel leaves to be cut.
+fn segments(lab: &mut Lab) -> Vec<u16> {
+    let numbers = (1_000, 2_000);
+    let (src, dst) = (at(HOST), at(WEB));
+    let mut frame = segment(
+        inside_link(src),
+        (src, dst),
+        flags::ACK,
+        numbers,
+        &[7; 6_000],
+    );
+    wire::set_dont_fragment(&mut frame, false);
+    let sum = Sum::pseudo_header(src.ip(), dst.ip(), 6, 6_020);
+    frame[50..52].copy_from_slice(&sum.folded().to_be_bytes());
+    let offload = Offload {
+        flags: Offload::NEEDS_CSUM,
+        gso_type: 1,
+        hdr_len: 54,
+        gso_size: 1_000,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    let out = lab.world.send_offloaded(1, &frame, offload);
+    let mut ids = Vec::new();
+    let cut = Segmenter::new().segment(&out.frame, |segment| {
+        ends(segment.bytes());
+        ids.push(identification(segment.bytes()));
+    });
+    assert_eq!(cut, Ok(6));
+    ids
+}
+
+/// What a server inside answers, what it says to a sibling by the host's address, and an error that it
+/// sends: all by an address that is not its own.
+fn answers_and_errors_have_one_as_well(lab: &mut Lab, given: &mut HashSet<u16>) {
+    let mut rules = StaticRules::default();
+    let target = Target::new(0, RED, L4Addr::new(ip(B), 80));
+    rules
+        .add(StaticRule::new(1, Transport::Udp, 8_080..=8_080, target))
+        .unwrap();
+    lab.world.edit(|topology| topology.statics = rules);
+    let server = "10.1.0.3:80";
+    assert_eq!(lab.back(Udp, WEB, at("192.0.2.1:8080")), Ok(at(server)));
+    assert!(given.insert(identified(lab, server, WEB, false, 77)));
+    assert!(given.insert(identified(lab, HOST, "192.0.2.1:8080", false, 77)));
+    let asked = packet(Udp, OUTSIDE_LINK, at(WEB), at("192.0.2.1:8080"));
+    let (_, got) = lab.send(UPLINK.0, &asked).unwrap();
+    let (own, client) = ([10, 1, 0, 3].into(), [198, 51, 100, 9].into());
+    let mut error = wire::icmp_error(inside_link(at(server)), own, client, (3, 1), &got);
+    error[18..20].copy_from_slice(&77u16.to_be_bytes());
+    wire::set_dont_fragment(&mut error, false);
+    let (_, told) = lab.send(2, &error).unwrap();
+    assert_eq!(addresses(&told).0, ip(OUTSIDE));
+    assert!(given.insert(identification(&told)));
+    // A routed network's own addresses are nobody else's.
+    lab.world.edit(|topology| {
+        let red = topology.domains[RED.index()].as_mut().unwrap();
+        red.modes.v4 = NatMode::Routed;
+    });
+    assert_eq!(identified(lab, "10.1.0.2:50009", WEB, false, 77), 77);
+}

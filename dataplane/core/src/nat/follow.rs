@@ -68,6 +68,7 @@ impl NatView {
         let before = packet.ends();
         let (exit, mac, to) = self.way_of(topology, &packet, (protocol, event), leaving)?;
         packet.rewrite(frame, Side::Source, to);
+        self.identify(frame, headers, (before.0.ip, to.ip));
         let translation = Translation {
             kind: NatKind::Source,
             before,

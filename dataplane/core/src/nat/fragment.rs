@@ -17,7 +17,6 @@
 use std::net::IpAddr;
 
 use crate::addr::{DomainId, L4Addr};
-use crate::checksum::{Change, IPV4_CHECKSUM_OFFSET};
 use crate::frame::Frame;
 use crate::headers::{EXTENSION_HEADERS_MAX, Fragment, Headers, Ip, array_at, protocol};
 use crate::time::Instant;
@@ -25,7 +24,7 @@ use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
 use super::packet::Packet;
-use super::rewrite::Side;
+use super::rewrite::{self, Side};
 use super::shared::NatView;
 use super::spans::{Fit, Last, Spans};
 use super::translate::{Found, Inbound, Translation};
@@ -354,21 +353,11 @@ fn follow(
 /// Gives a fragment another identification, and IPv4 the header checksum to it.
 fn renumber(frame: &mut Frame<'_>, headers: &Headers, part: &Part, id: u32) {
     let bytes = frame.buf.bytes_mut();
-    let at = part.id_at;
-    if headers.ip().is_some_and(|ip| ip.src.is_ipv6()) {
-        if let Some(field) = bytes.get_mut(at..at + 4) {
-            field.copy_from_slice(&id.to_be_bytes());
-        }
-        return;
+    if headers.ip().is_some_and(|ip| ip.src.is_ipv4()) {
+        rewrite::put_identification(bytes, headers.l3_offset, id as u16);
+    } else if let Some(field) = bytes.get_mut(part.id_at..part.id_at + 4) {
+        field.copy_from_slice(&id.to_be_bytes());
     }
-    let sum_at = headers.l3_offset + IPV4_CHECKSUM_OFFSET;
-    let (Some(old), Some(sum)) = (array_at::<2>(bytes, at), array_at::<2>(bytes, sum_at)) else {
-        return;
-    };
-    let change = Change::NONE.word(u16::from_be_bytes(old), id as u16);
-    let sum = change.complete(u16::from_be_bytes(sum));
-    bytes[at..at + 2].copy_from_slice(&(id as u16).to_be_bytes());
-    bytes[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn key_of(headers: &Headers, from: Option<DomainId>) -> Option<FragmentKey> {

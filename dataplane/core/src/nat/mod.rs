@@ -31,6 +31,7 @@ mod forward;
 mod fragment;
 mod hash;
 mod icmp;
+mod identification;
 mod journal;
 mod keep;
 mod mss;

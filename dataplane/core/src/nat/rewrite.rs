@@ -97,6 +97,19 @@ fn put_address(bytes: &mut [u8], l3: usize, side: Side, new: IpAddr, change: Cha
     }
 }
 
+/// Writes an identification into the IPv4 header at `l3`, and updates the header's checksum.
+pub(super) fn put_identification(bytes: &mut [u8], l3: usize, id: u16) {
+    let sum_at = l3 + IPV4_CHECKSUM_OFFSET;
+    let words = array_at(bytes, l3 + 4).zip(array_at(bytes, sum_at));
+    let Some((old, sum)) = words else {
+        return;
+    };
+    let change = Change::NONE.word(u16::from_be_bytes(old), id);
+    put(bytes, l3 + 4, id.to_be_bytes());
+    let sum = change.complete(u16::from_be_bytes(sum));
+    put(bytes, sum_at, sum.to_be_bytes());
+}
+
 /// Whether the IPv6 extension headers from `offset` to `end` let addresses be rewritten. They do
 /// not when a routing header has segments left, for then the destination in the header is not the
 /// one that the transport checksum covers (RFC 8200 section 8.1), nor behind an authentication

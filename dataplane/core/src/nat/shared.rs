@@ -24,6 +24,7 @@ use crate::verdict::DropReason;
 use super::account::{Account, Totals};
 use super::forward::StaticRule;
 use super::hash::HashKey;
+use super::identification::Identifications;
 use super::session::{Mapping, Session, SessionInfo};
 use super::table::NatShard;
 use super::target::{Rotation, Target};
@@ -37,8 +38,10 @@ pub struct Nat {
     key: HashKey,
     /// The shard at which the next budgeted sweep begins.
     sweep: AtomicUsize,
-    /// Identifications given to fragmented packets.
+    /// Identifications given to fragmented packets of IPv6.
     fragment_ids: AtomicU32,
+    /// Those given to packets of IPv4 that may be or are fragmented.
+    identifications: CachePadded<Identifications>,
 }
 
 /// Numbers that a dashboard shows.
@@ -67,6 +70,7 @@ impl Nat {
             key,
             sweep: AtomicUsize::new(0),
             fragment_ids: AtomicU32::new(0),
+            identifications: CachePadded::default(),
         })
     }
 
@@ -345,6 +349,7 @@ impl NatView {
         let overlay = Overlay {
             counts: nat.counts.copy(),
             fragment_ids: nat.fragment_ids.load(Ordering::Relaxed),
+            identifications: nat.identifications.copy(),
             nat,
             shards: HashMap::default(),
         };
@@ -372,6 +377,7 @@ pub(super) struct Overlay {
     shards: HashMap<usize, NatShard, FxBuildHasher>,
     counts: Counts,
     fragment_ids: u32,
+    identifications: Identifications,
 }
 
 impl Tables {
@@ -411,9 +417,13 @@ impl Tables {
         (hash >> 32) as usize % SHARDS
     }
 
-    /// An identification for a fragmented packet: no other gets it before all 65,536 of IPv4, or
-    /// four thousand million of IPv6, were given, and nobody outside knows the next one (RFC 7739).
+    /// An identification for a fragmented packet: no other gets it before all of IPv4, or four
+    /// thousand million of IPv6, were given, and nobody outside knows the next one (RFC 7739).
     pub fn fragment_id(&mut self, v6: bool) -> u32 {
+        if !v6 {
+            let (identifications, key) = self.identifications();
+            return identifications.single(key).into();
+        }
         let number = match self {
             // Relaxed: a number guards no other memory.
             Self::Live(nat) => nat.fragment_ids.fetch_add(1, Ordering::Relaxed),
@@ -423,7 +433,15 @@ impl Tables {
                 number
             }
         };
-        self.key().permute(number, if v6 { 32 } else { 16 })
+        self.key().permute(number, 32)
+    }
+
+    /// What gives identifications of IPv4, and the key that it gives them by.
+    pub fn identifications(&self) -> (&Identifications, &HashKey) {
+        match self {
+            Self::Live(nat) => (&nat.identifications, &nat.key),
+            Self::Overlay(overlay) => (&overlay.identifications, &overlay.nat.key),
+        }
     }
 
     #[inline]

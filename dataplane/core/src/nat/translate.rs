@@ -165,19 +165,16 @@ impl NatView {
             },
             Body::StrayEcho => return Err(DropReason::NatUnsupported),
             Body::Error { offset, end } => {
-                let error = (offset, end);
-                return self.error_outbound(
-                    topology,
-                    (domain, external),
-                    frame,
-                    &packet,
-                    error,
-                    now,
-                );
+                let (network, error) = ((domain, external), (offset, end));
+                let translated =
+                    self.error_outbound(topology, network, frame, &packet, error, now)?;
+                self.identify(frame, headers, (before.0.ip, translated.after.0.ip));
+                return Ok(translated);
             }
             Body::LaterFragment => return Err(DropReason::NatFragment),
         };
         packet.rewrite(frame, Side::Source, found.to);
+        self.identify(frame, headers, (before.0.ip, found.to.ip));
         if packet.fragment.is_some() {
             let seen = (&packet, &found);
             self.remember_fragment(frame, headers, Some(domain), seen, now);
@@ -284,8 +281,11 @@ impl NatView {
                 number,
             } => (protocol, flags, number),
             Body::Error { offset, end } => {
-                let error = (offset, end);
-                return self.error_hairpin(topology, domain, frame, &packet, error, now);
+                let (src, error) = (packet.src.ip, (offset, end));
+                let inbound = self.error_hairpin(topology, domain, frame, &packet, error, now)?;
+                let after = inbound.translation.after.0.ip;
+                self.identify(frame, headers, (src, after));
+                return Ok(inbound);
             }
             Body::LaterFragment => return Err(DropReason::NatFragment),
         };
@@ -307,6 +307,7 @@ impl NatView {
         let target = self.behind(&query, frame, &packet, source.to)?;
         packet.rewrite(frame, Side::Source, source.to);
         packet.rewrite(frame, Side::Destination, target.to);
+        self.identify(frame, headers, (before.0.ip, source.to.ip));
         let found = Found {
             kind: NatKind::Hairpin,
             created: source.created || target.created,
