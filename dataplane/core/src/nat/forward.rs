@@ -315,21 +315,7 @@ impl StaticRules {
         domain: DomainId,
         inside: L4Addr,
     ) -> Option<(&StaticRule, &Target)> {
-        if self.rules.is_empty() {
-            return None;
-        }
-        let key = (transport, domain, inside.ip);
-        let port = inside.l4_port.0;
-        let end = self
-            .by_inside
-            .partition_point(|interval| (interval.key, interval.first) <= (key, port));
-        let found = self.by_inside[..end]
-            .iter()
-            .rev()
-            .take_while(|interval| interval.key == key && interval.reach >= port)
-            .find(|interval| interval.last >= port)?;
-        let rule = self.rules.get(found.rule as usize)?;
-        Some((rule, rule.targets.get(usize::from(found.target))?))
+        self.leading_to(transport, domain, inside).next()
     }
 
     /// A rule that opens this port of an endpoint to a remote that comes by the endpoint's own
@@ -342,6 +328,19 @@ impl StaticRules {
         inside: L4Addr,
         remote: IpAddr,
     ) -> Option<(&StaticRule, &Target)> {
+        self.leading_to(transport, domain, inside)
+            .find(|(rule, _)| rule.external.is_none() && rule.admits(remote))
+    }
+
+    /// The rules that lead to this address and port of an endpoint, those whose interval begins last
+    /// first.
+    #[inline]
+    fn leading_to(
+        &self,
+        transport: Transport,
+        domain: DomainId,
+        inside: L4Addr,
+    ) -> impl Iterator<Item = (&StaticRule, &Target)> {
         let key = (transport, domain, inside.ip);
         let port = inside.l4_port.0;
         let end = self
@@ -350,13 +349,12 @@ impl StaticRules {
         self.by_inside[..end]
             .iter()
             .rev()
-            .take_while(|interval| interval.key == key && interval.reach >= port)
-            .filter(|interval| interval.last >= port)
+            .take_while(move |interval| interval.key == key && interval.reach >= port)
+            .filter(move |interval| interval.last >= port)
             .filter_map(|interval| {
                 let rule = self.rules.get(interval.rule as usize)?;
                 Some((rule, rule.targets.get(usize::from(interval.target))?))
             })
-            .find(|(rule, _)| rule.external.is_none() && rule.admits(remote))
     }
 
     fn find_external(&self, key: ExternalKey, port: L4Port) -> Option<&StaticRule> {

@@ -47,14 +47,7 @@ impl NatView {
                 flags,
                 number,
             } => {
-                let query = Query {
-                    topology,
-                    protocol,
-                    flags,
-                    number,
-                    size: packet.size,
-                    now,
-                };
+                let query = Query::of(topology, &packet, (protocol, flags, number), now);
                 self.expected(&query, domain, &packet)?
             }
             // Without state: the answer has the right to go out by itself.

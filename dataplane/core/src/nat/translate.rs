@@ -146,14 +146,7 @@ impl NatView {
                 flags,
                 number,
             } => {
-                let query = Query {
-                    topology,
-                    protocol,
-                    flags,
-                    number,
-                    size: packet.size,
-                    now,
-                };
+                let query = Query::of(topology, &packet, (protocol, flags, number), now);
                 self.source(&query, domain, outside, &packet)?
             }
             // An answer to an echo request that a routed network let in.
@@ -215,14 +208,7 @@ impl NatView {
                 flags,
                 number,
             } => {
-                let query = Query {
-                    topology,
-                    protocol,
-                    flags,
-                    number,
-                    size: packet.size,
-                    now,
-                };
+                let query = Query::of(topology, &packet, (protocol, flags, number), now);
                 let found = self.destination(&query, &packet);
                 self.or_foreign(found, frame, headers, &packet, None, now)?
             }
@@ -289,14 +275,7 @@ impl NatView {
             }
             Body::LaterFragment => return Err(DropReason::NatFragment),
         };
-        let query = Query {
-            topology,
-            protocol,
-            flags,
-            number,
-            size: packet.size,
-            now,
-        };
+        let query = Query::of(topology, &packet, (protocol, flags, number), now);
         if !self.owns(&query, packet.dst) {
             let none = Err(DropReason::NatNoMapping);
             return self.or_foreign(none, frame, headers, &packet, Some(domain), now);
@@ -516,7 +495,25 @@ impl NatView {
     }
 }
 
-impl Query<'_> {
+impl<'a> Query<'a> {
+    /// The lookups for a packet of a flow, with what its body says.
+    #[inline(always)]
+    pub(super) const fn of(
+        topology: &'a Topology,
+        packet: &Packet,
+        (protocol, flags, number): (NatProtocol, TcpFlags, u32),
+        now: Instant,
+    ) -> Self {
+        Self {
+            topology,
+            protocol,
+            flags,
+            number,
+            size: packet.size,
+            now,
+        }
+    }
+
     #[inline]
     pub(super) const fn event(&self, direction: Direction) -> Event {
         Event {
