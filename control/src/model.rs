@@ -385,6 +385,8 @@ pub struct Publication {
     pub transport: Transport,
     /// The host's address; `None` for all of them.
     pub host_ip: Option<IpAddr>,
+    /// The uplink by which alone clients come in, at whatever addresses it has; `None` for all.
+    pub uplink: Option<String>,
     /// The host's ports.
     pub host_ports: RangeInclusive<u16>,
     /// Only clients of this prefix.
@@ -416,19 +418,26 @@ impl Publication {
             .find(|target| target.endpoint == endpoint)
     }
 
-    /// Whether two publications are of the very same ports of the same address.
+    /// Whether two publications are of the very same ports of the same address or uplink.
     pub fn is_at_ports_of(&self, other: &Self) -> bool {
         (self.transport, self.host_ip) == (other.transport, other.host_ip)
+            && self.uplink == other.uplink
             && self.host_ports == other.host_ports
     }
 
-    /// Whether two publications want the same port of the same address.
+    /// Whether two publications want the same port of the same address, or may come to: an uplink may
+    /// get any address but those of the host's loopback.
     pub fn clashes_with(&self, other: &Self) -> bool {
         let ports_overlap = self.host_ports.start() <= other.host_ports.end()
             && other.host_ports.start() <= self.host_ports.end();
-        let addresses_overlap = match (self.host_ip, other.host_ip) {
+        let addresses_overlap = match (&self.uplink, &other.uplink) {
             (Some(one), Some(two)) => one == two,
-            (None, _) | (_, None) => true,
+            (Some(_), None) => other.host_ip.is_none_or(|ip| !ip.is_loopback()),
+            (None, Some(_)) => self.host_ip.is_none_or(|ip| !ip.is_loopback()),
+            (None, None) => match (self.host_ip, other.host_ip) {
+                (Some(one), Some(two)) => one == two,
+                (None, _) | (_, None) => true,
+            },
         };
         self.transport == other.transport && ports_overlap && addresses_overlap
     }
@@ -553,6 +562,7 @@ mod tests {
             id: 1,
             transport: Transport::Tcp,
             host_ip: None,
+            uplink: None,
             host_ports: 8_000..=8_010,
             from: None,
             balance: Balance::RoundRobin,
@@ -568,5 +578,32 @@ mod tests {
         two.transport = Transport::Tcp;
         two.host_ports = 8_011..=8_020;
         assert!(!one.clashes_with(&two));
+    }
+
+    #[test]
+    fn publications_of_two_uplinks_do_not_clash_and_all_else_beside_an_uplink_does() {
+        let at = |host_ip: Option<&str>, uplink: Option<&str>| Publication {
+            id: 1,
+            transport: Transport::Tcp,
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            uplink: uplink.map(str::to_owned),
+            host_ports: 80..=80,
+            from: None,
+            balance: Balance::RoundRobin,
+            targets: Vec::new(),
+        };
+        let own = at(None, Some("up0"));
+        for (other, clashes) in [
+            (at(None, Some("up1")), false),
+            (at(None, Some("up0")), true),
+            (at(None, None), true),
+            (at(Some("192.0.2.1"), None), true),
+            (at(Some("127.0.0.1"), None), false),
+            (at(Some("::1"), None), false),
+        ] {
+            assert_eq!(own.clashes_with(&other), clashes, "{other:?}");
+            assert_eq!(other.clashes_with(&own), clashes, "{other:?}");
+            assert_eq!(own.is_at_ports_of(&other), other == own);
+        }
     }
 }

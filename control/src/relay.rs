@@ -9,7 +9,7 @@
 //! Limits: [`PORTS_MAX`] ports per publication, [`CONNECTIONS_MAX`] relayed connections and UDP
 //! clients in all, [`CLIENTS_MAX`] UDP clients per port, each forgotten after [`UDP_IDLE`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +29,8 @@ use crate::owner;
 /// Ports of one publication that are held by a socket each. A larger one is reserved whole
 /// instead, and does not serve connections that the host itself makes.
 pub const PORTS_MAX: usize = 256;
+/// Sockets of one publication: it may be for an uplink, and listens at each address of that.
+pub const CLAIMS_MAX: usize = 8 * PORTS_MAX;
 /// Connections and UDP clients relayed at a time, for the whole daemon: two descriptors each at
 /// most.
 pub const CONNECTIONS_MAX: usize = 1_024;
@@ -57,7 +59,8 @@ pub struct Claim {
 #[derive(Debug)]
 pub struct Listeners {
     rules: watch::Sender<Vec<StaticRule>>,
-    _tasks: JoinSet<()>,
+    /// By the address that they listen at; `None` is every one.
+    tasks: BTreeMap<Option<IpAddr>, JoinSet<()>>,
 }
 
 /// Where connections are relayed to.
@@ -106,10 +109,10 @@ impl Held {
     /// # Errors
     /// [`Error::PortTaken`] with the owner of the first one that is not free, [`Error::Limit`].
     pub async fn take(claims: Vec<Claim>) -> Result<Self, Error> {
-        if claims.len() > PORTS_MAX {
+        if claims.len() > CLAIMS_MAX {
             return Err(Error::Limit {
-                what: "ports of one publication",
-                max: PORTS_MAX,
+                what: "ports of one publication, at each address",
+                max: CLAIMS_MAX,
             });
         }
         let mut sockets = Vec::with_capacity(claims.len());
@@ -137,15 +140,26 @@ impl Held {
 
     /// Starts to serve, by the publication's NAT rules.
     pub fn serve(self, rules: Vec<StaticRule>, budget: &Budget) -> Listeners {
-        let (sender, receiver) = watch::channel(rules);
-        let mut tasks = JoinSet::new();
-        for (socket, claim) in self.sockets {
+        let mut listeners = Listeners {
+            rules: watch::Sender::new(rules),
+            tasks: BTreeMap::new(),
+        };
+        listeners.add(self, budget);
+        listeners
+    }
+}
+
+impl Listeners {
+    /// Listens by more sockets, at addresses that it did not listen at before.
+    pub fn add(&mut self, held: Held, budget: &Budget) {
+        for (socket, claim) in held.sockets {
             let budget = budget.clone();
             let course = Arc::new(Course {
-                rules: receiver.clone(),
+                rules: self.rules.subscribe(),
                 rotation: Mutex::default(),
                 host_port: L4Port(claim.host_port),
             });
+            let tasks = self.tasks.entry(claim.host_ip).or_default();
             match socket {
                 Socket::Tcp(listener) => {
                     tasks.spawn(serve_tcp(listener, course, budget));
@@ -155,14 +169,19 @@ impl Held {
                 }
             }
         }
-        Listeners {
-            rules: sender,
-            _tasks: tasks,
-        }
     }
-}
 
-impl Listeners {
+    /// Listens nowhere but at `places` from now on.
+    pub fn keep(&mut self, places: &[Option<IpAddr>]) {
+        self.tasks.retain(|place, _| places.contains(place));
+    }
+
+    /// Those of `places` where it does not listen.
+    pub fn missing(&self, places: &[Option<IpAddr>]) -> Vec<Option<IpAddr>> {
+        let missing = |place: &&Option<IpAddr>| !self.tasks.contains_key(place);
+        places.iter().filter(missing).copied().collect()
+    }
+
     /// Leads by other rules from now on, and ends the connections to targets that have gone.
     pub fn follow(&self, rules: Vec<StaticRule>) {
         self.rules.send_replace(rules);

@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE network ADD COLUMN nat_v4 TEXT; ALTER TABLE network ADD COLUMN nat_v6 TEXT;",
     "ALTER TABLE endpoint ADD COLUMN flags TEXT NOT NULL DEFAULT '';",
     fdb::ENTRIES,
+    publications::UPLINKS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "

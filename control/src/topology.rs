@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::nat::{Account, NatConfig, RuleError, StaticRule, StaticRules, Target};
+use dataplane_core::nat::{
+    Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
+};
 use dataplane_core::time::Duration;
 use dataplane_core::topology::{
     Domain, Gateway, HostLink, Neighbour, Port, Role, Route, Topology, Uplink,
@@ -102,7 +104,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
     topology.local_addresses = inputs.host.local_addresses(except).into_iter().collect();
     topology.routes = routes(inputs, except);
     let publications = inputs.desired.publications.values();
-    let rules = publications.flat_map(|publication| rules_of(inputs.desired, publication));
+    let rules = publications.flat_map(|publication| {
+        let rules = rules_of(inputs.desired, publication).into_iter();
+        rules.filter_map(move |rule| placed(inputs, publication, rule))
+    });
     topology.statics = StaticRules::build(rules.collect())?;
     topology.finish();
     Ok(topology)
@@ -221,7 +226,37 @@ pub fn accounts_of(
     rules.map(move |rule| Account::Target { rule, target })
 }
 
-/// A rule for each address family that the publication and one of its endpoints have.
+/// The addresses that an uplink has as of now: what another one before it has as well is that one's,
+/// because a port of an address leads to one place.
+pub fn uplink_addresses(uplinks: &[UplinkPort], host: &HostState, name: &str) -> Vec<IpAddr> {
+    let mut of_others = BTreeSet::new();
+    for uplink in uplinks {
+        let own = host.addresses_of(uplink.link);
+        if uplink.name == name {
+            return own.filter(|own| !of_others.contains(own)).collect();
+        }
+        of_others.extend(own);
+    }
+    Vec::new()
+}
+
+/// A publication's rule at the addresses that its uplink has, if it is for one; `None` while there is
+/// no such uplink.
+fn placed(
+    inputs: &Inputs<'_>,
+    publication: &Publication,
+    mut rule: StaticRule,
+) -> Option<StaticRule> {
+    if let Some(name) = &publication.uplink {
+        let uplink = inputs.uplinks.iter().find(|uplink| uplink.name == *name)?;
+        let addresses = uplink_addresses(inputs.uplinks, inputs.host, name);
+        rule.external = External::Uplink(uplink.id, addresses);
+    }
+    Some(rule)
+}
+
+/// A rule for each address family that the publication and one of its endpoints have. One for an
+/// uplink is not yet at its addresses.
 pub fn rules_of(desired: &DesiredState, publication: &Publication) -> Vec<StaticRule> {
     let [v4_rule, v6_rule] = rule_ids(publication.id);
     let families = [(v4_rule, true), (v6_rule, false)];
@@ -245,7 +280,9 @@ pub fn rules_of(desired: &DesiredState, publication: &Publication) -> Vec<Static
         (!targets.is_empty()).then(|| StaticRule {
             id,
             transport: publication.transport,
-            external: publication.host_ip,
+            external: publication
+                .host_ip
+                .map_or(External::Every, External::Address),
             external_ports: publication.host_ports.clone(),
             from: publication
                 .from

@@ -179,7 +179,7 @@ fn source(topology: &Topology, text: &str, dst: IpAddr) -> Result<End, QuestionE
     if let Some((domain, neighbour)) = by_address {
         return Ok(endpoint(domain, address, neighbour));
     }
-    outside(topology, address)
+    outside(topology, address, dst)
 }
 
 fn endpoint(domain: &Domain, address: IpAddr, neighbour: Neighbour) -> End {
@@ -217,12 +217,14 @@ fn host(topology: &Topology, dst: IpAddr) -> Result<End, QuestionError> {
     })
 }
 
-/// Somebody outside, who sends to the host by the uplink that leads to him.
-fn outside(topology: &Topology, address: IpAddr) -> Result<End, QuestionError> {
+/// Somebody outside, who sends to the host: by the uplink whose address he asks for, else by the one
+/// that leads to him.
+fn outside(topology: &Topology, address: IpAddr, dst: IpAddr) -> Result<End, QuestionError> {
     let route = topology
         .route(address)
         .ok_or(QuestionError::NoWayFrom(address))?;
-    let uplink = route.uplink.and_then(|id| topology.uplink(id));
+    let asked = topology.uplinks.iter().find(|u| u.addresses.contains(&dst));
+    let uplink = asked.or(route.uplink.and_then(|id| topology.uplink(id)));
     let uplink = uplink.ok_or(QuestionError::NoWayFrom(address))?;
     let router = uplink.mac_of(route.next_hop.unwrap_or(address));
     Ok(End {
@@ -376,6 +378,9 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::NatTableFull => "raise the session limit, or end sessions",
         DropReason::NatQuota => "raise the limit per endpoint, or find out what opens so many",
         DropReason::NatNoPort => "widen the NAT port range, or end sessions",
+        DropReason::NatOtherUplink => {
+            "come in by the uplink that it is published for, or publish it without --uplink"
+        }
         DropReason::NatNoTarget => {
             "let a target serve again: 'causeway publish undrain SPEC ENDPOINT', or join another"
         }

@@ -6,7 +6,7 @@
 mod program;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -405,4 +405,175 @@ fn without_a_name_the_tunnel_of_the_default_route_is_the_uplink() {
     daemon.attach(&a, "n", "a", &[]);
     let own: IpAddr = ip("203.0.113.1");
     assert_eq!(ask_tcp(&a, &format!("{FAR}:80"), 1_000), own);
+}
+
+/// Serves TCP and UDP on port 90 of every address of `ns`: says a name.
+fn serve_name(ns: &Namespace, name: &'static str) {
+    let listener = ns.run(|| TcpListener::bind("0.0.0.0:90")).unwrap();
+    let socket = ns.run(|| UdpSocket::bind("0.0.0.0:90")).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            // A client that is gone is nothing to the server.
+            let _ = stream.write_all(name.as_bytes());
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(name.as_bytes(), client);
+        }
+    });
+}
+
+/// Who answers at an address by TCP and by UDP, which is the same.
+fn name_at(ns: &Namespace, address: &str) -> String {
+    let mut stream = ns.run(|| connect(DEADLINE, address.parse().unwrap()));
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut name = String::new();
+    stream.read_to_string(&mut name).unwrap();
+    let client = ns.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.send_to(b"?", address).unwrap();
+    let mut buffer = [0; 16];
+    let (size, _) = client.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..size], name.as_bytes(), "UDP at {address}");
+    name
+}
+
+fn refused_tcp(ns: &Namespace, address: &str) -> bool {
+    let refused = ns.run(|| TcpStream::connect(address));
+    refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// The words of each line that a command prints.
+fn words(text: &str) -> Vec<Vec<&str>> {
+    let lines = text.lines();
+    lines
+        .map(|line| line.split_whitespace().collect())
+        .collect()
+}
+
+#[test]
+fn one_port_leads_to_two_endpoints_on_two_uplinks() {
+    if !require_root("one_port_leads_to_two_endpoints_on_two_uplinks") {
+        return;
+    }
+    let mut homes = Homes::new("doors");
+    let b = homes.lab.namespace("b");
+    homes.daemon.attach(&b, "n", "b", &[]);
+    serve_name(&homes.a, "a");
+    serve_name(&b, "b");
+    for (endpoint, uplink) in [("a", "up0"), ("b", "up1")] {
+        for spec in ["9000:90", "9000:90/udp"] {
+            let add = ["publish", "add", spec, endpoint, "--uplink", uplink];
+            homes.daemon.run(&add);
+        }
+    }
+    what_cannot_be_published_for_an_uplink_is_refused(&homes.daemon);
+    publications_of_uplinks_are_listed(&homes.daemon);
+
+    let everybody = |homes: &Homes, first: &str| {
+        let (first, second) = (format!("{first}:9000"), "198.51.100.1:9000");
+        assert_eq!(name_at(&homes.one, &first), "a");
+        assert_eq!(name_at(&homes.two, second), "b");
+        // Hosts inside, the target itself among them, and the host.
+        for ns in [&homes.a, &b, &homes.host] {
+            assert_eq!(name_at(ns, &first), "a");
+            assert_eq!(name_at(ns, second), "b");
+        }
+        for (ns, closed) in [
+            (&homes.far, "203.0.113.1:9000"),
+            (&homes.host, "127.0.0.1:9000"),
+            (&homes.a, "203.0.113.1:9000"),
+        ] {
+            assert!(refused_tcp(ns, closed), "{closed}");
+        }
+    };
+    everybody(&homes, "192.0.2.1");
+    the_address_of_an_uplink_is_closed_to_another(&homes);
+
+    // What was published is there again after a crash, and follows an address that renews.
+    let before = homes.daemon.json(&["publish", "ls"]);
+    homes.daemon.kill();
+    homes.daemon.restart();
+    assert_eq!(
+        tests::daemon::without_sessions(homes.daemon.json(&["publish", "ls"])),
+        tests::daemon::without_sessions(before)
+    );
+    everybody(&homes, "192.0.2.1");
+    let index = homes.host.link("up0").index;
+    let old = prefix("192.0.2.1/24");
+    block_on(homes.host.netlink().remove_address(index, old)).unwrap();
+    homes.host.add_address("up0", "192.0.2.50/24");
+    wait_until(DEADLINE, "up0 has its new address", || {
+        homes.uplink("up0") == (true, vec!["192.0.2.50".to_owned()])
+    });
+    everybody(&homes, "192.0.2.50");
+    assert_eq!(
+        homes.daemon.json(&["status"])["warnings"],
+        serde_json::json!([])
+    );
+
+    let ambiguous = homes.daemon.refused(&["publish", "rm", "9000:90"]);
+    for word in ["(up0)", "(up1)", "id"] {
+        assert!(ambiguous.contains(word), "{ambiguous}");
+    }
+    let listed = homes.daemon.json(&["publish", "ls"]);
+    let mut listed = listed.as_array().unwrap().iter();
+    let of_up0 = listed.find(|one| one["uplink"] == "up0" && one["transport"] == "tcp");
+    let id = of_up0.unwrap()["id"].to_string();
+    homes.daemon.run(&["publish", "rm", &id]);
+    assert!(refused_tcp(&homes.one, "192.0.2.50:9000"));
+    assert_eq!(name_at(&homes.two, "198.51.100.1:9000"), "b");
+}
+
+fn what_cannot_be_published_for_an_uplink_is_refused(daemon: &Daemon) {
+    let refused = |spec: &str, uplink: &[&str]| {
+        let add = ["publish", "add", spec, "a"];
+        daemon.refused(&[&add, uplink].concat())
+    };
+    let no_uplink = refused("9001:90", &["--uplink", "lo"]);
+    for word in ["'lo'", "up0, up1, tun0", "--uplink lo"] {
+        assert!(no_uplink.contains(word), "{no_uplink}");
+    }
+    let both = refused("192.0.2.1:9001:90", &["--uplink", "up0"]);
+    assert!(both.contains("one of the two"), "{both}");
+    for uplink in [&[][..], &["--uplink", "up0"]] {
+        let taken = refused("9000:90", uplink);
+        assert!(taken.contains("endpoint 'a'"), "{taken}");
+    }
+}
+
+fn publications_of_uplinks_are_listed(daemon: &Daemon) {
+    let listed = daemon.run(&["publish", "ls"]);
+    let listed = words(&listed);
+    assert_eq!(listed[0][..4], ["ID", "SPEC", "UPLINK", "ENDPOINT"]);
+    for wanted in [
+        ["8080:80/tcp", "any", "a"],
+        ["9000:90/tcp", "up0", "a"],
+        ["9000:90/udp", "up1", "b"],
+    ] {
+        assert!(listed.iter().any(|line| line[1..4] == wanted), "{listed:?}");
+    }
+    let ports = daemon.run(&["port", "b"]);
+    assert!(ports.contains("90/tcp -> 0.0.0.0%up1:9000\n"), "{ports}");
+    for (client, host, endpoint) in [
+        ("192.0.2.2", "192.0.2.1", "a"),
+        ("198.51.100.2", "198.51.100.1", "b"),
+    ] {
+        let why = daemon.run(&["why", client, host, "tcp", "9000"]);
+        assert!(why.contains("published port"), "{why}");
+        assert!(why.contains(&format!("routed to {endpoint}")), "{why}");
+    }
+}
+
+/// A client of `up0` that sends to the address of `up1` all the same gets no answer, not even the
+/// host's.
+fn the_address_of_an_uplink_is_closed_to_another(homes: &Homes) {
+    homes.one.add_route("198.51.100.1/32", "192.0.2.1", "eth0");
+    assert!(unreachable_tcp(&homes.one, "198.51.100.1:9000"));
+    let drops = homes.daemon.json(&["drops"]);
+    let mut drops = drops.as_array().unwrap().iter();
+    let other = drops.find(|drop| drop["reason"] == "nat_other_uplink");
+    assert!(other.unwrap()["count"].as_u64().unwrap() > 0);
 }

@@ -594,7 +594,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 18] = [
+const STORIES: [Tale; 19] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -616,6 +616,7 @@ const STORIES: [Tale; 18] = [
     ("16-routed-network", a_routed_network),
     ("17-port-flags", stories::flags_of_ports),
     ("18-set-entries", stories::entries_that_are_set),
+    ("19-two-uplinks", stories::uplinks::two_uplinks),
 ];
 
 fn folder() -> PathBuf {

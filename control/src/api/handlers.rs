@@ -265,6 +265,7 @@ pub async fn publish(
         spec: body.spec.parse()?,
         from: parse::<IpNet>("prefix; write it as 192.0.2.0/24", body.from.as_ref())?,
         endpoint: body.endpoint.clone(),
+        uplink: body.uplink.clone(),
         clash: if body.join {
             Clash::Join
         } else {

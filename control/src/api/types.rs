@@ -183,6 +183,8 @@ pub struct PublicationCreate {
     pub spec: String,
     /// Only clients of this prefix.
     pub from: Option<String>,
+    /// Only clients that come in by this uplink, at whatever addresses it has.
+    pub uplink: Option<String>,
     /// Ports that are published already lead to this endpoint as well.
     pub join: bool,
     /// The endpoint's share of new sessions, from 1 to 100; 1 when left out.
@@ -220,6 +222,9 @@ pub struct PublicationView {
     pub transport: String,
     /// The host's address; none for all.
     pub host_ip: Option<String>,
+    /// The uplink by which alone clients come in; none for all.
+    #[serde(default)]
+    pub uplink: Option<String>,
     /// First port of the host.
     pub host_port_first: u16,
     /// Last port of the host.

@@ -338,6 +338,7 @@ pub enum PublishCommand {
   causeway publish add 8080:80 web1
   causeway publish add 127.0.0.1:5353:53/udp dns1
   causeway publish add 7000-7010 web1 --from 192.0.2.0/24
+  causeway publish add 443:8443 web1 --uplink wan1         at that uplink's addresses alone
   causeway publish add 8080:80 web2 --join                 a second target beside web1
   causeway publish add 8080:8000 web3 --join --weight 2    a third, with twice the share")]
     Add(PublishAddArgs),
@@ -392,6 +393,9 @@ pub struct PublishAddArgs {
     /// Only clients of this prefix
     #[arg(long, value_name = "CIDR")]
     pub from: Option<String>,
+    /// Only clients that come in by this uplink, at whatever addresses it has
+    #[arg(long, value_name = "IF")]
+    pub uplink: Option<String>,
     /// Where the host's ports are published already, lead them to this endpoint as well
     #[arg(long)]
     pub join: bool,

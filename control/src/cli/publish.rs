@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::args::{PublishAddArgs, PublishCommand};
 use super::client::{Client, escape};
@@ -62,7 +62,8 @@ pub(super) async fn publish(client: &Client, command: PublishCommand) -> anyhow:
             }
             let rows: Vec<_> = listed.iter().flat_map(rows).collect();
             let heading = [
-                "ID", "SPEC", "ENDPOINT", "FROM", "BALANCE", "WEIGHT", "STATE", "SESSIONS",
+                "ID", "SPEC", "UPLINK", "ENDPOINT", "FROM", "BALANCE", "WEIGHT", "STATE",
+                "SESSIONS",
             ];
             Ok(table::print(&heading, &rows)?)
         }
@@ -75,6 +76,7 @@ async fn add(client: &Client, args: PublishAddArgs) -> anyhow::Result<()> {
         endpoint: args.endpoint,
         spec: args.spec,
         from: args.from,
+        uplink: args.uplink,
         join: args.join,
         weight: args.weight,
         balance: args.balance,
@@ -111,20 +113,35 @@ async fn find(client: &Client, spec: &str) -> anyhow::Result<PublicationView> {
     let listed: Vec<PublicationView> = client.get("/v1/publications").await?;
     let wanted = spec.parse::<crate::publish::PublishSpec>();
     let wanted = wanted.map_or_else(|_| spec.to_owned(), |spec| spec.to_string());
-    let found = listed.into_iter().find(|view| {
+    let is_meant = |view: &PublicationView| {
         let mut targets = view.targets.iter();
         view.id.to_string() == spec || targets.any(|target| target.spec == wanted)
-    });
-    found.with_context(|| format!("'{spec}' is not published; `causeway publish ls` lists what is"))
+    };
+    let mut found = listed.into_iter().filter(is_meant);
+    let first = found.next().with_context(|| {
+        format!("'{spec}' is not published; `causeway publish ls` lists what is")
+    })?;
+    let name = |view: &PublicationView| {
+        let uplink = view.uplink.as_deref().unwrap_or("every uplink");
+        format!("{} ({uplink})", view.id)
+    };
+    let others: Vec<String> = found.map(|view| name(&view)).collect();
+    if !others.is_empty() {
+        let (first, others) = (name(&first), others.join(", "));
+        bail!("'{spec}' is published more than once; name one by its id: {first}, {others}");
+    }
+    Ok(first)
 }
 
 /// A line for each target.
 fn rows(view: &PublicationView) -> Vec<Vec<String>> {
     let from = view.from.clone().unwrap_or_else(|| "anywhere".to_owned());
+    let uplink = view.uplink.clone().unwrap_or_else(|| "any".to_owned());
     let row = |target: &TargetView| {
         vec![
             view.id.to_string(),
             target.spec.clone(),
+            uplink.clone(),
             target.endpoint.clone(),
             from.clone(),
             view.balance.clone(),
@@ -152,12 +169,13 @@ pub(super) async fn of_endpoint(client: &Client, name: &str, json: bool) -> anyh
     Ok(())
 }
 
-/// As `docker port` prints it: a line per port and address. Where others share the port, what
-/// `docker port` has no word for follows.
+/// As `docker port` prints it: a line per port and address. An uplink is written as `ss` writes it. Where
+/// others share the port, what `docker port` has no word for follows.
 fn write_ports(view: &PublicationView, target: &TargetView) -> io::Result<()> {
-    let hosts: &[String] = match &view.host_ip {
-        Some(ip) => std::slice::from_ref(ip),
-        None => &["0.0.0.0".to_owned(), "[::]".to_owned()],
+    let hosts = match (&view.host_ip, &view.uplink) {
+        (Some(ip), _) => vec![ip.clone()],
+        (None, Some(uplink)) => vec![format!("0.0.0.0%{uplink}"), format!("[::]%{uplink}")],
+        (None, None) => vec!["0.0.0.0".to_owned(), "[::]".to_owned()],
     };
     let mut out = io::stdout().lock();
     let transport = &view.transport;
@@ -170,7 +188,7 @@ fn write_ports(view: &PublicationView, target: &TargetView) -> io::Result<()> {
         ),
     };
     if usize::from(last - first) >= PORTS_MAX {
-        for host in hosts {
+        for host in &hosts {
             let inside_last = target.inside_port_first.saturating_add(last - first);
             let inside = range_text(&(target.inside_port_first..=inside_last));
             writeln!(out, "{inside}/{transport} -> {host}:{first}-{last}{shared}")?;
@@ -178,7 +196,7 @@ fn write_ports(view: &PublicationView, target: &TargetView) -> io::Result<()> {
         return Ok(());
     }
     for (host_port, inside) in (first..=last).zip(target.inside_port_first..) {
-        for host in hosts {
+        for host in &hosts {
             writeln!(out, "{inside}/{transport} -> {host}:{host_port}{shared}")?;
         }
     }

@@ -69,6 +69,7 @@ impl Engine {
             for (action, error) in self.converge(&mut state).await? {
                 tracing::warn!(?action, %error, "cannot repair the host");
             }
+            self.listen_where_uplinks_are(&mut state).await;
             return Ok(());
         }
         state.host = host;

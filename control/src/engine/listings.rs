@@ -131,6 +131,7 @@ impl Engine {
             endpoint,
             transport: transport_label(publication.transport).to_owned(),
             host_ip: publication.host_ip.map(|ip| ip.to_string()),
+            uplink: publication.uplink.clone(),
             host_port_first: *publication.host_ports.start(),
             host_port_last: *publication.host_ports.end(),
             inside_port_first,
@@ -391,7 +392,7 @@ fn warnings(state: &State) -> Vec<String> {
         }
     }
     for publication in state.desired.publications.values() {
-        if !state.listeners.contains_key(&publication.id) {
+        if !state.serves_the_host(publication) {
             let specs = publication.targets.iter();
             let specs = specs.map(|target| spec_text(publication, target)).next();
             let spec = specs.unwrap_or_default();

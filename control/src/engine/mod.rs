@@ -14,6 +14,7 @@ mod clean;
 mod endpoints;
 mod features;
 mod kept;
+mod listening;
 mod listings;
 mod networks;
 mod ports;

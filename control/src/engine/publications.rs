@@ -33,6 +33,8 @@ pub struct PublishRequest {
     pub endpoint: String,
     /// Only clients of this prefix.
     pub from: Option<IpNet>,
+    /// Only clients that come in by this uplink.
+    pub uplink: Option<String>,
     /// What is done where the ports are published already.
     pub clash: Clash,
     /// The endpoint's share of new sessions; 1 when left out.
@@ -74,7 +76,7 @@ impl Engine {
             Some(ports) => {
                 let publication = publication(&state, &request, &endpoint, ports.clone())?;
                 self.check_clash(&state, &publication)?;
-                let held = self.hold(&publication).await?;
+                let held = self.hold(&state, &publication).await?;
                 (publication, held)
             }
             None => self.choose_ports(&state, &request, &endpoint).await?,
@@ -133,6 +135,9 @@ impl Engine {
                  attach it to another network to publish its ports",
                 endpoint.name
             )));
+        }
+        if let Some(uplink) = &request.uplink {
+            check_uplink(state, uplink, spec)?;
         }
         let family = |address: IpAddr| endpoint.addresses.iter().any(|a| same_family(*a, address));
         if let Some(ip) = spec.host_ip {
@@ -208,22 +213,26 @@ impl Engine {
 
     /// Makes sure that nobody else has the ports: by listening on each, or, where they are too
     /// many for that, by a look at every socket of the host.
-    async fn hold(&self, publication: &Publication) -> Result<Held, Error> {
+    async fn hold(&self, state: &State, publication: &Publication) -> Result<Held, Error> {
+        let places = state.places(publication);
         if !reserves(publication) {
-            return Held::take(claims(publication)).await;
+            let claims = places.iter().flat_map(|ip| claims(publication, *ip));
+            return Held::take(claims.collect()).await;
         }
         let transport = publication.transport;
-        let (ip, ports) = (publication.host_ip, &publication.host_ports);
-        let taken = self.host.run(|| owner::of_range(transport, ip, ports))?;
-        match taken {
-            Some((port, owner)) => Err(Error::PortTaken {
-                transport: transport_label(transport),
-                port,
-                address: address_text(publication),
-                owner,
-            }),
-            None => Ok(Held::default()),
+        let ports = &publication.host_ports;
+        for ip in places {
+            let taken = self.host.run(|| owner::of_range(transport, ip, ports))?;
+            if let Some((port, owner)) = taken {
+                return Err(Error::PortTaken {
+                    transport: transport_label(transport),
+                    port,
+                    address: address_text(publication),
+                    owner,
+                });
+            }
         }
+        Ok(Held::default())
     }
 
     /// Takes the lowest free ports of [`FREE_PORTS`], side by side.
@@ -242,7 +251,7 @@ impl Engine {
         {
             let publication = publication(state, request, endpoint, first..=last)?;
             if self.check_clash(state, &publication).is_ok() {
-                match self.hold(&publication).await {
+                match self.hold(state, &publication).await {
                     Ok(held) => return Ok((publication, held)),
                     Err(Error::PortTaken { .. }) => {}
                     Err(error) => return Err(error),
@@ -301,7 +310,7 @@ impl Engine {
     pub(super) async fn open_all_listeners(&self, state: &mut State) {
         let publications: Vec<Publication> = state.desired.publications.values().cloned().collect();
         for publication in publications {
-            match self.hold(&publication).await {
+            match self.hold(state, &publication).await {
                 Ok(held) => {
                     let rules = topology::rules_of(&state.desired, &publication);
                     let listeners = held.serve(rules, &self.budget);
@@ -320,9 +329,34 @@ fn same_family(one: IpAddr, two: IpAddr) -> bool {
     one.is_ipv4() == two.is_ipv4()
 }
 
+/// An interface that is an uplink, and no address beside it.
+fn check_uplink(state: &State, uplink: &str, spec: &PublishSpec) -> Result<(), Error> {
+    if let Some(ip) = spec.host_ip {
+        return Err(Error::Invalid(format!(
+            "{spec} names an address, {ip}, and --uplink is for all that {uplink} has; give one of \
+             the two"
+        )));
+    }
+    if state.uplinks.iter().any(|there| there.name == uplink) {
+        return Ok(());
+    }
+    let names: Vec<&str> = state.uplinks.iter().map(|u| u.name.as_str()).collect();
+    let there = match names.as_slice() {
+        [] => "there is none".to_owned(),
+        names => format!("those are {}", names.join(", ")),
+    };
+    Err(Error::Invalid(format!(
+        "'{uplink}' is no uplink of this daemon: {there}; choose one, or start the daemon with \
+         --uplink {uplink} as well"
+    )))
+}
+
 fn address_text(publication: &Publication) -> String {
-    let ip = publication.host_ip;
-    ip.map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string())
+    match (publication.host_ip, &publication.uplink) {
+        (Some(ip), _) => ip.to_string(),
+        (None, Some(uplink)) => format!("uplink {uplink}"),
+        (None, None) => "all addresses".to_owned(),
+    }
 }
 
 fn host_ip(request: &PublishRequest) -> Option<IpAddr> {
@@ -335,6 +369,7 @@ fn published<'s>(state: &'s State, request: &PublishRequest) -> Option<&'s Publi
     state.desired.publications.values().find(|publication| {
         publication.transport == spec.transport
             && publication.host_ip == host_ip(request)
+            && publication.uplink == request.uplink
             && Some(&publication.host_ports) == spec.host_ports.as_ref()
     })
 }
@@ -350,6 +385,7 @@ fn publication(
         id: (1..).find(free).unwrap_or(u32::MAX),
         transport: request.spec.transport,
         host_ip: host_ip(request),
+        uplink: request.uplink.clone(),
         host_ports,
         from: request.from,
         balance: request.balance.unwrap_or_default(),
@@ -357,14 +393,15 @@ fn publication(
     })
 }
 
-/// One claim per port.
-fn claims(publication: &Publication) -> Vec<Claim> {
-    let ports = publication.host_ports.clone();
-    ports
-        .map(|host_port| Claim {
-            transport: publication.transport,
-            host_ip: publication.host_ip,
-            host_port,
-        })
-        .collect()
+/// One claim per port of an address, or of all.
+pub(super) fn claims(
+    publication: &Publication,
+    host_ip: Option<IpAddr>,
+) -> impl Iterator<Item = Claim> {
+    let (transport, ports) = (publication.transport, publication.host_ports.clone());
+    ports.map(move |host_port| Claim {
+        transport,
+        host_ip,
+        host_port,
+    })
 }

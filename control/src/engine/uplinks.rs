@@ -190,14 +190,17 @@ impl Engine {
                 first: L4Port(*range.start()),
                 last: L4Port(*range.end()),
             });
-        let published = desired.publications.values().map(|publication| GuardPorts {
-            transport: match publication.transport {
-                nat::Transport::Tcp => guard::Transport::Tcp,
-                nat::Transport::Udp => guard::Transport::Udp,
-            },
-            destination: publication.host_ip,
-            first: L4Port(*publication.host_ports.start()),
-            last: L4Port(*publication.host_ports.end()),
+        let published = desired.publications.values().flat_map(|publication| {
+            let places = state.places(publication).into_iter();
+            places.map(|destination| GuardPorts {
+                transport: match publication.transport {
+                    nat::Transport::Tcp => guard::Transport::Tcp,
+                    nat::Transport::Udp => guard::Transport::Udp,
+                },
+                destination,
+                first: L4Port(*publication.host_ports.start()),
+                last: L4Port(*publication.host_ports.end()),
+            })
         });
         GuardSpec {
             framing: uplink.framing,

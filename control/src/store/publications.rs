@@ -29,6 +29,9 @@ INSERT INTO publication_target
 DROP TABLE publication_before;
 ";
 
+/// A publication may be for one uplink alone.
+pub(super) const UPLINKS: &str = "ALTER TABLE publication ADD COLUMN uplink TEXT;";
+
 impl Store {
     /// Adds publications, all or none.
     ///
@@ -71,7 +74,7 @@ fn insert(connection: &Connection, publication: &Publication) -> rusqlite::Resul
         Balance::SourceHash { key } => key,
     };
     connection.execute(
-        "INSERT INTO publication VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO publication VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             publication.id,
             transport_label(publication.transport),
@@ -80,7 +83,8 @@ fn insert(connection: &Connection, publication: &Publication) -> rusqlite::Resul
             publication.host_ports.end(),
             publication.from.map(|prefix| prefix.to_string()),
             balance_label(publication.balance),
-            key.cast_signed()
+            key.cast_signed(),
+            publication.uplink
         ],
     )?;
     for target in &publication.targets {
@@ -117,6 +121,7 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<BTreeMap<u32, Pu
             id: row.get("id")?,
             transport,
             host_ip: optional_text(row, "host_ip")?,
+            uplink: row.get("uplink")?,
             host_ports: row.get("host_port_first")?..=row.get("host_port_last")?,
             from: optional_text(row, "from_prefix")?,
             balance,
@@ -205,6 +210,7 @@ mod tests {
         wanted.balance = Balance::RoundRobin;
         wanted.targets.truncate(1);
         wanted.targets[0].weight = 1;
+        wanted.uplink = None;
         assert_eq!(publications[&9], wanted);
         assert_eq!(publications[&2].host_ports, 443..=443);
         assert_eq!(publications[&2].targets[0].inside_port_first, 8_443);

@@ -85,6 +85,7 @@ pub(super) fn example() -> DesiredState {
         id: 9,
         transport: Transport::Udp,
         host_ip: Some("127.0.0.1".parse().unwrap()),
+        uplink: Some("eth1".to_owned()),
         host_ports: 8_000..=8_010,
         from: Some("192.0.2.0/24".parse().unwrap()),
         balance: Balance::SourceHash { key: u64::MAX - 7 },

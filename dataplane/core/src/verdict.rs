@@ -214,6 +214,7 @@ drop_reasons! {
     NatTableFull, Nat, "nat_table_full", "the session table is full";
     NatQuota, Nat, "nat_quota", "the endpoint holds as many sessions as one endpoint may";
     NatNoPort, Nat, "nat_no_port", "every external port that could serve is taken";
+    NatOtherUplink, Nat, "nat_other_uplink", "the port is published for another uplink than the one that the packet came in by";
     NatNoTarget, Nat, "nat_no_target", "every target of the published port drains and takes no new session";
     NatTargetUnknown, Nat, "nat_target_unknown", "any of several targets could have this connection, which no table knows";
     NatNoAddress, Nat, "nat_no_address", "the uplink has no address of this family to translate to";

@@ -1,7 +1,9 @@
 //! A routed network: packets keep their addresses, flows are tracked, strangers stay out.
 
 use dataplane_core::addr::{L4Addr, PortId, Prefix};
-use dataplane_core::nat::{Account, Dependence, SessionState, StaticRule, Target, Transport};
+use dataplane_core::nat::{
+    Account, Dependence, External, SessionState, StaticRule, Target, Transport,
+};
 use dataplane_core::topology::{NatMode, NatModes};
 use dataplane_core::verdict::{DropReason, Verdict};
 use tests::wire::{self, Link, at};
@@ -139,7 +141,7 @@ fn a_published_port_is_open_at_the_endpoints_own_address_and_at_the_hosts() {
 fn what_is_published_for_some_is_open_for_them_alone() {
     let mut lab = routed();
     let rule = |id, from: Option<&str>, external: Option<&str>, inside| StaticRule {
-        external: external.map(ip),
+        external: external.map_or(External::Every, |text| External::Address(ip(text))),
         from: from.map(|from| Prefix::new(ip(from), 48)),
         ..StaticRule::new(
             id,

@@ -1,4 +1,6 @@
-//! Stories of the bridge.
+//! Stories of the bridge, and of several uplinks.
+
+pub mod uplinks;
 
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind};

@@ -12,7 +12,7 @@ use core::cmp::Ordering;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use crate::addr::{DomainId, L4Addr, L4Port, Prefix};
+use crate::addr::{DomainId, L4Addr, L4Port, Prefix, UplinkId};
 use crate::headers::protocol;
 
 use super::target::{Balance, TARGETS_MAX, Target, WEIGHT_MAX};
@@ -37,8 +37,8 @@ pub struct StaticRule {
     pub id: u32,
     /// TCP or UDP.
     pub transport: Transport,
-    /// The external address; `None` for every address of the host of the targets' family.
-    pub external: Option<IpAddr>,
+    /// At which of the host's addresses.
+    pub external: External,
     /// External ports, both ends included.
     pub external_ports: RangeInclusive<u16>,
     /// Only clients of this prefix; `None` for all.
@@ -48,6 +48,39 @@ pub struct StaticRule {
     /// Where it leads: from 1 to [`TARGETS_MAX`] endpoints of one family, in the order of their
     /// ids once it is part of [`StaticRules`].
     pub targets: Vec<Target>,
+}
+
+/// The addresses of the host that a rule publishes ports at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum External {
+    /// Every one of the targets' family.
+    Every,
+    /// This one.
+    Address(IpAddr),
+    /// Those that an uplink has, in this picture, to frames that come in by that uplink.
+    Uplink(UplinkId, Vec<IpAddr>),
+}
+
+impl External {
+    /// The addresses that are named, none for every one.
+    pub fn named(&self) -> &[IpAddr] {
+        match self {
+            Self::Every => &[],
+            Self::Address(address) => core::slice::from_ref(address),
+            Self::Uplink(_, addresses) => addresses,
+        }
+    }
+
+    /// The address of a packet that comes from the published port, where the host would take `own`.
+    pub(super) fn source(&self, own: IpAddr) -> IpAddr {
+        let named = self.named();
+        let fits = |address: &&IpAddr| address.is_ipv4() == own.is_ipv4();
+        let first = named.iter().find(fits);
+        match first {
+            Some(first) if !named.contains(&own) => *first,
+            Some(_) | None => own,
+        }
+    }
 }
 
 impl StaticRule {
@@ -61,7 +94,7 @@ impl StaticRule {
         Self {
             id,
             transport,
-            external: None,
+            external: External::Every,
             external_ports,
             from: None,
             balance: Balance::RoundRobin,
@@ -99,7 +132,12 @@ impl StaticRule {
             return Err(RuleError::Targets(id));
         };
         let stranger = |address: IpAddr| address.is_ipv6() != family;
-        if self.external.is_some_and(stranger)
+        let lone = match self.external {
+            External::Address(address) => Some(address),
+            // An uplink has addresses of both.
+            External::Every | External::Uplink(..) => None,
+        };
+        if lone.is_some_and(stranger)
             || self.from.is_some_and(|from| stranger(from.address))
             || self.targets.iter().any(|target| stranger(target.inside))
         {
@@ -197,7 +235,8 @@ impl StaticRules {
     /// The first [`RuleError`] met.
     pub fn build(mut rules: Vec<StaticRule>) -> Result<Self, RuleError> {
         let targets: usize = rules.iter().map(|rule| rule.targets.len()).sum();
-        if rules.len().max(targets) > RULES_MAX {
+        let named: usize = rules.iter().map(|rule| rule.external.named().len()).sum();
+        if rules.len().max(targets).max(named) > RULES_MAX {
             return Err(RuleError::Full);
         }
         let mut ids: Vec<u32> = rules.iter().map(|rule| rule.id).collect();
@@ -210,7 +249,7 @@ impl StaticRules {
             rule.prepare()?;
             built
                 .by_external
-                .push(external_interval(rule, index as u32));
+                .extend(external_intervals(rule, index as u32));
             built.by_inside.extend(inside_intervals(rule, index as u32));
         }
         built.rules = rules;
@@ -226,24 +265,30 @@ impl StaticRules {
     /// # Errors
     /// [`RuleError`]; nothing is changed.
     pub fn add(&mut self, mut rule: StaticRule) -> Result<(), RuleError> {
-        if self.by_inside.len() + rule.targets.len() > RULES_MAX {
+        let full = |there: usize, more: usize| there + more > RULES_MAX;
+        if full(self.by_inside.len(), rule.targets.len())
+            || full(self.by_external.len(), rule.external.named().len())
+        {
             return Err(RuleError::Full);
         }
         if self.rules.iter().any(|other| other.id == rule.id) {
             return Err(RuleError::Duplicate(rule.id));
         }
         rule.prepare()?;
-        let external = external_interval(&rule, self.rules.len() as u32);
-        let at = self
-            .by_external
-            .partition_point(|other| order(other, &external) == Ordering::Less);
-        let neighbours = [at.checked_sub(1), Some(at)];
-        for other in neighbours.into_iter().flatten() {
-            if let Some(other) = self.by_external.get(other) {
-                overlap(&rule, &external, other, &self.rules)?;
+        let externals: Vec<_> = external_intervals(&rule, self.rules.len() as u32).collect();
+        for external in &externals {
+            let at = self
+                .by_external
+                .partition_point(|other| order(other, external) == Ordering::Less);
+            let neighbours = [at.checked_sub(1), Some(at)];
+            for other in neighbours.into_iter().flatten() {
+                if let Some(other) = self.by_external.get(other) {
+                    overlap(&rule, external, other, &self.rules)?;
+                }
             }
         }
-        self.by_external.insert(at, external);
+        self.by_external.extend(externals);
+        self.by_external.sort_by(order);
         self.by_inside
             .extend(inside_intervals(&rule, self.rules.len() as u32));
         self.by_inside.sort_by(order);
@@ -329,7 +374,7 @@ impl StaticRules {
         remote: IpAddr,
     ) -> Option<(&StaticRule, &Target)> {
         self.leading_to(transport, domain, inside)
-            .find(|(rule, _)| rule.external.is_none() && rule.admits(remote))
+            .find(|(rule, _)| rule.external == External::Every && rule.admits(remote))
     }
 
     /// The rules that lead to this address and port of an endpoint, those whose interval begins last
@@ -383,16 +428,24 @@ impl StaticRules {
     }
 }
 
-fn external_interval(rule: &StaticRule, index: u32) -> Interval<ExternalKey> {
+/// The intervals of a rule that was prepared, one for each of its addresses, or one for all.
+fn external_intervals(
+    rule: &StaticRule,
+    index: u32,
+) -> impl Iterator<Item = Interval<ExternalKey>> {
     let family = rule.targets.iter().any(|target| target.inside.is_ipv6());
-    Interval {
-        key: (rule.transport, family, rule.external),
+    let every = (rule.external == External::Every).then_some(None);
+    let named = rule.external.named().iter().copied();
+    let addresses = named.filter(move |address| address.is_ipv6() == family);
+    let places = every.into_iter().chain(addresses.map(Some));
+    places.map(move |address| Interval {
+        key: (rule.transport, family, address),
         first: *rule.external_ports.start(),
         last: *rule.external_ports.end(),
         reach: *rule.external_ports.end(),
         rule: index,
         target: 0,
-    }
+    })
 }
 
 /// The intervals of a rule that was prepared, one for each target.

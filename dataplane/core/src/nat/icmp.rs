@@ -68,7 +68,7 @@ impl NatView {
         now: Instant,
     ) -> Result<Translation, DropReason> {
         let quoted = read(frame, packet, error, Direction::In)?.ok_or(UNMATCHED)?;
-        let query = query(topology, &quoted, now);
+        let query = query(topology, frame, &quoted, now);
         let outside = self
             .external_of(&query, (domain, external), quoted.dst, quoted.src)
             .ok_or(UNMATCHED)?;
@@ -92,7 +92,7 @@ impl NatView {
         now: Instant,
     ) -> Result<Inbound, DropReason> {
         let quoted = read(frame, packet, error, Direction::Out)?.ok_or(DropReason::NatNoMapping)?;
-        let query = query(topology, &quoted, now);
+        let query = query(topology, frame, &quoted, now);
         if !self.owns(&query, quoted.src) {
             return Err(DropReason::NatNoMapping);
         }
@@ -110,7 +110,7 @@ impl NatView {
         now: Instant,
     ) -> Result<Inbound, DropReason> {
         let quoted = read(frame, packet, error, Direction::Out)?.ok_or(UNMATCHED)?;
-        let query = query(topology, &quoted, now);
+        let query = query(topology, frame, &quoted, now);
         self.error_to_inside(&query, frame, packet, error, &quoted)
     }
 
@@ -153,7 +153,7 @@ impl NatView {
     ) -> Result<Inbound, DropReason> {
         let external = packet.dst.ip;
         let quoted = read(frame, packet, error, Direction::In)?.ok_or(DropReason::NatNoMapping)?;
-        let query = query(topology, &quoted, now);
+        let query = query(topology, frame, &quoted, now);
         if !self.owns(&query, quoted.src) {
             return Err(DropReason::NatNoMapping);
         }
@@ -249,9 +249,15 @@ impl NatView {
 
 const UNMATCHED: DropReason = DropReason::NatIcmpUnmatched;
 
-fn query<'a>(topology: &'a Topology, quoted: &Quoted, now: Instant) -> Query<'a> {
+fn query<'a>(
+    topology: &'a Topology,
+    frame: &Frame<'_>,
+    quoted: &Quoted,
+    now: Instant,
+) -> Query<'a> {
     Query {
         topology,
+        ingress: frame.ingress,
         protocol: quoted.protocol,
         flags: TcpFlags::default(),
         number: 0,

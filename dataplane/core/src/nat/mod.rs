@@ -59,7 +59,7 @@ pub use config::{
     SESSIONS_PER_ENDPOINT_MAX_DEFAULT, Timeouts,
 };
 pub(crate) use follow::Leaving;
-pub use forward::{RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
+pub use forward::{External, RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
 pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
 pub use journal::{LAG_ESTABLISHED_SECONDS, LAG_SECONDS};
 pub use keep::{Restored, SaveCursor, SavedSession, SlotId};

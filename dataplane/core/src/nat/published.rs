@@ -8,10 +8,11 @@ use std::net::IpAddr;
 
 use crate::addr::{DomainId, L4Addr};
 use crate::headers::TcpFlags;
+use crate::topology::Role;
 use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
-use super::forward::StaticRule;
+use super::forward::{External, StaticRule};
 use super::packet::Packet;
 use super::session::{Direction, Mapping, NatProtocol, SessionState};
 use super::shared::{NatView, Shard};
@@ -27,6 +28,9 @@ impl NatView {
         rule: &StaticRule,
         packet: &Packet,
     ) -> Result<Found, DropReason> {
+        if !query.enters_by_the_uplink_of(rule) {
+            return Err(DropReason::NatOtherUplink);
+        }
         if !rule.admits(packet.src.ip) {
             return Err(DropReason::NatFiltered);
         }
@@ -103,7 +107,7 @@ impl NatView {
         packet: &Packet,
     ) -> Result<Found, DropReason> {
         let external = L4Addr {
-            ip: rule.external.unwrap_or(external),
+            ip: rule.external.source(external),
             l4_port: target.external_of(rule, packet.src.l4_port),
         };
         let key = query.flow(target.domain, packet);
@@ -131,6 +135,20 @@ fn leads_on<'r>(rule: &'r StaticRule, mapping: &Mapping) -> Option<&'r Target> {
 }
 
 impl Query<'_> {
+    /// Whether a packet may come in by its port, which an uplink is or an endpoint of ours that
+    /// addresses the host.
+    #[inline]
+    fn enters_by_the_uplink_of(&self, rule: &StaticRule) -> bool {
+        let External::Uplink(uplink, _) = rule.external else {
+            return true;
+        };
+        let port = self.topology.port(self.ingress);
+        match port.map(|port| port.role) {
+            Some(Role::Uplink(ingress)) => ingress == uplink,
+            Some(Role::Bridge(_) | Role::HostLink) | None => true,
+        }
+    }
+
     /// The target of a packet without a session. A segment of a connection that is under way goes
     /// to the one that can have it: another one would reset it.
     #[cold]

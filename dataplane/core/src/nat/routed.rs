@@ -47,7 +47,7 @@ impl NatView {
                 flags,
                 number,
             } => {
-                let query = Query::of(topology, &packet, (protocol, flags, number), now);
+                let query = Query::of(topology, frame, &packet, (protocol, flags, number), now);
                 self.expected(&query, domain, &packet)?
             }
             // Without state: the answer has the right to go out by itself.

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::addr::{DomainId, L4Addr};
+use crate::addr::{DomainId, L4Addr, PortId};
 use crate::frame::Frame;
 use crate::headers::{Headers, TcpFlags};
 use crate::time::Instant;
@@ -100,10 +100,12 @@ impl Found {
     }
 }
 
-/// What the lookups are made with: the picture, the protocol, and the packet as an event.
+/// What the lookups are made with: the picture, the port that the packet entered by, the protocol, and
+/// the packet as an event.
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
     pub topology: &'a Topology,
+    pub ingress: PortId,
     pub protocol: NatProtocol,
     pub flags: TcpFlags,
     /// As [`Event::number`].
@@ -146,7 +148,7 @@ impl NatView {
                 flags,
                 number,
             } => {
-                let query = Query::of(topology, &packet, (protocol, flags, number), now);
+                let query = Query::of(topology, frame, &packet, (protocol, flags, number), now);
                 self.source(&query, domain, outside, &packet)?
             }
             // An answer to an echo request that a routed network let in.
@@ -208,7 +210,7 @@ impl NatView {
                 flags,
                 number,
             } => {
-                let query = Query::of(topology, &packet, (protocol, flags, number), now);
+                let query = Query::of(topology, frame, &packet, (protocol, flags, number), now);
                 let found = self.destination(&query, &packet);
                 self.or_foreign(found, frame, headers, &packet, None, now)?
             }
@@ -275,7 +277,7 @@ impl NatView {
             }
             Body::LaterFragment => return Err(DropReason::NatFragment),
         };
-        let query = Query::of(topology, &packet, (protocol, flags, number), now);
+        let query = Query::of(topology, frame, &packet, (protocol, flags, number), now);
         if !self.owns(&query, packet.dst) {
             let none = Err(DropReason::NatNoMapping);
             return self.or_foreign(none, frame, headers, &packet, Some(domain), now);
@@ -500,12 +502,14 @@ impl<'a> Query<'a> {
     #[inline(always)]
     pub(super) const fn of(
         topology: &'a Topology,
+        frame: &Frame<'_>,
         packet: &Packet,
         (protocol, flags, number): (NatProtocol, TcpFlags, u32),
         now: Instant,
     ) -> Self {
         Self {
             topology,
+            ingress: frame.ingress,
             protocol,
             flags,
             number,

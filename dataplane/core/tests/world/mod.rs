@@ -9,6 +9,8 @@
 //! | 5 | e on the internal network `vault`, 10.3.0.0/16 |
 //! | 8 | the host link |
 //! | 9 | the uplink, 192.0.2.1/24 and 2001:db8::1/64, router at .254 |
+//!
+//! [`add_second_uplink`] adds port 10, 100.64.0.1/24, whose router at .254 is another way to everywhere.
 
 #![allow(dead_code)]
 
@@ -38,6 +40,9 @@ pub const UPLINK: PortId = PortId(9);
 pub const HOST_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xee]);
 pub const UPLINK_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
 pub const ROUTER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfe]);
+pub const SECOND_UPLINK: PortId = PortId(10);
+pub const SECOND_UPLINK_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfd]);
+pub const SECOND_ROUTER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfc]);
 
 pub struct World {
     pub sw: Switch,
@@ -147,6 +152,34 @@ pub fn topology() -> Topology {
     route("::", 0, Some(0), Some("2001:db8::fe"));
     t.finish();
     t
+}
+
+/// A second provider: the default route by it counts less than the first one's.
+pub fn add_second_uplink(t: &mut Topology) {
+    put_port(t, SECOND_UPLINK, "eth10", Role::Uplink(UplinkId(1)));
+    t.local_addresses.insert(ip("100.64.0.1"));
+    let neighbour = (ip("100.64.0.254"), SECOND_ROUTER_MAC);
+    t.uplinks.push(Uplink {
+        id: UplinkId(1),
+        name: "eth10".into(),
+        port: SECOND_UPLINK,
+        mac: SECOND_UPLINK_MAC,
+        mtu: 1500,
+        addresses: vec![ip("100.64.0.1")],
+        neighbours: [neighbour].into_iter().collect(),
+        peer: None,
+    });
+    for (prefix, len, next_hop) in [
+        ("100.64.0.0", 24, None),
+        ("0.0.0.0", 0, Some(ip("100.64.0.254"))),
+    ] {
+        t.routes.push(Route {
+            prefix: Prefix::new(ip(prefix), len),
+            uplink: Some(UplinkId(1)),
+            next_hop,
+            source: None,
+        });
+    }
 }
 
 fn put_port(t: &mut Topology, id: PortId, name: &str, role: Role) {

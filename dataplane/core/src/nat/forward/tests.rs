@@ -4,7 +4,7 @@ use super::*;
 
 fn rule(id: u32, external: Option<&str>, ports: RangeInclusive<u16>, first: u16) -> StaticRule {
     StaticRule {
-        external: external.map(|text| text.parse().unwrap()),
+        external: external.map_or(External::Every, |text| External::Address(ip_of(text))),
         ..StaticRule::new(id, Transport::Tcp, ports, target(0, first))
     }
 }
@@ -15,6 +15,11 @@ fn target(id: u16, first: u16) -> Target {
 
 fn outside(text: &str, port: u16) -> L4Addr {
     L4Addr::new(ip_of(text), port)
+}
+
+fn by_uplink(addresses: &[&str]) -> External {
+    let addresses = addresses.iter().map(|text| ip_of(text));
+    External::Uplink(UplinkId(1), addresses.collect())
 }
 
 fn ip_of(text: &str) -> IpAddr {
@@ -44,6 +49,54 @@ fn a_rule_for_one_address_goes_before_a_rule_for_all() {
         let address = ip_of("192.0.2.1");
         assert_eq!(rules.covers(number, address, L4Port(85)), covered);
     }
+}
+
+#[test]
+fn a_rule_of_an_uplink_is_at_each_of_its_addresses_and_at_no_other() {
+    let mut rules = StaticRules::default();
+    let mut own = rule(1, None, 80..=90, 8_080);
+    own.external = by_uplink(&["192.0.2.1", "2001:db8::1", "192.0.2.7"]);
+    rules.add(own).unwrap();
+    rules.add(rule(2, None, 85..=85, 22)).unwrap();
+    for (address, port, wanted) in [
+        ("192.0.2.1", 85, Some(1)),
+        ("192.0.2.7", 90, Some(1)),
+        ("192.0.2.8", 85, Some(2)),
+        ("192.0.2.8", 90, None),
+        ("2001:db8::1", 85, None),
+    ] {
+        assert_eq!(hit(&rules, address, port), wanted, "{address} {port}");
+    }
+    let other = rule(3, Some("192.0.2.7"), 88..=99, 1);
+    let overlap = rules.add(other);
+    assert!(matches!(
+        overlap,
+        Err(RuleError::Overlap {
+            other: 1,
+            from: 88,
+            to: 90,
+            ..
+        })
+    ));
+    // An uplink that has no address is entered by nobody.
+    let mut none = rule(4, None, 7..=7, 7);
+    none.external = by_uplink(&[]);
+    rules.add(none).unwrap();
+    assert_eq!(hit(&rules, "192.0.2.1", 7), None);
+    let inside = outside("10.0.0.2", 7);
+    let found = rules.by_inside(Transport::Tcp, DomainId(1), inside);
+    let (rule, _) = found.unwrap();
+    assert_eq!(rule.external.source(ip_of("192.0.2.8")), ip_of("192.0.2.8"));
+    let own = &rules.rules()[0].external;
+    for (host, wanted) in [
+        ("192.0.2.8", "192.0.2.1"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::8", "2001:db8::1"),
+    ] {
+        assert_eq!(own.source(ip_of(host)), ip_of(wanted));
+    }
+    assert_eq!(rules.remove(1).map(|rule| rule.id), Some(1));
+    assert_eq!(hit(&rules, "192.0.2.7", 85), Some(2));
 }
 
 #[test]
@@ -199,15 +252,19 @@ fn building_at_once_equals_adding_one_by_one() {
         let first = rng.u16(1..2_000);
         let ports = first..=first + rng.u16(0..8);
         let external = [None, Some("192.0.2.1")][rng.usize(0..2)];
+        let mut rule = rule(id, external, ports, rng.u16(1..2_000));
+        if rng.u8(..) < 50 {
+            rule.external = by_uplink(&["192.0.2.1", "fd00::1", "192.0.2.9"]);
+        }
         // An overlap is refused, which leaves what is there in place.
-        let _refused = added.add(rule(id, external, ports, rng.u16(1..2_000)));
+        let _refused = added.add(rule);
     }
     let built = StaticRules::build(added.rules().to_vec()).unwrap();
     for port in 0..2_100 {
         let model = |address: IpAddr| {
             let covers = |rule: &&StaticRule| rule.external_ports.contains(&port);
-            let own = |rule: &&StaticRule| rule.external == Some(address);
-            let all = |rule: &&StaticRule| rule.external.is_none();
+            let own = |rule: &&StaticRule| rule.external.named().contains(&address);
+            let all = |rule: &&StaticRule| rule.external == External::Every;
             let rules = added.rules().iter().filter(covers);
             rules.clone().find(own).or(rules.clone().find(all)).cloned()
         };

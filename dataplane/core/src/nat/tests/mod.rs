@@ -23,7 +23,7 @@ use crate::addr::{DomainId, L4Addr, PortId};
 use crate::frame::{Frame, FrameBuf};
 use crate::headers::{Headers, TcpFlags};
 use crate::time::{Duration, Instant};
-use crate::topology::Topology;
+use crate::topology::{Port, Role, Topology};
 use crate::verdict::DropReason;
 
 /// The first network; its hosts are 10.0.0.x and fd00::x.
@@ -244,13 +244,22 @@ impl Lab {
         }
     }
 
+    /// Makes the port outside one of that role.
+    fn enter_by(&mut self, role: Role) {
+        self.topology
+            .put_port(Port::new(PortId(0), "outside", role));
+    }
+
     fn wait(&mut self, seconds: u64) {
         self.now = self.now + Duration::from_secs(seconds);
     }
 
     fn publish(&mut self, id: u32, external: &str, ports: RangeInclusive<u16>, inside: L4Addr) {
         let rule = StaticRule {
-            external: (external != "*").then(|| ip(external)),
+            external: match external {
+                "*" => External::Every,
+                address => External::Address(ip(address)),
+            },
             ..StaticRule::new(id, Transport::Tcp, ports, Target::new(0, NET, inside))
         };
         for (id, transport) in [(id, Transport::Tcp), (id + 100, Transport::Udp)] {

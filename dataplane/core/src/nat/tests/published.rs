@@ -1,7 +1,7 @@
 //! Published ports and hairpin: the client's address is kept, both ways find the session.
 
 use super::*;
-use crate::addr::Prefix;
+use crate::addr::{Prefix, UplinkId};
 use crate::trace::NatKind;
 
 const CLIENT: &str = "192.0.2.77:40000";
@@ -277,4 +277,36 @@ fn what_is_not_the_nats_goes_to_the_host_and_leaves_no_trace() {
         assert_eq!(result, Err(DropReason::NatNoMapping), "{kind:?}");
     }
     assert_eq!(lab.nat.session_count(), 0);
+}
+
+#[test]
+fn a_rule_of_an_uplink_is_open_to_what_comes_in_by_it_and_to_hosts_inside() {
+    let mut lab = Lab::new();
+    let public = at(PUBLIC);
+    let rule = |id, uplink| StaticRule {
+        external: External::Uplink(UplinkId(uplink), vec![ip("198.51.100.1")]),
+        ..StaticRule::new(id, Transport::Tcp, 80..=80, Target::new(0, NET, at(SERVER)))
+    };
+    lab.topology.statics.add(rule(1, 3)).unwrap();
+    lab.enter_by(Role::Uplink(UplinkId(2)));
+    let syn = Kind::Tcp(SYN);
+    let refused = lab.back(syn, at(CLIENT), public);
+    assert_eq!(refused, Err(DropReason::NatOtherUplink));
+    assert_eq!(lab.nat.session_count(), 0);
+    lab.enter_by(Role::Uplink(UplinkId(3)));
+    assert_eq!(lab.back(syn, at(CLIENT), public), Ok((NET, at(SERVER))));
+    assert_eq!(
+        lab.out(Kind::Tcp(SYN_ACK), at(SERVER), at(CLIENT)),
+        Ok(public)
+    );
+    lab.enter_by(Role::Uplink(UplinkId(2)));
+    let refused = lab.back(Kind::Tcp(ACK), at(CLIENT), public);
+    assert_eq!(
+        refused,
+        Err(DropReason::NatOtherUplink),
+        "of a session, too"
+    );
+    let mut request = frame(syn, at("10.0.0.2:50000"), public);
+    let around = lab.around(NET, &mut request).unwrap();
+    assert_eq!((around.domain, around.inside), (NET, ip("10.0.0.8")));
 }
