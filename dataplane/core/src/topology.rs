@@ -66,6 +66,8 @@ pub struct Topology {
 struct Index {
     /// Positions in [`Topology::routes`].
     routes: PrefixTable<usize>,
+    /// The same of the routes by each uplink alone, where there are several.
+    routes_by_uplink: Vec<PrefixTable<usize>>,
     /// Which network has a prefix. Where several share it, one that is linked to the host.
     networks: PrefixTable<DomainId>,
     /// Gateway addresses of the networks that are linked to the host, where they are its own.
@@ -335,6 +337,13 @@ impl Topology {
         Some((self.routes.get(position)?, mark))
     }
 
+    /// The host's route to `destination` among those that leave by `uplink`, which may be one that
+    /// counts less than another uplink's. Known where there are several uplinks.
+    pub(crate) fn route_by(&self, uplink: UplinkId, destination: IpAddr) -> Option<&Route> {
+        let routes = self.index.routes_by_uplink.get(uplink.index())?;
+        self.routes.get(*routes.lookup(destination)?)
+    }
+
     /// The stamp that the marks of this picture have.
     #[inline]
     pub(crate) fn stamp(&self) -> u32 {
@@ -417,9 +426,17 @@ impl Topology {
     /// Derives flood lists and lookup tables. The last call when a topology is built.
     pub fn finish(&mut self) {
         let mut index = Index::default();
+        if self.uplinks.len() > 1 {
+            index
+                .routes_by_uplink
+                .resize_with(self.uplinks.len(), PrefixTable::default);
+        }
         for (position, route) in self.routes.iter().enumerate() {
-            if let Some(first) = index.routes.insert(route.prefix, position) {
-                index.routes.insert(route.prefix, first);
+            index.routes.insert_first(route.prefix, position);
+            let uplink = route.uplink.map(|uplink| uplink.index());
+            let own = uplink.and_then(|uplink| index.routes_by_uplink.get_mut(uplink));
+            if let Some(own) = own {
+                own.insert_first(route.prefix, position);
             }
         }
         for domain in self.domains.iter_mut().flatten() {

@@ -4,7 +4,9 @@ use dataplane_core::addr::{L4Addr, UplinkId};
 use dataplane_core::nat::{External, StaticRule, StaticRules, Target, Transport};
 use dataplane_core::topology::Topology;
 use tests::wire::{self, Link, at, flags};
-use tests::world::{RED, SECOND_ROUTER_MAC, SECOND_UPLINK_MAC, add_second_uplink, ip};
+use tests::world::{
+    RED, SECOND_ROUTER_MAC, SECOND_UPLINK_MAC, add_second_uplink, gateway_mac, ip, mac,
+};
 
 use super::super::{HOST, Story, from_router};
 
@@ -38,6 +40,15 @@ pub fn two_uplinks(s: &mut Story) {
         &wire::tcp(from_router(), client, first_door, flags::SYN, b""),
     );
     s.send(10, &wire::tcp(second, client, second_door, flags::SYN, b""));
+    s.say(
+        "each answers by the uplink whose address was asked, though the host's route is the first",
+    );
+    let answer = |number, inside| {
+        let link = Link(mac(number), gateway_mac(RED));
+        wire::tcp(link, at(inside), client, flags::SYN_ACK, b"")
+    };
+    s.send(2, &answer(2, "10.1.0.3:80"));
+    s.send(3, &answer(3, "10.1.0.4:80"));
     s.say("the address of the second is no way in by the first");
     s.send(
         9,

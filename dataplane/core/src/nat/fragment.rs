@@ -232,6 +232,23 @@ impl NatView {
         fragments.find(&key, now).is_some()
     }
 
+    /// The source that the first fragment of a packet from `domain` got, if it is known.
+    pub(super) fn fragment_source(
+        &mut self,
+        headers: &Headers,
+        domain: DomainId,
+        now: Instant,
+    ) -> Option<IpAddr> {
+        let key = key_of(headers, Some(domain))?;
+        let shard = self.tables.shard_of_fragment(key.spread());
+        let fragments = &mut self.tables.shard(shard).table.fragments;
+        let record = &fragments.records[fragments.find(&key, now)?];
+        match record.fate {
+            Fate::Follow(route) if route.kind == NatKind::ForwardReturn => Some(route.src),
+            Fate::Follow(_) | Fate::Foreign | Fate::Refused => None,
+        }
+    }
+
     /// Remembers what became of a first fragment, whose `headers` are those from before, and gives
     /// it an identification of ours where its source has changed.
     #[cold]

@@ -288,6 +288,17 @@ fn read(
     read_quoted(quoted, quoted_at, packet.src.ip.is_ipv6(), direction)
 }
 
+/// Which flow an error from inside is about: its protocol, the inside end and the remote. `None` for
+/// one that cannot be read or is never translated.
+pub(super) fn error_about(
+    frame: &mut Frame<'_>,
+    packet: &Packet,
+    error: (usize, usize),
+) -> Option<(NatProtocol, L4Addr, L4Addr)> {
+    let quoted = read(frame, packet, error, Direction::In).ok()??;
+    Some((quoted.protocol, quoted.dst, quoted.src))
+}
+
 fn read_quoted(
     bytes: &[u8],
     at: usize,

@@ -7,13 +7,16 @@
 use std::net::IpAddr;
 
 use crate::addr::{DomainId, L4Addr};
-use crate::headers::TcpFlags;
-use crate::topology::Role;
+use crate::frame::Frame;
+use crate::headers::{Headers, TcpFlags};
+use crate::time::Instant;
+use crate::topology::{Role, Topology};
 use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
 use super::forward::{External, StaticRule};
-use super::packet::Packet;
+use super::icmp::error_about;
+use super::packet::{Body, Packet};
 use super::session::{Direction, Mapping, NatProtocol, SessionState};
 use super::shared::{NatView, Shard};
 use super::table::{FlowKey, Origin};
@@ -96,6 +99,39 @@ impl NatView {
             domain,
             created: false,
         })
+    }
+
+    /// The external address that a client spoke to whom a packet from `domain` answers, by a published
+    /// port. Nothing is noted of the packet.
+    #[cold]
+    pub(crate) fn asked_at(
+        &mut self,
+        topology: &Topology,
+        domain: DomainId,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+        now: Instant,
+    ) -> Option<IpAddr> {
+        if topology.statics.is_empty() {
+            return None;
+        }
+        let packet = Packet::read(frame, headers, Direction::Out).ok()?;
+        let (protocol, inside, remote) = match packet.body {
+            Body::Flow { protocol, .. } => (protocol, packet.src, packet.dst),
+            Body::Error { offset, end } => error_about(frame, &packet, (offset, end))?,
+            Body::LaterFragment => return self.fragment_source(headers, domain, now),
+            Body::StrayEcho => return None,
+        };
+        let key = FlowKey {
+            protocol,
+            domain,
+            inside,
+            remote,
+        };
+        let shard = self.tables.shard(self.tables.shard_of_remote(remote));
+        let session = shard.table.session_by_inside(&key, Origin::Published)?;
+        let alive = shard.table.alive(session, now, &topology.nat);
+        alive.then(|| shard.table.at(session).1.external.ip)
     }
 
     /// Takes up a published TCP connection that the tables do not know, from its server's side.

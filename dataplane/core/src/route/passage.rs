@@ -14,7 +14,7 @@ use crate::l2;
 use crate::nat::{self, Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
-use crate::topology::{Domain, Gateway, NatMode, Port, Role, Route, Topology, Uplink};
+use crate::topology::{Domain, Gateway, NatMode, Port, Role, Route, RouteMark, Topology, Uplink};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
 use crate::verdict::{Awaited, Consumer, DropReason, Verdict};
 
@@ -33,7 +33,7 @@ pub(crate) struct Passage<'p, 'f, T> {
     pub trace: &'p mut T,
 }
 
-impl<T: Trace> Passage<'_, '_, T> {
+impl<'p, T: Trace> Passage<'p, '_, T> {
     /// Takes the frame, which entered by `port`, through the gateway.
     #[inline(never)]
     pub fn through_gateway(&mut self, port: &Port) -> Result<Verdict, DropReason> {
@@ -316,7 +316,8 @@ impl<T: Trace> Passage<'_, '_, T> {
         gateway: &Gateway,
         ip: &Ip,
     ) -> Result<Verdict, DropReason> {
-        let Some((route, mark)) = self.topology.marked_route(ip.dst) else {
+        let back = self.way_back(domain.id, ip.dst);
+        let Some((route, mark)) = back.or_else(|| self.topology.marked_route(ip.dst)) else {
             let kind = IcmpErrorKind::NetworkUnreachable;
             return self.refuse(gateway.into(), ip, kind, DropReason::NoRoute);
         };
@@ -359,6 +360,30 @@ impl<T: Trace> Passage<'_, '_, T> {
             return Ok(Verdict::Held(Awaited::NextHop));
         };
         Ok(self.send_by_uplink(uplink.id, uplink.port, uplink.mac, mac))
+    }
+
+    /// The route of an answer to a client outside that spoke to an address of another uplink than the
+    /// one which the host's route leads by: by that uplink, if it is up and has a route to the client
+    /// (decision 0015). Costs a lookup where there are several uplinks.
+    fn way_back(&mut self, domain: DomainId, client: IpAddr) -> Option<(&'p Route, RouteMark)> {
+        let topology = self.topology;
+        if topology.uplinks.len() < 2 {
+            return None;
+        }
+        let asked =
+            self.state
+                .nat
+                .asked_at(topology, domain, self.frame, self.headers, self.now)?;
+        let has = |uplink: &&Uplink| uplink.addresses.contains(&asked);
+        let by_default = topology.route(client).and_then(|route| route.uplink);
+        let by_default = by_default.and_then(|id| topology.uplink(id));
+        if by_default.filter(has).is_some() {
+            return None;
+        }
+        let uplink = topology.uplinks.iter().find(has)?;
+        topology.port_up(uplink.port)?;
+        // What the session does not remember need not be marked.
+        Some((topology.route_by(uplink.id, client)?, RouteMark::NONE))
     }
 
     /// The host's address that an inside address appears under outside.

@@ -52,6 +52,13 @@ impl<T> PrefixTable<T> {
             .insert((prefix.len, mask(bits, prefix.len)), value)
     }
 
+    /// Puts a value at a prefix where none stands.
+    pub fn insert_first(&mut self, prefix: Prefix, value: T) {
+        if let Some(first) = self.insert(prefix, value) {
+            self.insert(prefix, first);
+        }
+    }
+
     /// The value at the longest prefix that covers `address`.
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<&T> {
