@@ -132,7 +132,8 @@ fn flows_go_on_after_kill_and_start_by_the_same_external_ports() {
     daemon.attach(&a, "n", "a", &[]);
     daemon.attach(&b, "n", "b", &[]);
     daemon.run(&["publish", "add", "8080:80", "a"]);
-    daemon.run(&["publish", "add", "8080:80/udp", "a"]);
+    let of_one = ["publish", "add", "8080:80/udp", "a", "--uplink", "up0"];
+    daemon.run(&of_one);
     for ns in [&a, &outside] {
         serve_tcp(ns, "0.0.0.0:80");
         serve_udp(ns, "0.0.0.0:80");

@@ -49,7 +49,8 @@ impl Engine {
         let topology = topology::build(&topology::Inputs {
             desired: &state.desired,
             host: &state.host,
-            uplinks: &[],
+            // What is published for one of them is at its addresses.
+            uplinks: &self.uplinks_there(state)?,
             host_link: None,
             open: &BTreeSet::new(),
             nat: &self.config.nat,

@@ -46,13 +46,7 @@ impl Engine {
     /// Opens every uplink; at the start, before anything is forwarded, and again when there was
     /// no default route then.
     pub(super) async fn open_uplinks(&self, state: &mut State) -> Result<(), Error> {
-        let names = match &self.config.uplinks {
-            Uplinks::Named(names) => names.clone(),
-            Uplinks::DefaultRoute => {
-                let link = state.host.default_interface();
-                link.map(|link| link.name.clone()).into_iter().collect()
-            }
-        };
+        let names = self.uplink_names(state);
         if names.is_empty() && self.config.uplinks == Uplinks::DefaultRoute {
             // What an earlier daemon guards stays guarded: the route may come back.
             tracing::warn!("this host has no default route; waiting for one to have an uplink");
@@ -60,8 +54,32 @@ impl Engine {
         }
         self.drop_stale_guards(&names)?;
         self.reserve_ports_with_nat(state, !names.is_empty())?;
-        for (index, name) in names.iter().enumerate() {
-            let link = state.host.link(name).ok_or_else(|| {
+        state.uplinks = self.uplinks_there(state)?;
+        self.refresh_uplinks(state)?;
+        for uplink in state.uplinks.clone() {
+            self.open_uplink(state, &uplink)?;
+        }
+        Ok(())
+    }
+
+    fn uplink_names(&self, state: &State) -> Vec<String> {
+        match &self.config.uplinks {
+            Uplinks::Named(names) => names.clone(),
+            Uplinks::DefaultRoute => {
+                let link = state.host.default_interface();
+                link.map(|link| link.name.clone()).into_iter().collect()
+            }
+        }
+    }
+
+    /// The uplinks that are to be opened, as the host has them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for one that is no interface of the host, or of another link layer.
+    pub(super) fn uplinks_there(&self, state: &State) -> Result<Vec<UplinkPort>, Error> {
+        let names = self.uplink_names(state).into_iter();
+        let port = |(index, name): (usize, String)| {
+            let link = state.host.link(&name).ok_or_else(|| {
                 let names: Vec<&str> = state.host.links.iter().map(|l| l.name.as_str()).collect();
                 Error::Invalid(format!(
                     "there is no interface '{name}' for an uplink; choose one of: {}, or none",
@@ -70,19 +88,15 @@ impl Engine {
             })?;
             // The number of uplinks was checked against UPLINKS_MAX.
             let index = u16::try_from(index).unwrap_or(u16::MAX);
-            state.uplinks.push(UplinkPort {
+            Ok(UplinkPort {
                 id: UplinkId(index),
                 port: PortId(UPLINK_PORT_FIRST + index),
-                name: name.clone(),
                 link: link.index,
                 framing: framing(link)?,
-            });
-        }
-        self.refresh_uplinks(state)?;
-        for uplink in state.uplinks.clone() {
-            self.open_uplink(state, &uplink)?;
-        }
-        Ok(())
+                name,
+            })
+        };
+        names.enumerate().map(port).collect()
     }
 
     fn open_uplink(&self, state: &mut State, uplink: &UplinkPort) -> Result<(), Error> {
