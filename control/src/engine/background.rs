@@ -12,7 +12,8 @@ use crate::device;
 use crate::error::Error;
 use crate::hostnet::HostState;
 use crate::keep;
-use crate::link::watch::{Changes, Watch};
+use crate::link::Link;
+use crate::link::watch::Watch;
 
 /// Pause after a change of the host before it is read, so that a burst is read once.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -57,23 +58,27 @@ impl Engine {
     }
 
     /// Reads the host again and follows what has changed.
-    async fn host_changed(&self, changes: Changes) -> Result<(), Error> {
+    async fn host_changed(&self) -> Result<(), Error> {
         let mut state = self.state().await;
         let host = HostState::read(&self.netlink).await?;
-        if same(&host, &state.host) {
-            return Ok(());
-        }
-        if changes.intersects(Changes::LINKS | Changes::ADDRESSES | Changes::ROUTES) {
-            state.host = host;
-            self.follow_uplinks(&mut state).await?;
-            for (action, error) in self.converge(&mut state).await? {
-                tracing::warn!(?action, %error, "cannot repair the host");
+        let host_link = state.host_link.map(|link| link.link);
+        match News::of(&host, &state.followed, &state.host, host_link) {
+            News::Nothing => Ok(()),
+            News::Neighbours => {
+                state.host = host;
+                self.install(&state)
             }
-            self.listen_where_uplinks_are(&mut state).await;
-            return Ok(());
+            News::Ways => {
+                state.host = host.clone();
+                self.follow_uplinks(&mut state).await?;
+                for (action, error) in self.converge(&mut state).await? {
+                    tracing::warn!(?action, %error, "cannot repair the host");
+                }
+                self.listen_where_uplinks_are(&mut state).await;
+                state.followed = host;
+                Ok(())
+            }
         }
-        state.host = host;
-        self.install(&state)
     }
 
     async fn follow(&self, notice: Notice) -> Result<(), Error> {
@@ -105,35 +110,64 @@ impl Engine {
     }
 }
 
-/// Whether two readings differ in nothing that forwarding depends on; counters always differ.
-fn same(one: &HostState, two: &HostState) -> bool {
-    let links = |host: &HostState| -> Vec<_> {
-        let essence = |link: &crate::link::Link| {
-            (
-                link.index,
-                link.name.clone(),
-                link.mac,
-                link.mtu,
-                link.up,
-                link.alias.clone(),
-            )
+/// What a reading of the host brings that has not been followed yet. A notification says less: what it
+/// is about may have been read before it came, with another one or by a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Nothing,
+    /// MACs of neighbours, which only the picture depends on.
+    Neighbours,
+    /// Links, addresses or routes.
+    Ways,
+}
+
+impl News {
+    /// What `read` brings after the one that was last `followed`, and after the one that the picture
+    /// is made from. Uplinks need not follow what is on the host link alone, which requests change.
+    fn of(
+        read: &HostState,
+        followed: &HostState,
+        pictured: &HostState,
+        host_link: Option<u32>,
+    ) -> Self {
+        if !same_ways(read, followed, host_link) || !same_ways(read, pictured, None) {
+            Self::Ways
+        } else if read.neighbours != pictured.neighbours {
+            Self::Neighbours
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// Whether two readings have the same links, addresses and routes, those of `except` left out; counters
+/// always differ.
+fn same_ways(one: &HostState, two: &HostState, except: Option<u32>) -> bool {
+    let ways = |host: &HostState| {
+        let links = host.links.iter().filter(|link| Some(link.index) != except);
+        let essence = |link: &Link| {
+            let (name, alias) = (link.name.clone(), link.alias.clone());
+            (link.index, name, link.mac, link.mtu, link.up, alias)
         };
-        host.links.iter().map(essence).collect()
+        let addresses = host.addresses.iter().filter(|own| Some(own.link) != except);
+        let routes = host.routes.iter().filter(|way| Some(way.link) != except);
+        (
+            links.map(essence).collect::<Vec<_>>(),
+            addresses.copied().collect::<Vec<_>>(),
+            routes.copied().collect::<Vec<_>>(),
+        )
     };
-    one.addresses == two.addresses
-        && one.routes == two.routes
-        && one.neighbours == two.neighbours
-        && links(one) == links(two)
+    ways(one) == ways(two)
 }
 
 async fn watch_host(engine: Weak<Engine>, mut watch: Watch) {
     loop {
-        let changes = watch.changed().await;
+        watch.changed().await;
         tokio::time::sleep(SETTLE).await;
         let Some(engine) = engine.upgrade() else {
             return;
         };
-        if let Err(error) = engine.host_changed(changes).await {
+        if let Err(error) = engine.host_changed().await {
             tracing::warn!(%error, "cannot follow a change of the host");
         }
     }
@@ -204,5 +238,45 @@ async fn sweep(engine: Weak<Engine>) {
         if let Err(error) = engine.find_gone().await {
             tracing::warn!(%error, "cannot look for ended sandboxes");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostnet::tests::{address, link};
+    use crate::link::inet::Neighbour;
+
+    #[test]
+    fn what_a_request_has_read_before_is_news_until_it_was_followed() {
+        let of = |read: &HostState, followed: &HostState, pictured: &HostState| {
+            News::of(read, followed, pictured, Some(9))
+        };
+        let before = HostState {
+            links: vec![link(2, "eth0"), link(9, "causeway0")],
+            addresses: vec![address(2, "192.0.2.1", 24)],
+            ..HostState::default()
+        };
+        let mut resolved = before.clone();
+        resolved.neighbours.push(Neighbour {
+            link: 2,
+            address: "192.0.2.2".parse().unwrap(),
+            mac: None,
+            managed: false,
+        });
+        assert_eq!(of(&before, &before, &before), News::Nothing);
+        assert_eq!(of(&resolved, &before, &before), News::Neighbours);
+        assert_eq!(of(&resolved, &before, &resolved), News::Nothing);
+        let mut renewed = resolved.clone();
+        renewed.addresses[0] = address(2, "192.0.2.50", 24);
+        for pictured in [&before, &resolved, &renewed] {
+            assert_eq!(of(&renewed, &before, pictured), News::Ways);
+        }
+        assert_eq!(of(&renewed, &renewed, &renewed), News::Nothing);
+        // A gateway's address, by a request and by somebody else.
+        let mut created = before.clone();
+        created.addresses.push(address(9, "10.88.0.1", 32));
+        assert_eq!(of(&created, &before, &created), News::Nothing);
+        assert_eq!(of(&before, &before, &created), News::Ways);
     }
 }

@@ -88,6 +88,8 @@ struct State {
     /// What the open ports take, as their kernel devices said.
     capabilities: BTreeMap<PortId, Capabilities>,
     host: HostState,
+    /// The reading whose links, addresses and routes were followed last.
+    followed: HostState,
     host_link: Option<HostLinkPort>,
     uplinks: Vec<UplinkPort>,
     /// The socket filters of the uplinks.
@@ -102,6 +104,14 @@ struct State {
 }
 
 impl State {
+    /// The addresses of all uplinks.
+    fn uplink_addresses(&self) -> Vec<IpAddr> {
+        let links = self.uplinks.iter().map(|uplink| uplink.link);
+        links
+            .flat_map(|link| self.host.addresses_of(link))
+            .collect()
+    }
+
     fn note_capabilities(&mut self, port: PortId, queues: &Queues) {
         // Every queue of a device was opened the same way.
         if let Some(queue) = queues.first() {
@@ -176,6 +186,7 @@ impl Engine {
     /// # Errors
     /// When the host cannot be read or the dataplane does not answer.
     async fn converge(&self, state: &mut State) -> Result<Vec<(Action, Error)>, Error> {
+        let guarded = state.uplink_addresses();
         state.host = HostState::read(&self.netlink).await?;
         self.adopt_host_link(state).await?;
         let observed = self.observe(state).await?;
@@ -187,6 +198,10 @@ impl Engine {
             }
         }
         state.host = HostState::read(&self.netlink).await?;
+        if state.uplink_addresses() != guarded {
+            // Before the picture has an address, for the host must not answer there either.
+            self.refresh_uplinks(state)?;
+        }
         self.keep_next_hops(state).await;
         self.install(state)?;
         self.end_sessions_of_lost_addresses(state);
