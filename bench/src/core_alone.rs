@@ -243,6 +243,23 @@ pub fn million_sessions() -> ManySessions {
     }
 }
 
+/// Memory in bytes that a million learned stations take.
+pub fn million_stations() -> u64 {
+    let mut sw = switch();
+    let before = resident_bytes();
+    let mut buf = FrameBuf::with_capacity(60);
+    buf.copy_from(&[0x5a; 60], Offload::NONE);
+    for n in 0..1 << 20 {
+        let bytes = buf.bytes_mut();
+        bytes[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+        bytes[6..12].copy_from_slice(&station(n).0);
+        let mut frame = Frame::new(SINK, &mut buf);
+        let _ = forward(&mut sw, &mut frame, Instant::from_secs(10), &mut Off);
+    }
+    assert_eq!(sw.fdb.len(), 1 << 20, "every station was learned");
+    resident_bytes().saturating_sub(before)
+}
+
 /// Makes a datagram the one of session `n`: its inside port and its remote. The checksums are left
 /// as they are, because the NAT changes them and judges only those of ICMP errors.
 fn address(bytes: &mut [u8], n: usize) {
@@ -252,11 +269,16 @@ fn address(bytes: &mut [u8], n: usize) {
     bytes[34..36].copy_from_slice(&port.to_be_bytes());
 }
 
-/// Memory of this process that is there, by the kernel's own count of pages (`proc(5)`).
+/// Memory of this process that is there.
 fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split(' ').nth(1).and_then(|word| word.parse().ok());
-    pages.unwrap_or(0) * PAGE_SIZE
+    resident_bytes_of("self").unwrap_or_default() as u64
+}
+
+/// Memory of a process that is there, in bytes, by the kernel's own count of pages (`proc(5)`).
+pub fn resident_bytes_of(process: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some((pages * PAGE_SIZE) as f64)
 }
 
 /// Bytes of a page on every machine that this runs on.

@@ -1,4 +1,4 @@
-//! Line 6: big numbers of sessions and of published ports.
+//! Line 6: big numbers of sessions, of published ports, of stations and of endpoints.
 
 use std::time::Instant;
 
@@ -15,6 +15,21 @@ const EXPIRY: &str = "scale: NAT sessions that one worker expires";
 const PUBLISHING: &str = "scale: publishing 65,000 ports, command to acknowledged topology";
 const DESCRIPTORS: &str = "scale: descriptors that 130,000 published ports take";
 
+const STATIONS: &str = "scale: 1 M stations, memory";
+const ATTACHING: &str = "scale: attaching the 1,000th endpoint, of the first";
+const PORTS: &str = "scale: 2,000 ports on one network, memory of the daemon for each";
+const NOT_BUILT: &str = "the program is not built: cargo build --release -p control";
+
+/// Endpoints of one network.
+const ENDPOINTS: usize = 2_000;
+const THOUSANDTH: usize = 1_000;
+/// Endpoints of which the median is taken, first ones and last ones.
+const COMPARED: usize = 50;
+/// Endpoints between two signs of life.
+const PROGRESS_STEP: usize = 200;
+/// "What the first did" allows for noise, and for nothing that grows with their number.
+const ATTACHING_MAX: f64 = 1.25;
+
 /// Ports published at once, of TCP and then of UDP.
 const PUBLISHED: &str = "1-65000:1-65000";
 /// Where the NAT's own ports begin, so that all of [`PUBLISHED`] are free.
@@ -27,9 +42,13 @@ const CONFIG: &str = "[nat]\nport_first = 65024\n";
 pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
     let mut lines = sessions(options);
     lines.extend(publishing(options)?);
-    let left =
-        "scale: 2,000 ports, memory of stations, attaching the 1,000th, fairness of 32 ports";
-    lines.push(Line::unmeasured(6, left, "not built"));
+    lines.push(stations(options));
+    lines.extend(attaching()?);
+    lines.push(Line::unmeasured(
+        6,
+        "scale: fairness of 32 ports",
+        "not built",
+    ));
     Ok(lines)
 }
 
@@ -73,11 +92,76 @@ fn sessions(options: &Options) -> Vec<Line> {
     ]
 }
 
+/// A million stations in memory.
+fn stations(options: &Options) -> Line {
+    let mut memory = Series::default();
+    for repeat in 0..options.repeats {
+        progress(STATIONS, repeat, options.repeats);
+        memory.push(core_alone::million_stations() as f64 * 1e-6);
+    }
+    line(STATIONS, "MB", memory)
+}
+
+/// The real daemon with a thousand endpoints, and with a thousand more.
+fn attaching() -> anyhow::Result<Vec<Line>> {
+    if daemon::find_binary().is_none() {
+        return Ok(vec![Line::unmeasured(6, ATTACHING, NOT_BUILT)]);
+    }
+    let lab = Lab::new("bench-attach");
+    let host = lab.namespace("host");
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
+    daemon.run(&["network", "create", "n", "--subnet", "10.64.0.0/16"]);
+    let memory_before = resident_bytes(&daemon)?;
+    let (mut namespaces, mut took) = (Vec::new(), Vec::new());
+    for number in 0..ENDPOINTS {
+        if number % PROGRESS_STEP == 0 {
+            progress(ATTACHING, number / PROGRESS_STEP, ENDPOINTS / PROGRESS_STEP);
+        }
+        let ns = lab.namespace("endpoint");
+        // Without snooping, what each stack tells of its IPv6 groups is flooded to all others.
+        for scope in ["all", "default"] {
+            ns.set_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1");
+        }
+        took.push(millis(|| {
+            daemon.attach(&ns, "n", &format!("e{number}"), &[])
+        }));
+        namespaces.push(ns);
+    }
+    let median = |from: usize| {
+        let mut series = Series::default();
+        took[from..from + COMPARED]
+            .iter()
+            .for_each(|ms| series.push(*ms));
+        series.median()
+    };
+    let first = median(0);
+    let mut reached = Series::default();
+    let mut thousandth = Series::default();
+    for ms in &took[THOUSANDTH - COMPARED..THOUSANDTH] {
+        reached.push(ms / first);
+        thousandth.push(*ms);
+    }
+    let mut each = Series::default();
+    each.push((resident_bytes(&daemon)? - memory_before) / ENDPOINTS as f64 * 1e-3);
+    Ok(vec![
+        Line {
+            behind: vec![
+                ("the first ones ms".to_owned(), first),
+                ("the 1,000th ms".to_owned(), thousandth.median()),
+                ("the 2,000th ms".to_owned(), median(ENDPOINTS - COMPARED)),
+            ],
+            least: Some(ATTACHING_MAX),
+            stretch: Some(1.0),
+            ..line(ATTACHING, "x", reached)
+        },
+        line(PORTS, "kB", each),
+    ])
+}
+
 /// The real daemon, on a host of its own.
 fn publishing(options: &Options) -> anyhow::Result<Vec<Line>> {
     if daemon::find_binary().is_none() {
-        let why = "the program is not built: cargo build --release -p control";
-        return Ok(vec![Line::unmeasured(6, PUBLISHING, why)]);
+        return Ok(vec![Line::unmeasured(6, PUBLISHING, NOT_BUILT)]);
     }
     let (mut took, mut descriptors) = (Series::default(), Series::default());
     let mut program = Series::default();
@@ -119,6 +203,11 @@ fn millis<T>(work: impl FnOnce() -> T) -> f64 {
     let start = Instant::now();
     let _ = work();
     start.elapsed().as_secs_f64() * 1e3
+}
+
+/// Memory of the daemon that is there (`proc(5)`).
+fn resident_bytes(daemon: &Daemon) -> anyhow::Result<f64> {
+    core_alone::resident_bytes_of(&daemon.pid().to_string()).context("the daemon's memory")
 }
 
 fn descriptor_count(daemon: &Daemon) -> anyhow::Result<f64> {
