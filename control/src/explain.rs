@@ -210,6 +210,7 @@ impl Names<'_> {
             Learn::Known => "its source MAC is known on this port".to_owned(),
             Learn::Moved { from } => format!("its source MAC moved here from {}", self.port(from)),
             Learn::Full => "not learned: the table or the port's share of it is full".to_owned(),
+            Learn::Limited => "not learned: the port has as many stations as it may".to_owned(),
             Learn::MoveRefused => "not learned: the station moves too often".to_owned(),
             Learn::Pinned { at } => format!(
                 "not learned: an entry that does not move has its source MAC on {}",

@@ -337,6 +337,10 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::MartianDestination
         | DropReason::SamePort => return None,
         DropReason::NoOtherPort => "attach another endpoint: there is nobody else to flood to",
+        DropReason::SourceMacForeign | DropReason::SourceAddressForeign => {
+            "send by the endpoint's own MAC and addresses, or let it be anybody: 'causeway port set \
+             PORT port-security off'"
+        }
         DropReason::PortIsolated => {
             "let one of the two ports reach the other: 'causeway port set PORT isolated off'"
         }

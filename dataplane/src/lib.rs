@@ -415,6 +415,9 @@ impl Dataplane {
         topology.generation = current.generation + 1;
         let generation = topology.generation;
         let topology = Arc::new(topology);
+        for port in topology.ports.iter().flatten() {
+            self.fdb.limit_port(port.id, port.mac_limit);
+        }
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
         *current = topology;
         Ok(generation)

@@ -155,6 +155,10 @@ pub struct Stats {
     pub moved: u64,
     /// Stations not learned for lack of room.
     pub learn_full: u64,
+    /// Stations not learned for the MAC limit of their port.
+    pub learn_limited: u64,
+    /// Frames whose source an entry that does not move has on another port.
+    pub pinned: u64,
     /// Moves refused because the station flaps.
     pub move_refused: u64,
     /// ICMP errors not sent because too many had been.
@@ -273,6 +277,8 @@ impl Stats {
         self.learned += counters.learned.get();
         self.moved += counters.moved.get();
         self.learn_full += counters.learn_full.get();
+        self.learn_limited += counters.learn_limited.get();
+        self.pinned += counters.pinned.get();
         self.move_refused += counters.move_refused.get();
         self.errors_suppressed += counters.errors_suppressed.get();
         if self.verdicts.is_empty() {

@@ -617,6 +617,7 @@ const STORIES: [Tale; 19] = [
     ("17-port-flags", stories::flags_of_ports),
     ("18-set-entries", stories::entries_that_are_set),
     ("19-two-uplinks", stories::uplinks::two_uplinks),
+    ("20-port-security", stories::a_secured_port),
 ];
 
 fn folder() -> PathBuf {

@@ -40,6 +40,8 @@ pub struct Counters {
     pub released: Counter,
     /// Stations that were not learned because the table was full.
     pub learn_full: Counter,
+    /// Stations that were not learned for the MAC limit of their port.
+    pub learn_limited: Counter,
     /// Moves that were refused because the station flaps.
     pub move_refused: Counter,
     /// Frames whose source an entry that does not move has on another port.
@@ -61,6 +63,7 @@ impl Default for Counters {
             rx: Counter::default(),
             released: Counter::default(),
             learn_full: Counter::default(),
+            learn_limited: Counter::default(),
             move_refused: Counter::default(),
             pinned: Counter::default(),
             moved: Counter::default(),
@@ -102,6 +105,7 @@ impl Counters {
             Learn::New => self.learned.add(1),
             Learn::Moved { .. } => self.moved.add(1),
             Learn::Full => self.learn_full.add(1),
+            Learn::Limited => self.learn_limited.add(1),
             Learn::MoveRefused => self.move_refused.add(1),
             Learn::Pinned { .. } => self.pinned.add(1),
         }

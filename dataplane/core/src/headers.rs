@@ -60,6 +60,14 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// IPv6 mobility header.
     pub const MOBILITY: u8 = 135;
+
+    /// Whether it is an IPv6 header that others follow.
+    pub const fn is_extension(protocol: u8) -> bool {
+        matches!(
+            protocol,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS | MOBILITY
+        )
+    }
 }
 
 /// The parsed headers of one frame. Offsets count from the first byte of the frame.

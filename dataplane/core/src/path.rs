@@ -68,7 +68,7 @@ fn path<T: Trace>(
     step!(trace, Step::Parsed(*headers));
 
     // 3. Admit: link-local groups and impossible sources stay out.
-    let vlan = l2::admit(port, headers)?;
+    let vlan = l2::admit(port, headers, frame.bytes())?;
     step!(trace, Step::Admitted(vlan));
 
     // 4. Learn: the source is behind the ingress port.

@@ -184,7 +184,7 @@ impl Model {
                 assert_ne!(from, ingress);
             }
             Some(Learn::New) => assert!(known.is_none() || edge, "{key:?} was known: {known:?}"),
-            Some(Learn::Exempt | Learn::Off | Learn::Pinned { .. }) | None => {
+            Some(Learn::Exempt | Learn::Off | Learn::Limited | Learn::Pinned { .. }) | None => {
                 panic!("{key:?} was not learned")
             }
         }

@@ -4,9 +4,9 @@ pub mod uplinks;
 
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind};
-use dataplane_core::l2::PortFlags;
+use dataplane_core::l2::{Identity, PortFlags};
 use tests::wire::{self, Link};
-use tests::world::{RED, mac};
+use tests::world::{RED, ip, mac};
 
 use super::Story;
 
@@ -39,6 +39,33 @@ pub fn entries_that_are_set(s: &mut Story) {
     s.say("an address of the switch itself: the gateway's business");
     entry(s, 0x60, FdbKind::Local);
     s.send(2, &from(2, mac(0x60)));
+}
+
+pub fn a_secured_port(s: &mut Story) {
+    set(s, 1, PortFlags::SECURED, PortFlags::NONE);
+    s.world.edit(|t| {
+        if let Some(Some(port)) = t.ports.get_mut(1) {
+            port.identity = Identity {
+                mac: mac(1),
+                addresses: [ip("10.1.0.2")].into(),
+            };
+        }
+    });
+    let datagram = |src, from| {
+        let link = Link(src, mac(2));
+        wire::udp(link, wire::at(from), wire::at("10.1.0.3:9"), 64, b"hello")
+    };
+    s.say("a speaks for itself, by another MAC, and from another's address");
+    s.send(1, &datagram(mac(1), "10.1.0.2:9"));
+    s.send(1, &datagram(mac(7), "10.1.0.2:9"));
+    s.send(1, &datagram(mac(1), "10.1.0.4:9"));
+    s.say("and asks everyone, as if it were the gateway");
+    let (gateway, b) = ([10, 1, 0, 1].into(), [10, 1, 0, 3].into());
+    s.send(1, &wire::arp_request(mac(1), gateway, b));
+    s.say("b's port may have one station, and has it");
+    s.world.fdb.limit_port(PortId(2), Some(1));
+    s.send(2, &from(2, MacAddr::BROADCAST));
+    s.send(2, &from(0x22, MacAddr::BROADCAST));
 }
 
 pub fn flags_of_ports(s: &mut Story) {

@@ -31,7 +31,7 @@ mod entry;
 mod index;
 mod view;
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -84,6 +84,8 @@ pub enum Learn {
     },
     /// Not learned: the table or the port's share of it is full.
     Full,
+    /// Not learned: as many stations are on the port as its MAC limit allows.
+    Limited,
     /// Not learned: it is known on another port and moves faster than may be.
     MoveRefused,
     /// Not learned: the port is not part of a bridge domain, or the MAC is the gateway's.
@@ -119,7 +121,31 @@ pub struct Fdb {
     epoch: CachePadded<AtomicU64>,
     /// By port: {generation 16, unused 16, learned stations of this generation 32}.
     ports: Box<[AtomicU64]>,
+    /// By port: what only learning asks.
+    shares: Box<[Share]>,
     limits: Limits,
+}
+
+/// How many stations may be learned on a port.
+#[derive(Debug)]
+struct Share {
+    /// [`Share::NO_LIMIT`] where only the limit of every port holds.
+    limit: AtomicU32,
+    /// Frames whose source was not learned for that limit.
+    refused: AtomicU64,
+}
+
+impl Share {
+    const NO_LIMIT: u32 = u32::MAX;
+}
+
+/// How many stations a port has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortUsage {
+    /// Learned ones, sticky ones among them; dead ones that no sweep has met included.
+    pub stations: u32,
+    /// Frames whose source was not learned for the port's MAC limit.
+    pub refused: u64,
 }
 
 /// What the table of record has of a station.
@@ -171,6 +197,12 @@ impl Fdb {
             permanent: AtomicUsize::new(0),
             epoch: CachePadded::new(AtomicU64::new(1)),
             ports: (0..PORTS_MAX).map(|_| AtomicU64::new(0)).collect(),
+            shares: (0..PORTS_MAX)
+                .map(|_| Share {
+                    limit: AtomicU32::new(Share::NO_LIMIT),
+                    refused: AtomicU64::new(0),
+                })
+                .collect(),
             limits,
         })
     }
@@ -189,6 +221,25 @@ impl Fdb {
     /// The limits given at creation.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Sets how many stations may be learned on a port; `None` for as many as on every other. What
+    /// is learned already stays until it ages.
+    pub fn limit_port(&self, port: PortId, limit: Option<u32>) {
+        if let Some(share) = self.shares.get(port.index()) {
+            let limit = limit.unwrap_or(Share::NO_LIMIT);
+            share.limit.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    /// How many stations a port has.
+    pub fn usage_of(&self, port: PortId) -> PortUsage {
+        let state = self.ports.get(port.index());
+        let share = self.shares.get(port.index());
+        PortUsage {
+            stations: state.map_or(0, |state| state.load(Ordering::Relaxed) as u32),
+            refused: share.map_or(0, |share| share.refused.load(Ordering::Relaxed)),
+        }
     }
 
     /// The live entries of `domain`, in no particular order. Holds one shard's lock at a time.
@@ -221,18 +272,14 @@ impl Fdb {
             Entry::Occupied(mut there) => {
                 let old = there.get().entry;
                 if !self.is_counted_with(old, entry) {
-                    if !self.count_in(entry) {
-                        return Err(Full);
-                    }
+                    self.count_in(entry).map_err(|_| Full)?;
                     self.count_out(old);
                 }
                 there.get_mut().entry = entry;
                 self.publish(key, entry);
             }
             Entry::Vacant(vacant) => {
-                if !self.take_room(entry) {
-                    return Err(Full);
-                }
+                self.take_room(entry).map_err(|_| Full)?;
                 let _locked = vacant.insert(Record { entry, moves: 0 });
                 self.publish(key, entry);
             }
@@ -360,8 +407,8 @@ impl Fdb {
             self.publish(key, entry);
             return Learn::Known;
         }
-        if !self.count_in(entry) {
-            return Learn::Full;
+        if let Err(refusal) = self.count_in(entry) {
+            return refusal;
         }
         self.count_out(old);
         record.entry = entry;
@@ -374,8 +421,8 @@ impl Fdb {
     }
 
     fn insert(&self, key: FdbKey, entry: FdbEntry) -> Learn {
-        if !self.take_room(entry) {
-            return Learn::Full;
+        if let Err(refusal) = self.take_room(entry) {
+            return refusal;
         }
         match self.entries.entry(key) {
             Entry::Vacant(vacant) => {
@@ -400,14 +447,27 @@ impl Fdb {
         Learn::New
     }
 
-    /// Counts an entry in that no other gives way to; `false` when there is no room.
-    fn take_room(&self, entry: FdbEntry) -> bool {
+    /// Counts an entry in that no other gives way to; what to say when there is no room.
+    fn take_room(&self, entry: FdbEntry) -> Result<(), Learn> {
         let before = self.len.fetch_add(1, Ordering::Relaxed);
-        let taken = before < self.limits.entries_max && self.count_in(entry);
-        if !taken {
+        let taken = match before < self.limits.entries_max {
+            true => self.count_in(entry),
+            false => Err(Learn::Full),
+        };
+        if taken.is_err() {
             self.len.fetch_sub(1, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// How many stations a port may have, and what to say to one more.
+    fn share_of(&self, port: PortId) -> (u32, Learn) {
+        let own = self.shares.get(port.index());
+        let own = own.map_or(0, |share| share.limit.load(Ordering::Relaxed));
+        match self.limits.entries_per_port_max {
+            every if own < every => (own, Learn::Limited),
+            every => (every, Learn::Full),
+        }
     }
 
     /// Whether an entry takes the place of another one in all counts.
@@ -495,19 +555,35 @@ impl Fdb {
         self.count_out(entry);
     }
 
-    /// Counts a station in at its port; `false` when the port's share is used up.
-    fn count_in(&self, entry: FdbEntry) -> bool {
+    /// Counts a station in at its port; what to say when the port's share is used up.
+    fn count_in(&self, entry: FdbEntry) -> Result<(), Learn> {
         if entry.kind().is_permanent() {
             self.permanent.fetch_add(1, Ordering::Relaxed);
-            return true;
+            return Ok(());
         }
-        let max = self.limits.entries_per_port_max;
+        let (max, refusal) = self.share_of(entry.port());
         let add = |state: u64| ((state as u32) < max).then_some(state + 1);
-        self.ports.get(entry.port().index()).is_some_and(|state| {
+        let counted = self.ports.get(entry.port().index()).is_some_and(|state| {
             state
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
                 .is_ok()
-        })
+        });
+        if counted {
+            return Ok(());
+        }
+        if let (Learn::Limited, Some(share)) = (refusal, self.shares.get(entry.port().index())) {
+            share.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(refusal)
+    }
+
+    /// What to say to one more station on a port, if there is no room for it.
+    fn refusal_of(&self, port: PortId) -> Option<Learn> {
+        if self.len() >= self.limits.entries_max {
+            return Some(Learn::Full);
+        }
+        let (max, refusal) = self.share_of(port);
+        (self.usage_of(port).stations >= max).then_some(refusal)
     }
 
     /// Counts a station out, unless a flush has already forgotten the whole generation.

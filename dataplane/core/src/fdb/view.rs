@@ -160,8 +160,10 @@ impl FdbView {
         now: Instant,
     ) -> Learn {
         let outcome = match known {
-            None if self.shared.len() >= self.shared.limits.entries_max => return Learn::Full,
-            None => Learn::New,
+            None => match self.shared.refusal_of(port) {
+                Some(refusal) => return refusal,
+                None => Learn::New,
+            },
             Some(entry) if entry.kind() == FdbKind::Local => return Learn::Exempt,
             Some(entry) if entry.port() == port => Learn::Known,
             Some(entry) if entry.kind() != FdbKind::Dynamic => {

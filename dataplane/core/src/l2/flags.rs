@@ -26,15 +26,18 @@ impl PortFlags {
     pub const ISOLATED: Self = Self(1 << 4);
     /// A bridged frame may go back to it.
     pub const HAIRPIN: Self = Self(1 << 5);
+    /// Only frames of its endpoint's own MAC and addresses enter by it.
+    pub const SECURED: Self = Self(1 << 6);
 
     /// Every flag that people set, with the word for it.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::LEARNING, "learning"),
         (Self::FLOOD, "flood"),
         (Self::MCAST_FLOOD, "mcast-flood"),
         (Self::BCAST_FLOOD, "bcast-flood"),
         (Self::ISOLATED, "isolated"),
         (Self::HAIRPIN, "hairpin"),
+        (Self::SECURED, "port-security"),
     ];
 
     /// None of them.
@@ -66,7 +69,7 @@ impl PortFlags {
 }
 
 impl Default for PortFlags {
-    /// As the kernel has them for a new bridge port.
+    /// As the kernel has them for a new bridge port, which is not locked.
     fn default() -> Self {
         Self::LEARNING
             .with(Self::FLOOD)

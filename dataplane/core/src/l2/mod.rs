@@ -2,6 +2,7 @@
 
 mod egress;
 mod flags;
+mod security;
 
 use crate::addr::{MacAddr, VlanId};
 use crate::headers::{ETHERNET_SIZE, Headers};
@@ -10,6 +11,7 @@ use crate::verdict::DropReason;
 
 pub(crate) use egress::{are_isolated, bridge, flood, takes_flood};
 pub use flags::{FloodClass, PortFlags};
+pub use security::Identity;
 
 /// The VLAN of every frame in a domain that is transparent to tags.
 pub(crate) const TRANSPARENT: VlanId = VlanId(0);
@@ -29,9 +31,10 @@ pub(crate) const fn addresses(ethernet: &[u8; ETHERNET_SIZE]) -> [MacAddr; 2] {
 ///
 /// # Errors
 /// `SourceGroup`, `SourceZero`: no station can have such an address, and learning it would send
-/// other stations' frames astray. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
+/// other stations' frames astray. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
+/// and its endpoint has neither. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
-pub fn admit(port: &Port, headers: &Headers) -> Result<VlanId, DropReason> {
+pub fn admit(port: &Port, headers: &Headers, bytes: &[u8]) -> Result<VlanId, DropReason> {
     if !matches!(port.role, Role::Bridge(_)) {
         return Ok(TRANSPARENT);
     }
@@ -40,6 +43,9 @@ pub fn admit(port: &Port, headers: &Headers) -> Result<VlanId, DropReason> {
     }
     if headers.src == MacAddr::ZERO {
         return Err(DropReason::SourceZero);
+    }
+    if port.flags.has(PortFlags::SECURED) {
+        port.identity.check(headers, bytes)?;
     }
     if headers.dst.is_link_local_group() {
         return Err(DropReason::LinkLocalGroup);

@@ -183,3 +183,37 @@ fn a_what_if_keeps_to_what_is_set() {
     assert_eq!(what_if.learn(key(2), P2, at(0), AGEING), Learn::Exempt);
     assert_eq!(what_if.lookup(key(2), at(0), AGEING), Some(Place::Local));
 }
+
+#[test]
+fn a_port_learns_no_more_than_its_own_limit_and_the_others_as_before() {
+    let (fdb, mut view) = table();
+    fdb.limit_port(P1, Some(2));
+    for n in [1, 2] {
+        assert_eq!(view.learn(key(n), P1, at(0), AGEING), Learn::New);
+    }
+    assert_eq!(view.learn(key(3), P1, at(0), AGEING), Learn::Limited);
+    assert_eq!(view.lookup(key(3), at(0), AGEING), None);
+    assert_eq!(view.learn(key(3), P2, at(0), AGEING), Learn::New);
+    let moved = view.learn(key(3), P1, at(0), AGEING);
+    assert_eq!(moved, Learn::Limited, "a move needs room too");
+    assert_eq!(view.learn(key(1), P1, at(0), AGEING), Learn::Known);
+    assert_eq!(
+        fdb.usage_of(P1),
+        PortUsage {
+            stations: 2,
+            refused: 2
+        }
+    );
+    let mut what_if = FdbView::overlay(Arc::clone(&fdb));
+    assert_eq!(what_if.learn(key(9), P1, at(0), AGEING), Learn::Limited);
+    assert_eq!(fdb.usage_of(P1).refused, 2, "asking is not counted");
+    set(&fdb, 4, P1, FdbKind::Static);
+    assert_eq!(fdb.set(key(5), P1, FdbKind::Sticky, at(0)), Err(Full));
+    fdb.limit_port(P1, Some(1));
+    assert_eq!(view.lookup(key(2), at(0), AGEING), on(P1), "it was there");
+    fdb.limit_port(P1, None);
+    assert_eq!(
+        view.learn(key(3), P1, at(1), AGEING),
+        Learn::Moved { from: P2 }
+    );
+}
