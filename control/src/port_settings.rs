@@ -4,11 +4,25 @@ use std::fmt;
 
 use dataplane_core::l2::PortFlags;
 
+use crate::model::Asked;
+
 /// What is set of an endpoint's switch port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortSettings {
     /// What is switched on.
     pub flags: PortFlags,
+    /// How many stations may be learned on it.
+    pub mac_limit: Option<u32>,
+}
+
+impl Default for PortSettings {
+    /// As a new bridge port of the kernel, but for port security: an endpoint speaks for itself.
+    fn default() -> Self {
+        Self {
+            flags: PortFlags::default().with(PortFlags::SECURED),
+            mac_limit: None,
+        }
+    }
 }
 
 /// What a request says of a port; what it does not name stays as it is.
@@ -18,6 +32,8 @@ pub struct PortChange {
     pub on: PortFlags,
     /// Flags to be off.
     pub off: PortFlags,
+    /// How many stations may be learned on it.
+    pub mac_limit: Asked<u32>,
 }
 
 impl Default for PortChange {
@@ -25,6 +41,7 @@ impl Default for PortChange {
         Self {
             on: PortFlags::NONE,
             off: PortFlags::NONE,
+            mac_limit: Asked::Nothing,
         }
     }
 }
@@ -34,26 +51,32 @@ impl PortChange {
     pub fn over(self, before: PortSettings) -> PortSettings {
         PortSettings {
             flags: before.flags.with(self.on).without(self.off),
+            mac_limit: self.mac_limit.over(before.mac_limit),
         }
     }
 }
 
 /// A word that names no flag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{word}' is no flag of a port; there are {}", flag_words())]
+#[error(
+    "'{word}' is nothing that can be set of a port; there are {}",
+    flag_words()
+)]
 pub struct FlagError {
     word: String,
 }
 
 fn flag_words() -> String {
-    PortFlags::ALL.map(|(_, word)| word).join(", ")
+    let flags = PortFlags::ALL.map(|(_, word)| word).join(", ");
+    format!("{flags}, each with on or off, and mac-limit with a number or none")
 }
 
 /// Flags that are not as for a new port, a word each: `no-learning isolated`.
 pub fn changed(flags: PortFlags) -> String {
+    let usual = PortSettings::default().flags;
     let words = PortFlags::ALL.into_iter().filter_map(|(flag, word)| {
-        let (usual, on) = (PortFlags::default().has(flag), flags.has(flag));
-        (usual != on).then(|| Word { on, word }.to_string())
+        let on = flags.has(flag);
+        (usual.has(flag) != on).then(|| Word { on, word }.to_string())
     });
     words.collect::<Vec<_>>().join(" ")
 }
@@ -75,7 +98,7 @@ impl fmt::Display for Word {
 /// # Errors
 /// [`FlagError`] for any other word.
 pub fn flags(text: &str) -> Result<PortFlags, FlagError> {
-    let mut flags = PortFlags::default();
+    let mut flags = PortSettings::default().flags;
     for word in text.split_whitespace() {
         flags = match word.strip_prefix("no-") {
             Some(off) => flags.without(flag(off)?),
@@ -110,7 +133,7 @@ mod tests {
             }
             assert_eq!(flags(&changed(set)), Ok(set), "{}", changed(set));
         }
-        assert_eq!(changed(PortFlags::default()), "");
+        assert_eq!(changed(PortSettings::default().flags), "");
         let error = flags("no-learning wings").unwrap_err().to_string();
         assert!(
             error.contains("wings") && error.contains("hairpin"),
@@ -121,13 +144,22 @@ mod tests {
     #[test]
     fn a_change_leaves_what_it_does_not_name() {
         let before = PortSettings {
-            flags: PortFlags::default().with(PortFlags::HAIRPIN),
+            flags: PortSettings::default().flags.with(PortFlags::HAIRPIN),
+            mac_limit: Some(7),
         };
         let change = PortChange {
             on: PortFlags::ISOLATED,
-            off: PortFlags::LEARNING,
+            off: PortFlags::LEARNING | PortFlags::SECURED,
+            ..PortChange::default()
         };
-        let after = change.over(before).flags;
-        assert_eq!(changed(after), "no-learning isolated hairpin");
+        let after = change.over(before);
+        let words = "no-learning isolated hairpin no-port-security";
+        assert_eq!(changed(after.flags), words);
+        assert_eq!(after.mac_limit, Some(7));
+        let change = PortChange {
+            mac_limit: Asked::Default,
+            ..PortChange::default()
+        };
+        assert_eq!(change.over(after).mac_limit, None);
     }
 }

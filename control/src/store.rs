@@ -39,6 +39,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE endpoint ADD COLUMN flags TEXT NOT NULL DEFAULT '';",
     fdb::ENTRIES,
     publications::UPLINKS,
+    "ALTER TABLE endpoint ADD COLUMN mac_limit INTEGER;",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -238,10 +239,11 @@ impl Store {
             let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
             let path = endpoint.sandbox.path.to_string_lossy();
             connection.execute(
-                "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
+                 ?13)
                  ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
                  sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
-                 foreign_owner = ?10, foreign_id = ?11, flags = ?12",
+                 foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13",
                 params![
                     endpoint.port.0,
                     endpoint.name.as_str(),
@@ -254,7 +256,8 @@ impl Store {
                     phase_label(endpoint.phase),
                     owner,
                     id,
-                    port_settings::changed(endpoint.settings.flags)
+                    port_settings::changed(endpoint.settings.flags),
+                    endpoint.settings.mac_limit
                 ],
             )?;
             let port = endpoint.port.0;
@@ -452,6 +455,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             phase: phase(row)?,
             settings: PortSettings {
                 flags: port_settings::flags(&row.get::<_, String>("flags")?).map_err(unreadable)?,
+                mac_limit: row.get("mac_limit")?,
             },
             foreign: foreign(row)?,
         };

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
+use dataplane_core::l2::Identity;
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -83,6 +84,11 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
                 flags: endpoint.settings.flags,
+                mac_limit: endpoint.settings.mac_limit,
+                identity: Identity {
+                    mac: endpoint.mac,
+                    addresses: endpoint.addresses.as_slice().into(),
+                },
                 ..Port::new(endpoint.port, name, role)
             });
         }

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use dataplane_core::addr::MacAddr;
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
-use tests::lab::{DEADLINE, Lab, Namespace, require_root, wait_until};
-use tests::talk::Witness;
-use tests::wire::{self, Link};
+use tests::lab::{DEADLINE, Lab, Namespace, ip, require_root, wait_until};
+use tests::talk::{Witness, ping};
+use tests::wire::{self, Link, at};
 
 const BROADCAST: MacAddr = MacAddr::BROADCAST;
 const MULTICAST: MacAddr = MacAddr([0x01, 0, 0x5e, 1, 2, 3]);
@@ -45,6 +45,8 @@ impl Floor {
         let stations = NAMES.map(|name| {
             let ns = lab.namespace(name);
             let address = daemon.attach(&ns, "n", name, &[]);
+            // Most tests send by MACs that the sandboxes do not have.
+            daemon.run(&["port", "set", name, "port-security", "off"]);
             Station {
                 witness: Witness::new(&ns, "eth0"),
                 ns,
@@ -108,6 +110,14 @@ impl Floor {
         entries.any(|entry| entry["mac"] == mac.to_string())
     }
 
+    /// Frames that ended for a reason.
+    fn dropped(&self, reason: &str) -> u64 {
+        let drops = self.daemon.json(&["drops"]);
+        let drops = drops.as_array().unwrap().iter();
+        let counts = drops.filter(|drop| drop["reason"] == reason);
+        counts.map(|drop| drop["count"].as_u64().unwrap()).sum()
+    }
+
     fn flags(&self, port: &str) -> Value {
         self.daemon.json(&["port", "show", port])["flags"].clone()
     }
@@ -146,19 +156,15 @@ fn flags_of_a_port_act_at_once_and_outlive_the_daemon() {
     assert_eq!(floor.heard(0, &plain(BROADCAST, a)), ["c"]);
     assert_eq!(floor.heard(0, &plain(b, a)), [""; 0]);
     assert_eq!(floor.heard(0, &plain(c, a)), ["c"]);
-    let drops = floor.daemon.json(&["drops"]);
-    let isolated = drops.as_array().unwrap().iter();
-    let isolated: Vec<_> = isolated
-        .filter(|d| d["reason"] == "port_isolated")
-        .collect();
-    assert_eq!(isolated[0]["count"], 1, "{drops}");
+    assert_eq!(floor.dropped("port_isolated"), 1);
     let listed = floor.daemon.run(&["port", "ls"]);
-    assert!(listed.contains("isolated hairpin"), "{listed}");
+    let words = "isolated hairpin no-port-security";
+    assert!(listed.contains(words), "{listed}");
 
     floor.daemon.kill();
     floor.daemon.restart();
     let wanted = json!({"learning": true, "flood": true, "mcast_flood": true,
-        "bcast_flood": true, "isolated": true, "hairpin": true});
+        "bcast_flood": true, "isolated": true, "hairpin": true, "port_security": false});
     assert_eq!(floor.flags("a"), wanted);
     assert_eq!(floor.heard(0, &plain(BROADCAST, a)), ["c"]);
     floor.set("a", &["isolated", "off"]);
@@ -190,8 +196,12 @@ fn flags_that_cannot_be_are_refused_and_change_nothing() {
         (&["a", "isolated"], "lacks its value"),
         (
             &["a", "isolated", "on", "wings", "on"],
-            "'wings' is no flag",
+            "'wings' is nothing",
         ),
+        (&["a", "mac-limit", "0"], "from 1 to 262144"),
+        (&["a", "mac-limit", "-3"], "from 1 to 262144"),
+        (&["a", "mac-limit", "9999999999"], "from 1 to 262144"),
+        (&["a", "mac-limit", "few"], "no number"),
         (&["causeway0", "isolated", "on"], "leads to no endpoint"),
         (&["0", "isolated", "on"], "leads to no endpoint"),
     ] {
@@ -229,11 +239,7 @@ fn set_entries_hold_stations_where_they_are_and_outlive_the_daemon() {
         assert_eq!(floor.heard(0, &plain(station(last), a)), ["c"], "no move");
     }
     assert_eq!(floor.heard(0, &plain(station(3), a)), [""; 0]);
-    let drops = floor.daemon.json(&["drops"]).to_string();
-    assert!(
-        drops.contains("not_ip"),
-        "the gateway takes what is local: {drops}"
-    );
+    assert_eq!(floor.dropped("not_ip"), 1, "the gateway's business");
     let state = |floor: &Floor, mac: &str| {
         let listed = floor.daemon.json(&["fdb", "show", "n"]);
         let mut entries = listed.as_array().unwrap().iter();
@@ -343,4 +349,89 @@ fn the_ageing_time_of_a_network_acts_while_it_is_in_use() {
         !floor.fdb_has(UNKNOWN)
     });
     assert_eq!(floor.heard(0, &plain(UNKNOWN, a)), ["b", "c"]);
+}
+
+#[test]
+fn an_attached_endpoint_speaks_for_itself_alone_unless_it_is_let() {
+    if !require_root("an_attached_endpoint_speaks_for_itself_alone_unless_it_is_let") {
+        return;
+    }
+    let mut floor = Floor::new("secure");
+    let attached = floor.lab.namespace("d");
+    let address = floor.daemon.attach(&attached, "n", "d", &[]);
+    assert_eq!(floor.flags("d")["port_security"], true, "by default");
+    assert!(ping(&attached, ip("10.88.0.1"), 56), "the gateway");
+    let neighbour = ip(&floor.stations[1].address);
+    assert!(ping(&attached, neighbour, 56), "a neighbour");
+    assert_eq!(address, "10.88.0.5");
+
+    floor.set("a", &["port-security", "on"]);
+    let [a, b] = [0, 1].map(|station| floor.mac(station));
+    let [own, to, other] = [2, 3, 4].map(|last| Ipv4Addr::new(10, 88, 0, last));
+    let datagram = |link, from: Ipv4Addr| {
+        let source = SocketAddr::new(from.into(), 7);
+        wire::udp(link, source, at("10.88.0.3:9"), 64, b"a datagram")
+    };
+    assert_eq!(floor.heard(0, &datagram(Link(a, b), own)), ["b"]);
+    let question = wire::arp_request(a, own, other);
+    assert_eq!(floor.heard(0, &question), ["b", "c"]);
+    let (mac, address) = ("source_mac_foreign", "source_address_foreign");
+    let gateway = Ipv4Addr::new(10, 88, 0, 1);
+    for (frame, reason) in [
+        (plain(BROADCAST, UNKNOWN), mac),
+        (datagram(Link(UNKNOWN, b), own), mac),
+        (datagram(Link(a, b), other), address),
+        (datagram(Link(a, b), Ipv4Addr::new(192, 0, 2, 7)), address),
+        (wire::arp_request(a, other, to), address),
+        (wire::arp_reply(Link(a, b), gateway, to), address),
+    ] {
+        let before = floor.dropped(reason);
+        assert_eq!(floor.heard(0, &frame), [""; 0], "{reason}");
+        assert_eq!(floor.dropped(reason), before + 1);
+    }
+    assert!(!floor.fdb_has(UNKNOWN));
+
+    floor.daemon.kill();
+    floor.daemon.restart();
+    assert_eq!(floor.heard(0, &plain(BROADCAST, UNKNOWN)), [""; 0]);
+    floor.set("a", &["port-security", "off"]);
+    assert_eq!(floor.heard(0, &plain(BROADCAST, UNKNOWN)), ["b", "c"]);
+}
+
+#[test]
+fn a_port_learns_as_many_stations_as_its_limit_says_and_passes_the_rest() {
+    if !require_root("a_port_learns_as_many_stations_as_its_limit_says_and_passes_the_rest") {
+        return;
+    }
+    let mut floor = Floor::new("limit");
+    let a = floor.mac(0);
+    let station = |last: u8| MacAddr([0x02, 0, 0, 0, 2, last]);
+    floor.set("b", &["mac-limit", "3"]);
+    let usage = |floor: &Floor| {
+        let port = floor.daemon.json(&["port", "show", "b"]);
+        let number = |key: &str| port[key].as_u64().unwrap();
+        (number("stations"), number("mac_limit_refused"))
+    };
+    for last in 0..5 {
+        let heard = floor.heard(1, &plain(BROADCAST, station(last)));
+        assert_eq!(heard, ["a", "c"], "forwarded, learned or not");
+    }
+    // b itself may have been one of the three.
+    let (stations, refused) = usage(&floor);
+    assert!(stations == 3 && refused >= 2, "{stations}, {refused}");
+    let heard = floor.heard(0, &plain(station(4), a));
+    assert_eq!(heard, ["b", "c"], "unknown");
+    let listed = floor.daemon.run(&["port", "ls"]);
+    assert!(listed.contains("mac-limit 3"), "{listed}");
+    let status = floor.daemon.run(&["status"]);
+    assert!(status.contains("mac_limit"), "{status}");
+    floor.daemon.kill();
+    floor.daemon.restart();
+    for last in 0..5 {
+        let _ = floor.heard(1, &plain(BROADCAST, station(last)));
+    }
+    assert_eq!(usage(&floor).0, 3, "kept");
+    floor.set("b", &["mac-limit", "none"]);
+    let _ = floor.heard(1, &plain(BROADCAST, station(4)));
+    assert_eq!(floor.heard(0, &plain(station(4), a)), ["b"]);
 }

@@ -14,7 +14,7 @@ use super::handlers::JsonBody;
 use super::types::PortView;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::model::{FdbKindError, fdb_kind};
+use crate::model::{Asked, FdbKindError, fdb_kind};
 use crate::port_settings::PortChange;
 
 /// The flags of a port, as bridge(8) has them. What a change leaves out stays as it is; a listing
@@ -34,6 +34,8 @@ pub struct FlagsBody {
     pub isolated: Option<bool>,
     /// A bridged frame may go back to it.
     pub hairpin: Option<bool>,
+    /// Only frames of its endpoint's own MAC and addresses enter by it.
+    pub port_security: Option<bool>,
 }
 
 impl FlagsBody {
@@ -46,6 +48,7 @@ impl FlagsBody {
             PortFlags::BCAST_FLOOD => &mut self.bcast_flood,
             PortFlags::ISOLATED => &mut self.isolated,
             PortFlags::HAIRPIN => &mut self.hairpin,
+            PortFlags::SECURED => &mut self.port_security,
             _ => return None,
         })
     }
@@ -63,17 +66,45 @@ impl From<PortFlags> for FlagsBody {
     }
 }
 
-/// `PATCH /v1/ports/{port}`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// `PATCH /v1/ports/{port}`: what is left out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PortSet {
     /// Flags to be on or off.
     pub flags: FlagsBody,
+    /// How many stations may be learned on it: a number, or `none`.
+    pub mac_limit: Option<LimitBody>,
+}
+
+/// A number, or a word for there being none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LimitBody {
+    /// So many.
+    Count(i64),
+    /// `none`.
+    Word(String),
+}
+
+impl LimitBody {
+    /// Whether it is in range is for the engine to say, which knows the range.
+    fn asked(&self) -> Result<Asked<u32>, Error> {
+        match self {
+            Self::Count(count) => Ok(Asked::Value(u32::try_from(*count).unwrap_or(0))),
+            Self::Word(word) if word == "none" => Ok(Asked::Default),
+            Self::Word(word) => Err(Error::Invalid(format!(
+                "'{word}' is no number of stations; give one, or none"
+            ))),
+        }
+    }
 }
 
 impl PortSet {
-    fn change(mut self) -> PortChange {
+    fn change(mut self) -> Result<PortChange, Error> {
         let mut change = PortChange::default();
+        if let Some(limit) = &self.mac_limit {
+            change.mac_limit = limit.asked()?;
+        }
         for (flag, _) in PortFlags::ALL {
             match self.flags.entry(flag).and_then(|entry| *entry) {
                 Some(true) => change.on = change.on.with(flag),
@@ -81,7 +112,7 @@ impl PortSet {
                 None => {}
             }
         }
-        change
+        Ok(change)
     }
 }
 
@@ -148,7 +179,7 @@ pub async fn set_port(
     Path(name): Path<String>,
     JsonBody(body): JsonBody<PortSet>,
 ) -> Result<Json<PortView>, Error> {
-    engine.set_port(&name, body.change()).await?;
+    engine.set_port(&name, body.change()?).await?;
     Ok(Json(engine.port(&name)?))
 }
 

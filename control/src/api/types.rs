@@ -320,6 +320,15 @@ pub struct PortView {
     /// What is switched on for it, of an endpoint's port.
     #[serde(default)]
     pub flags: Option<FlagsBody>,
+    /// How many stations may be learned on it, where that is limited.
+    #[serde(default)]
+    pub mac_limit: Option<u32>,
+    /// How many are.
+    #[serde(default)]
+    pub stations: u32,
+    /// Frames whose source was not learned for that limit.
+    #[serde(default)]
+    pub mac_limit_refused: u64,
 }
 
 /// A NAT session.
@@ -485,6 +494,9 @@ pub struct StatusView {
     pub verdicts: Vec<CountView>,
     /// Frames dropped.
     pub dropped: u64,
+    /// What learning has come to.
+    #[serde(default)]
+    pub learning: Vec<CountView>,
     /// API handlers that panicked.
     pub api_panics: u64,
     /// What disturbs forwarding, in words.

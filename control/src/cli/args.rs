@@ -460,7 +460,11 @@ pub enum PortCommand {
         /// An endpoint's name, or the port's number
         port: String,
         /// Pairs of words, as listed below
-        #[arg(required = true, value_name = "FLAG on|off")]
+        #[arg(
+            required = true,
+            value_name = "WHAT VALUE",
+            allow_negative_numbers = true
+        )]
         words: Vec<String>,
     },
 }
@@ -473,10 +477,13 @@ const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
   bcast-flood on|off    broadcast leaves by it [on]
   isolated on|off       it and other isolated ports do not reach each other [off]
   hairpin on|off        a bridged frame may go back to it [off]
+  port-security on|off  only frames of the endpoint's own MAC and addresses enter by it [on]
+  mac-limit N|none      no more stations are learned on it; frames pass all the same [none]
 
 Examples:
   causeway port set web1 isolated on
-  causeway port set web1 learning off flood off";
+  causeway port set web1 learning off flood off
+  causeway port set router1 port-security off mac-limit 100";
 
 /// `fdb`
 #[derive(Debug, Subcommand)]

@@ -378,6 +378,13 @@ async fn status(client: &Client, json: bool) -> anyhow::Result<()> {
         "frames: {rx} received, {dropped} dropped; {}",
         verdicts.join(", ")
     )?;
+    let learning = status.learning.iter().filter(|count| count.count > 0);
+    let learning: Vec<String> = learning
+        .map(|count| format!("{} {}", count.label, count.count))
+        .collect();
+    if !learning.is_empty() {
+        writeln!(out, "stations: {}", learning.join(", "))?;
+    }
     write_loads(&mut out, &status)?;
     if status.api_panics > 0 {
         writeln!(out, "API handlers that panicked: {}", status.api_panics)?;

@@ -8,7 +8,7 @@ use dataplane_core::l2::PortFlags;
 use super::args::{PortArgs, PortCommand};
 use super::client::{Client, escape};
 use super::{print_json, publish, table};
-use crate::api::bridging::{FlagsBody, PortSet};
+use crate::api::bridging::{FlagsBody, LimitBody, PortSet};
 use crate::api::types::PortView;
 use crate::port_settings;
 
@@ -67,7 +67,10 @@ fn state(port: &PortView) -> &'static str {
 /// What is not as of a new port.
 fn unusual(port: &PortView) -> String {
     let flags = port.flags.map(|body| port_settings::changed(flags(body)));
-    flags.unwrap_or_default()
+    let limit = port.mac_limit.map(|limit| format!("mac-limit {limit}"));
+    let words = flags.into_iter().chain(limit);
+    let words: Vec<String> = words.filter(|words| !words.is_empty()).collect();
+    words.join(" ")
 }
 
 fn flags(mut body: FlagsBody) -> PortFlags {
@@ -104,11 +107,30 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
             let on = if flags(body).has(flag) { "on" } else { "off" };
             writeln!(out, "  {word} {on}")?;
         }
+        let limit = port
+            .mac_limit
+            .map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+        let (stations, refused) = (port.stations, port.mac_limit_refused);
+        writeln!(out, "  mac-limit {limit}")?;
+        writeln!(
+            out,
+            "  stations learned {stations}, frames over the limit {refused}"
+        )?;
     }
     Ok(())
 }
 
-/// Reads pairs of words: a flag, and `on` or `off`.
+fn limit(value: &str) -> anyhow::Result<LimitBody> {
+    match value.parse() {
+        Ok(count) => Ok(LimitBody::Count(count)),
+        Err(_) if value == "none" => Ok(LimitBody::Word(value.to_owned())),
+        Err(_) => bail!(
+            "'{value}' is no number of stations; write it as 'mac-limit 8' or 'mac-limit none'"
+        ),
+    }
+}
+
+/// Reads pairs of words: a flag with `on` or `off`, `mac-limit` with a number or `none`.
 fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
     let mut set = PortSet::default();
     for pair in words.chunks(2) {
@@ -118,6 +140,10 @@ fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
                 pair[0]
             );
         };
+        if word == "mac-limit" {
+            set.mac_limit = Some(limit(value)?);
+            continue;
+        }
         let on = match value.as_str() {
             "on" => true,
             "off" => false,

@@ -1,6 +1,7 @@
 //! What requests may look at. Nothing here changes anything.
 
 use dataplane::balance::{Loads, PortLoad};
+use dataplane::stats::Stats;
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::nat::{Account, Behaviour, Dependence, Totals};
@@ -186,6 +187,7 @@ impl Engine {
                 Role::Uplink(_) => ("uplink", None),
             };
             let bridged = matches!(port.role, Role::Bridge(_));
+            let usage = self.dataplane.fdb().usage_of(port.id);
             PortView {
                 port: port.id.0,
                 name: port.name.to_string(),
@@ -199,6 +201,9 @@ impl Engine {
                 tx_bytes: counters.sent_bytes,
                 tx_dropped: counters.drops.iter().map(|(_, count)| count).sum(),
                 flags: bridged.then(|| port.flags.into()),
+                mac_limit: port.mac_limit,
+                stations: usage.stations,
+                mac_limit_refused: usage.refused,
             }
         };
         topology.ports.iter().flatten().map(view).collect()
@@ -342,11 +347,29 @@ impl Engine {
             rx_frames: stats.rx,
             verdicts: verdicts.collect(),
             dropped: stats.drops.iter().map(|(_, count)| count).sum(),
+            learning: learning(&stats),
             api_panics: self.panics.load(Ordering::Relaxed),
             warnings,
             features,
         }
     }
+}
+
+/// What learning has come to, by label.
+fn learning(stats: &Stats) -> Vec<CountView> {
+    let counts = [
+        ("learned", stats.learned),
+        ("moved", stats.moved),
+        ("full", stats.learn_full),
+        ("mac_limit", stats.learn_limited),
+        ("pinned", stats.pinned),
+        ("flapping", stats.move_refused),
+    ];
+    let view = |(label, count): (&str, u64)| CountView {
+        label: label.to_owned(),
+        count,
+    };
+    counts.map(view).into()
 }
 
 fn since_start(time: Duration) -> u64 {

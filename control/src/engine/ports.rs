@@ -4,7 +4,7 @@ use dataplane_core::addr::PortId;
 
 use super::{Engine, State};
 use crate::error::Error;
-use crate::model::Endpoint;
+use crate::model::{Asked, Endpoint};
 use crate::port_settings::PortChange;
 
 impl Engine {
@@ -16,6 +16,15 @@ impl Engine {
     pub async fn set_port(&self, name: &str, change: PortChange) -> Result<PortId, Error> {
         let mut state = self.state().await;
         let before = self.port_of(&state, name)?.clone();
+        let max = self.dataplane.fdb().limits().entries_per_port_max;
+        if let Asked::Value(limit) = change.mac_limit
+            && !(1..=max).contains(&limit)
+        {
+            return Err(Error::Invalid(format!(
+                "a port's MAC limit is from 1 to {max} stations, or none; `learning off` learns no \
+                 station at all"
+            )));
+        }
         let after = Endpoint {
             settings: change.over(before.settings),
             ..before.clone()

@@ -64,6 +64,7 @@ pub(super) fn example() -> DesiredState {
         phase: Phase::Attaching,
         settings: PortSettings {
             flags: PortFlags::default().with(PortFlags::ISOLATED),
+            mac_limit: Some(3),
         },
         foreign: None,
     };
