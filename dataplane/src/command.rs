@@ -10,7 +10,7 @@ use crossbeam::channel::Sender;
 use dataplane_core::addr::{PortId, UplinkId};
 use dataplane_core::frame::FrameBuf;
 use dataplane_core::topology::Topology;
-use dataplane_port::PortIo;
+use dataplane_port::{Carrier, PortIo};
 
 use crate::stats::PortCounters;
 use crate::tracing::Tap;
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Release(PortId, usize, Sender<Released>),
     /// Takes over the only queue of a port.
     Adopt(PortId, Released),
+    /// Plugs or unplugs a port's cable, as its far side sees it.
+    SetCarrier(PortId, Carrier),
     /// Changes nothing: for a worker that a change does not concern.
     Pass,
     /// Floods a frame of the switch's own in a port's domain, as if that port had sent it.

@@ -35,6 +35,19 @@ pub(crate) struct Lane {
     pub down: bool,
     /// The last `recv` failed by other than `WouldBlock`.
     pub failed: bool,
+    /// The device takes nothing, for it is down.
+    link: Link,
+}
+
+/// What the last frame for a device has shown of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// It takes frames.
+    Up,
+    /// It has just been found down; nobody was told.
+    Lost,
+    /// It is down.
+    Down,
 }
 
 impl Lane {
@@ -47,6 +60,7 @@ impl Lane {
             capabilities,
             down: false,
             failed: false,
+            link: Link::Up,
         }
     }
 
@@ -59,6 +73,7 @@ impl Lane {
             waiting: released.waiting,
             down: released.down,
             failed: released.down,
+            link: Link::Up,
         }
     }
 
@@ -77,6 +92,23 @@ impl Lane {
     /// Whether frames wait for the device.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether the device has been found down since the last call.
+    pub fn take_lost(&mut self) -> bool {
+        let lost = self.link == Link::Lost;
+        if lost {
+            self.link = Link::Down;
+        }
+        lost
+    }
+
+    /// Counts a copy that the device did not take, for this reason.
+    fn refuse(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::NotConnected && self.link == Link::Up {
+            self.link = Link::Lost;
+        }
+        self.counters.record_drop(reason(error));
     }
 
     /// Takes a frame for the next flush.
@@ -106,15 +138,18 @@ impl Lane {
         if self.must_segment(frame) {
             let sent = send_segments(&mut *self.io, &self.counters, frame, segmenter);
             if let Err(error) = sent {
-                self.counters.record_drop(reason(&error));
+                self.refuse(&error);
             }
             return;
         }
         let (bytes, gso) = (frame.len() as u64, frame.offload.gso().is_some());
         match self.io.send(core::slice::from_mut(frame)) {
             Ok(0) => self.counters.record_drop(EgressDrop::QueueFull),
-            Ok(_) => self.counters.record_sent(bytes, gso),
-            Err(error) => self.counters.record_drop(reason(&error)),
+            Ok(_) => {
+                self.link = Link::Up;
+                self.counters.record_sent(bytes, gso);
+            }
+            Err(error) => self.refuse(&error),
         }
     }
 
@@ -133,7 +168,7 @@ impl Lane {
                 Ok(sent) => done += sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    self.counters.record_drop(reason(&error));
+                    self.refuse(&error);
                     done += 1;
                 }
             }
@@ -154,6 +189,7 @@ impl Lane {
         let len = rest.iter().take_while(|frame| !self.must_segment(frame));
         let end = start + len.count();
         let sent = self.io.send(&mut self.waiting[start..end])?;
+        self.link = Link::Up;
         for frame in &self.waiting[start..start + sent] {
             self.counters
                 .record_sent(frame.len() as u64, frame.offload.gso().is_some());

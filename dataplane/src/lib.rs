@@ -35,7 +35,7 @@ use dataplane_core::route;
 use dataplane_core::time::Instant;
 use dataplane_core::topology::{AGEING_DEFAULT, PORTS_MAX, Topology};
 pub use dataplane_port::BATCH_MAX;
-use dataplane_port::{Batch, PortIo};
+use dataplane_port::{Batch, Carrier, PortIo};
 use mio::{Poll, Waker};
 
 use balance::{Loads, Meter};
@@ -421,6 +421,14 @@ impl Dataplane {
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
         *current = topology;
         Ok(generation)
+    }
+
+    /// Plugs or unplugs a port's cable as its far side sees it, where the backend can.
+    ///
+    /// # Errors
+    /// [`Error::Silent`], [`Error::Refused`].
+    pub fn set_carrier(&self, id: PortId, carrier: Carrier) -> Result<(), Error> {
+        self.order_all(|_| Command::SetCarrier(id, carrier))
     }
 
     /// Tells the stations of a port's network that `address` is at `mac`, behind that port. The

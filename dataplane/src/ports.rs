@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use dataplane_core::addr::PortId;
 use dataplane_core::frame::FrameBuf;
-use dataplane_port::PortIo;
+use dataplane_port::{Carrier, PortIo};
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
@@ -75,6 +75,17 @@ impl Worker {
         if let Slot::Own { mut lane, .. } = core::mem::take(slot) {
             lane.abandon(&mut self.batch);
             self.forget(id, &lane);
+        }
+    }
+
+    /// Plugs or unplugs the cable of a port of which this worker has a queue.
+    pub fn set_carrier(&self, id: PortId, carrier: Carrier) -> Result<(), String> {
+        match self.lanes.get(id.index()) {
+            Some(Slot::Own { lane, .. }) => lane
+                .io
+                .set_carrier(carrier)
+                .map_err(|error| format!("cannot set the carrier of {id}: {error}")),
+            Some(Slot::Remote { .. } | Slot::Expected { .. } | Slot::Empty) | None => Ok(()),
         }
     }
 

@@ -158,6 +158,7 @@ impl Worker {
             Command::Announce(port, bytes) => self.announce(port, &bytes),
             Command::Trace(tap) => self.taps.push(tap),
             Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
+            Command::SetCarrier(id, carrier) => return self.set_carrier(id, carrier),
             Command::Pass => {}
             Command::Stop => self.stopped = true,
         }
@@ -272,6 +273,7 @@ impl Worker {
                 let lost = error.kind() == io::ErrorKind::NotConnected && !lane.down;
                 if lost {
                     lane.down = true;
+                    self.switch.fdb.flush_port(id);
                     self.notify(Notice::PortDown(id));
                 }
             }
@@ -456,6 +458,9 @@ impl Worker {
                 Some(Slot::Own { lane, .. }) => {
                     lane.counters.enqueued.add(1);
                     lane.send_now(&mut buf, mtu, &mut self.segmenter);
+                    if lane.take_lost() {
+                        self.switch.fdb.flush_port(port);
+                    }
                 }
                 Some(Slot::Expected { waiting, counters }) => {
                     counters.enqueued.add(1);
@@ -489,6 +494,9 @@ impl Worker {
                 continue;
             };
             lane.flush(&mut self.batch, &mut self.segmenter);
+            if lane.take_lost() {
+                self.switch.fdb.flush_port(port);
+            }
             if lane.has_waiting() && !self.blocked.contains(&port) {
                 self.blocked.push(port);
             }

@@ -13,6 +13,7 @@ use dataplane::{Config, Dataplane, Waiting};
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::checksum::Sum;
 use dataplane_core::frame::Offload;
+use dataplane_core::topology::AGEING_DEFAULT;
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
 use dataplane_port::{Capabilities, PortIo};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -21,6 +22,13 @@ use world::mac;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Largest frame of the world's ports: MTU 1500, Ethernet header, one tag.
 const FRAME_SIZE_MAX: usize = 1_518;
+
+/// The stations that are known on a port of network red.
+fn stations_on(rig: &Rig, port: u16) -> usize {
+    let fdb = rig.dataplane.fdb();
+    let rows = fdb.rows(world::RED, rig.dataplane.now(), AGEING_DEFAULT);
+    rows.iter().filter(|row| row.port == PortId(port)).count()
+}
 
 struct Rig {
     dataplane: Dataplane,
@@ -252,4 +260,17 @@ fn workers_hand_frames_over_for_as_long_as_it_takes() {
         }
     }
     rig.wait_for(|rig| rig.dataplane.stats().check_laws().is_ok());
+}
+
+#[test]
+fn a_device_that_goes_down_loses_its_stations_and_its_frames_find_others() {
+    let rig = Rig::new(1, Capabilities::offloading(70_000), 64);
+    rig.send(1, &plain(mac(1), mac(2), 60), Offload::NONE);
+    rig.wait_for(|rig| rig.peers[1].pending() == 1);
+    assert_eq!((stations_on(&rig, 1), stations_on(&rig, 2)), (1, 1));
+    rig.peers[1].unplug();
+    rig.wait_for(|rig| stations_on(rig, 2) == 0);
+    assert_eq!(stations_on(&rig, 1), 1, "another port's stay");
+    rig.send(1, &plain(mac(1), mac(2), 61), Offload::NONE);
+    rig.wait_for(|rig| rig.peers[2].pending() == 1);
 }

@@ -15,6 +15,9 @@ impl MacAddr {
     /// `00:00:00:00:00:00`, never a valid source.
     pub const ZERO: Self = Self([0; 6]);
 
+    /// `01:80:c2:00:00:00`, which bridge protocol data units are sent to (IEEE 802.1Q-2018 table 8-1).
+    pub const BRIDGE_GROUP: Self = Self([0x01, 0x80, 0xc2, 0, 0, 0]);
+
     /// The group bit (IEEE 802-2014 clause 8.2.2): set for multicast and broadcast.
     #[inline]
     pub const fn is_group(self) -> bool {

@@ -10,6 +10,7 @@ use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::ahead::{STATIONS_MIN, look_ahead};
 use dataplane_core::fdb::{FdbKey, FdbKind, Learn};
 use dataplane_core::frame::FrameBuf;
+use dataplane_core::l2::PortFlags;
 use dataplane_core::trace::{Step, Target};
 use dataplane_core::verdict::{DropReason, Verdict};
 use world::packets::udp4;
@@ -128,6 +129,26 @@ fn link_local_groups_stay_on_their_link_and_teach_nothing() {
     assert_eq!(world.fdb.len(), 0);
     let out = world.send(1, &plain(MacAddr([0x01, 0x80, 0xc2, 0, 0, 16]), mac(1)));
     assert_eq!(world.flood_ports(&out, 1), [2, 3]);
+}
+
+#[test]
+fn bpdus_pass_where_they_are_let_and_no_other_link_local_group_does() {
+    let mut world = World::new();
+    world.edit(|t| {
+        let port = t.ports[1].as_mut().unwrap();
+        port.flags = port.flags.with(PortFlags::BPDUS);
+        let port = t.ports[3].as_mut().unwrap();
+        port.flags = port.flags.without(PortFlags::MCAST_FLOOD);
+    });
+    let out = world.send(1, &plain(MacAddr::BRIDGE_GROUP, mac(1)));
+    assert_eq!(world.flood_ports(&out, 1), [2], "as other multicast");
+    assert_eq!(world.fdb.len(), 1, "and learned from");
+    for last in 1..16 {
+        let out = world.send(1, &plain(MacAddr([0x01, 0x80, 0xc2, 0, 0, last]), mac(1)));
+        assert_eq!(out.verdict, Verdict::Drop(DropReason::LinkLocalGroup));
+    }
+    let out = world.send(2, &plain(MacAddr::BRIDGE_GROUP, mac(2)));
+    assert_eq!(out.verdict, Verdict::Drop(DropReason::LinkLocalGroup));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use dataplane_core::frame::FrameBuf;
 use fastrand::Rng;
 
-use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, PortIo};
+use crate::{BATCH_MAX, Batch, Capabilities, Carrier, EdgeStats, PortIo};
 
 /// Of this many frames, the rates of [`FaultRates`] count.
 pub const PER: u32 = 1_000_000;
@@ -243,6 +243,10 @@ impl<P: PortIo> PortIo for Faulty<P> {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         self.inner.readiness()
+    }
+
+    fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
+        self.inner.set_carrier(carrier)
     }
 
     fn edge_stats(&self) -> EdgeStats {

@@ -95,6 +95,15 @@ impl Capabilities {
     }
 }
 
+/// Whether the far side sees a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// `LOWER_UP`.
+    Present,
+    /// `NO-CARRIER`.
+    Absent,
+}
+
 /// Received frames with the pool of buffers that they came from.
 ///
 /// Buffers are reused last in, first out, so that a lightly loaded worker keeps touching the
@@ -268,6 +277,15 @@ pub trait PortIo: Send {
 
     /// The descriptor to wait on; `None` means that the port must be polled.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Plugs or unplugs the cable as the far side sees it, where the backend has one of its own to
+    /// unplug: a TAP. Others stay as they are.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn set_carrier(&self, _carrier: Carrier) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Loss at the kernel's edge.
     fn edge_stats(&self) -> EdgeStats {

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf, Offload};
 
-use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, PortIo};
+use crate::{BATCH_MAX, Batch, Capabilities, Carrier, EdgeStats, PortIo};
 
 /// Largest record that is written or read: what tcpdump uses (`MAXIMUM_SNAPLEN`), more than any
 /// frame.
@@ -228,6 +228,10 @@ impl<P: PortIo, W: Write + Send> PortIo for Recorder<P, W> {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         self.inner.readiness()
+    }
+
+    fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
+        self.inner.set_carrier(carrier)
     }
 
     fn edge_stats(&self) -> EdgeStats {

@@ -14,7 +14,7 @@ use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
 use tun_tap::{Iface, Mode};
 
 use crate::tap::{self, Persistence, TapError};
-use crate::{BATCH_MAX, Batch, Capabilities, PortIo, sys};
+use crate::{BATCH_MAX, Batch, Capabilities, Carrier, PortIo, sys};
 
 /// A TAP device without offloads.
 pub struct PlainTap {
@@ -138,6 +138,10 @@ impl PortIo for PlainTap {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.descriptor())
+    }
+
+    fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
+        tap::set_carrier(self.descriptor(), carrier)
     }
 }
 

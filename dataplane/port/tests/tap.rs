@@ -9,9 +9,10 @@ use std::net::UdpSocket;
 
 use common::{in_namespace, ip};
 use dataplane_core::frame::FrameBuf;
+use dataplane_port::Carrier;
 use dataplane_port::conformance::{PortPeer, Subject, check_all, wait};
 use dataplane_port::packet::PacketSocket;
-use dataplane_port::tap::{Carrier, Persistence, Tap, TapBuilder, TapError, TapOffload};
+use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError, TapOffload};
 use dataplane_port::{Batch, PortIo};
 
 #[test]

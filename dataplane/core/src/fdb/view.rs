@@ -96,6 +96,14 @@ impl FdbView {
         key.word().map_or(0, |word| self.index.touch(word))
     }
 
+    /// Forgets what was learned on a port, which a worker has found to be down.
+    #[cold]
+    pub fn flush_port(&self, port: PortId) {
+        if self.overlay.is_none() {
+            self.shared.flush_port(port);
+        }
+    }
+
     /// Stations in the table, dead ones included.
     #[inline]
     pub fn len(&self) -> usize {

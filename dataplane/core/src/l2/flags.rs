@@ -28,6 +28,8 @@ impl PortFlags {
     pub const HAIRPIN: Self = Self(1 << 5);
     /// Only frames of its endpoint's own MAC and addresses enter by it.
     pub const SECURED: Self = Self(1 << 6);
+    /// BPDUs that enter by it are forwarded as other multicast is. Set of a network, not of a port.
+    pub const BPDUS: Self = Self(1 << 7);
 
     /// Every flag that people set, with the word for it.
     pub const ALL: [(Self, &'static str); 7] = [

@@ -26,6 +26,13 @@ pub(crate) const fn addresses(ethernet: &[u8; ETHERNET_SIZE]) -> [MacAddr; 2] {
     ]
 }
 
+/// Whether a frame to a link-local group is forwarded all the same: none but BPDUs, where they are
+/// let, as by a kernel bridge without spanning tree.
+#[cold]
+fn passes(port: &Port, group: MacAddr) -> bool {
+    group == MacAddr::BRIDGE_GROUP && port.flags.has(PortFlags::BPDUS)
+}
+
 /// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
 /// of uplinks enter no domain and pass.
 ///
@@ -47,7 +54,7 @@ pub fn admit(port: &Port, headers: &Headers, bytes: &[u8]) -> Result<VlanId, Dro
     if port.flags.has(PortFlags::SECURED) {
         port.identity.check(headers, bytes)?;
     }
-    if headers.dst.is_link_local_group() {
+    if headers.dst.is_link_local_group() && !passes(port, headers.dst) {
         return Err(DropReason::LinkLocalGroup);
     }
     Ok(TRANSPARENT)

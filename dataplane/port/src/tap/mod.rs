@@ -24,7 +24,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
 
 use crate::virtio::{self, VNET_HEADER_SIZE};
-use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, PortIo, sys};
+use crate::{BATCH_MAX, Batch, Capabilities, Carrier, EdgeStats, PortIo, sys};
 
 pub use error::TapError;
 
@@ -80,15 +80,6 @@ pub enum Persistence {
     WhileOpen,
     /// The device stays, without carrier, and can be attached to again.
     Persistent,
-}
-
-/// Whether the far side sees a cable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carrier {
-    /// `LOWER_UP`.
-    Present,
-    /// `NO-CARRIER`.
-    Absent,
 }
 
 /// How to open a TAP device.
@@ -308,19 +299,6 @@ impl Tap {
         sys::interface_index(&self.name)
     }
 
-    /// Plugs or unplugs the cable as the far side sees it.
-    ///
-    /// # Errors
-    /// What `TUNSETCARRIER` says; kernels before 4.20 do not know it.
-    pub fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
-        let present = c_int::from(carrier == Carrier::Present);
-        ioctl(
-            self.file.as_fd(),
-            libc::TUNSETCARRIER,
-            IoctlArgument::Int(&present),
-        )
-    }
-
     /// Sets whether the device outlives its descriptors.
     ///
     /// # Errors
@@ -412,6 +390,10 @@ impl PortIo for Tap {
         Some(self.file.as_fd())
     }
 
+    fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
+        set_carrier(self.file.as_fd(), carrier)
+    }
+
     /// What the device dropped because its queue was full is in its own statistics alone
     /// (`tx_dropped`, as the sandbox sees it): a descriptor does not tell.
     fn edge_stats(&self) -> EdgeStats {
@@ -420,6 +402,12 @@ impl PortIo for Tap {
             rx_malformed: self.rx_malformed,
         }
     }
+}
+
+/// `TUNSETCARRIER` on a descriptor of `/dev/net/tun`; kernels before 4.20 do not know it.
+pub(crate) fn set_carrier(fd: BorrowedFd<'_>, carrier: Carrier) -> io::Result<()> {
+    let present = c_int::from(carrier == Carrier::Present);
+    ioctl(fd, libc::TUNSETCARRIER, IoctlArgument::Int(&present))
 }
 
 /// `TUNSETPERSIST` on a descriptor of `/dev/net/tun`.
