@@ -11,11 +11,11 @@
 use std::net::IpAddr;
 
 use dataplane_core::addr::Prefix;
-use dataplane_port::PortIo;
 use dataplane_port::guard::{self, Guarded};
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError};
 use dataplane_port::tap_plain::PlainTap;
+use dataplane_port::{Carrier, PortIo};
 
 use crate::error::Error;
 use crate::link::inet::{Address, DuplicateDetection, Route};
@@ -50,7 +50,7 @@ impl Devices {
     }
 
     /// The name that a device has until it has its alias, and a veth's host end for good.
-    fn own_name(&self, endpoint: &Endpoint) -> String {
+    pub fn own_name(&self, endpoint: &Endpoint) -> String {
         let part = self.instance.get(..INSTANCE_PART_LEN).unwrap_or_default();
         format!("cw{part}p{}", endpoint.port.0)
     }
@@ -162,6 +162,24 @@ impl Devices {
         }
         netlink.set_up(index).await?;
         add_default_routes(netlink, index, endpoint, network).await?;
+        Ok(())
+    }
+
+    /// Plugs or unplugs the cable of a device of which the dataplane's end is an interface of the
+    /// host. A TAP's is the dataplane's to plug.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn set_carrier(&self, endpoint: &Endpoint, carrier: Carrier) -> Result<(), Error> {
+        if endpoint.backend != Backend::Packet {
+            return Ok(());
+        }
+        let link = self.netlink.require(&self.own_name(endpoint)).await?;
+        match carrier {
+            Carrier::Present if link.up => {}
+            Carrier::Present => self.netlink.set_up(link.index).await?,
+            Carrier::Absent => self.netlink.set_down(link.index).await?,
+        }
         Ok(())
     }
 

@@ -8,7 +8,9 @@ use dataplane_port::packet::PacketError;
 use dataplane_port::tap::TapError;
 
 use crate::link::IfNameError;
-use crate::model::{BackendError, DependenceError, FdbKindError, NameError, NatModeError};
+use crate::model::{
+    BackendError, DependenceError, FdbKindError, NameError, NatModeError, StpFramesError,
+};
 use crate::publish::PublishSpecError;
 use crate::{ipam, link, netns, store};
 
@@ -27,6 +29,9 @@ pub enum Error {
     /// Not a behaviour of a NAT.
     #[error(transparent)]
     Dependence(#[from] DependenceError),
+    /// Not what becomes of BPDUs.
+    #[error(transparent)]
+    StpFrames(#[from] StpFramesError),
     /// Not a kind of FDB entry.
     #[error(transparent)]
     FdbKind(#[from] FdbKindError),
@@ -201,6 +206,7 @@ impl Error {
             | Self::Dependence(_)
             | Self::NatMode(_)
             | Self::FdbKind(_)
+            | Self::StpFrames(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,
             Self::Ipam(error) => match error {

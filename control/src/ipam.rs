@@ -412,6 +412,7 @@ mod tests {
             host_link: true,
             mtu: MTU_DEFAULT,
             ageing_seconds: 300,
+            stp_frames: Default::default(),
             nat: NetworkNat::default(),
             foreign: None,
         }

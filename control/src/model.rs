@@ -111,6 +111,8 @@ pub struct Network {
     pub mtu: u16,
     /// How long an FDB entry lives without being heard from.
     pub ageing_seconds: u32,
+    /// What becomes of BPDUs that enter it.
+    pub stp_frames: StpFrames,
     /// How its packets are translated.
     pub nat: NetworkNat,
     /// Who else knows the network, and as what.
@@ -157,6 +159,45 @@ impl Network {
         self.subnets
             .iter()
             .find(|subnet| subnet.prefix.contains(&address))
+    }
+}
+
+/// What becomes of bridge protocol data units, which spanning tree speaks by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StpFrames {
+    /// They end at the port, as IEEE 802.1Q has it for a bridge.
+    #[default]
+    Drop,
+    /// They pass as other multicast does, so that bridges in sandboxes find their loops.
+    Forward,
+}
+
+impl StpFrames {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Drop, Self::Forward];
+
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Forward => "forward",
+        }
+    }
+}
+
+/// Text that does not say what becomes of BPDUs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is nothing to do with BPDUs; choose drop or forward")]
+pub struct StpFramesError(pub String);
+
+impl FromStr for StpFrames {
+    type Err = StpFramesError;
+
+    fn from_str(text: &str) -> Result<Self, StpFramesError> {
+        let of_label = |frames: &Self| frames.label() == text;
+        let mut all = Self::ALL.into_iter();
+        all.find(of_label)
+            .ok_or_else(|| StpFramesError(text.to_owned()))
     }
 }
 

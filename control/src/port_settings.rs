@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dataplane_core::l2::PortFlags;
+use dataplane_port::Carrier;
 
 use crate::model::Asked;
 
@@ -13,6 +14,28 @@ pub struct PortSettings {
     pub flags: PortFlags,
     /// How many stations may be learned on it.
     pub mac_limit: Option<u32>,
+    /// Whether frames are to flow.
+    pub state: AdminState,
+}
+
+/// Whether frames are to flow by a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdminState {
+    /// They are.
+    #[default]
+    Up,
+    /// They are not, and the sandbox sees that it has no cable.
+    Down,
+}
+
+impl AdminState {
+    /// What the sandbox's interface is to see.
+    pub const fn carrier(self) -> Carrier {
+        match self {
+            Self::Up => Carrier::Present,
+            Self::Down => Carrier::Absent,
+        }
+    }
 }
 
 impl Default for PortSettings {
@@ -21,6 +44,7 @@ impl Default for PortSettings {
         Self {
             flags: PortFlags::default().with(PortFlags::SECURED),
             mac_limit: None,
+            state: AdminState::Up,
         }
     }
 }
@@ -34,6 +58,8 @@ pub struct PortChange {
     pub off: PortFlags,
     /// How many stations may be learned on it.
     pub mac_limit: Asked<u32>,
+    /// Whether frames are to flow.
+    pub state: Option<AdminState>,
 }
 
 impl Default for PortChange {
@@ -42,6 +68,7 @@ impl Default for PortChange {
             on: PortFlags::NONE,
             off: PortFlags::NONE,
             mac_limit: Asked::Nothing,
+            state: None,
         }
     }
 }
@@ -52,6 +79,7 @@ impl PortChange {
         PortSettings {
             flags: before.flags.with(self.on).without(self.off),
             mac_limit: self.mac_limit.over(before.mac_limit),
+            state: self.state.unwrap_or(before.state),
         }
     }
 }
@@ -68,7 +96,7 @@ pub struct FlagError {
 
 fn flag_words() -> String {
     let flags = PortFlags::ALL.map(|(_, word)| word).join(", ");
-    format!("{flags}, each with on or off, and mac-limit with a number or none")
+    format!("{flags}, each with on or off, mac-limit with a number or none, up and down")
 }
 
 /// Flags that are not as for a new port, a word each: `no-learning isolated`.
@@ -146,6 +174,7 @@ mod tests {
         let before = PortSettings {
             flags: PortSettings::default().flags.with(PortFlags::HAIRPIN),
             mac_limit: Some(7),
+            state: AdminState::Down,
         };
         let change = PortChange {
             on: PortFlags::ISOLATED,
@@ -155,7 +184,8 @@ mod tests {
         let after = change.over(before);
         let words = "no-learning isolated hairpin no-port-security";
         assert_eq!(changed(after.flags), words);
-        assert_eq!(after.mac_limit, Some(7));
+        let kept = (after.mac_limit, after.state);
+        assert_eq!(kept, (Some(7), AdminState::Down));
         let change = PortChange {
             mac_limit: Asked::Default,
             ..PortChange::default()

@@ -26,7 +26,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
 };
-use crate::port_settings::{self, PortSettings};
+use crate::port_settings::{self, AdminState, PortSettings};
 
 /// The tables of the first version, and what each later one has added. How many have been carried
 /// out is in `PRAGMA user_version`; an earlier state is brought forward when it is opened.
@@ -40,6 +40,8 @@ const MIGRATIONS: &[&str] = &[
     fdb::ENTRIES,
     publications::UPLINKS,
     "ALTER TABLE endpoint ADD COLUMN mac_limit INTEGER;",
+    "ALTER TABLE endpoint ADD COLUMN down INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE network ADD COLUMN stp_frames TEXT NOT NULL DEFAULT 'drop';",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -184,10 +186,12 @@ impl Store {
         self.transaction(|connection| {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
             connection.execute(
-                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
+                 ?13)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
                  mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8,
-                 nat_mapping = ?9, nat_filtering = ?10, nat_v4 = ?11, nat_v6 = ?12",
+                 nat_mapping = ?9, nat_filtering = ?10, nat_v4 = ?11, nat_v6 = ?12,
+                 stp_frames = ?13",
                 params![
                     network.domain.0,
                     network.name.as_str(),
@@ -200,7 +204,8 @@ impl Store {
                     network.nat.mapping.map(Dependence::label),
                     network.nat.filtering.map(Dependence::label),
                     network.nat.v4.map(NatMode::label),
-                    network.nat.v6.map(NatMode::label)
+                    network.nat.v6.map(NatMode::label),
+                    network.stp_frames.label()
                 ],
             )?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
@@ -240,10 +245,11 @@ impl Store {
             let path = endpoint.sandbox.path.to_string_lossy();
             connection.execute(
                 "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-                 ?13)
+                 ?13, ?14)
                  ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
                  sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
-                 foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13",
+                 foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13,
+                 down = ?14",
                 params![
                     endpoint.port.0,
                     endpoint.name.as_str(),
@@ -257,7 +263,8 @@ impl Store {
                     owner,
                     id,
                     port_settings::changed(endpoint.settings.flags),
-                    endpoint.settings.mac_limit
+                    endpoint.settings.mac_limit,
+                    endpoint.settings.state == AdminState::Down
                 ],
             )?;
             let port = endpoint.port.0;
@@ -410,6 +417,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             host_link: row.get("host_link")?,
             mtu: row.get("mtu")?,
             ageing_seconds: row.get("ageing_seconds")?,
+            stp_frames: text(row, "stp_frames")?,
             nat: NetworkNat {
                 mapping: optional(row, "nat_mapping", model::dependence)?,
                 filtering: optional(row, "nat_filtering", model::dependence)?,
@@ -456,6 +464,10 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             settings: PortSettings {
                 flags: port_settings::flags(&row.get::<_, String>("flags")?).map_err(unreadable)?,
                 mac_limit: row.get("mac_limit")?,
+                state: match row.get("down")? {
+                    true => AdminState::Down,
+                    false => AdminState::Up,
+                },
             },
             foreign: foreign(row)?,
         };

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::Identity;
+use dataplane_core::l2::{Identity, PortFlags};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -20,8 +20,9 @@ use dataplane_port::Framing;
 use crate::hostnet::HostState;
 use crate::model::{
     DesiredState, Endpoint, HOST_LINK_PORT, MTU_DEFAULT, Network, Phase, Publication,
-    PublicationTarget,
+    PublicationTarget, StpFrames,
 };
+use crate::port_settings::AdminState;
 
 /// An uplink that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
             topology.put_port(Port {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
-                flags: endpoint.settings.flags,
+                flags: flags(network, endpoint),
                 mac_limit: endpoint.settings.mac_limit,
                 identity: Identity {
                     mac: endpoint.mac,
@@ -120,7 +121,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
 }
 
 fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
-    endpoint.phase == Phase::Attached && inputs.open.contains(&endpoint.port)
+    endpoint.phase == Phase::Attached
+        && inputs.open.contains(&endpoint.port)
+        && endpoint.settings.state == AdminState::Up
+}
+
+fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
+    match network.stp_frames {
+        StpFrames::Drop => endpoint.settings.flags,
+        StpFrames::Forward => endpoint.settings.flags.with(PortFlags::BPDUS),
+    }
 }
 
 fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {

@@ -335,6 +335,8 @@ fn a_gateway_answers_each_question_once_and_with_its_own_mac() {
         "fd00:88::/64",
     ]);
     daemon.attach(&a, "n", "a", &["--backend", "packet"]);
+    // The questions come from addresses that a does not have.
+    daemon.run(&["port", "set", "a", "port-security", "off"]);
     serve_tcp(&a, "0.0.0.0:80");
     // The host has the gateway's addresses, and sees the frames of the veth.
     let addresses = block_on(host.netlink().addresses()).unwrap();

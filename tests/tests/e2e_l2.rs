@@ -7,13 +7,16 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use dataplane_core::addr::MacAddr;
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
-use tests::lab::{DEADLINE, Lab, Namespace, ip, require_root, wait_until};
+use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
 use tests::talk::{Witness, ping};
 use tests::wire::{self, Link, at};
 
 const BROADCAST: MacAddr = MacAddr::BROADCAST;
 const MULTICAST: MacAddr = MacAddr([0x01, 0, 0x5e, 1, 2, 3]);
 const UNKNOWN: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x77]);
+/// Frames of the run that looks at their order, and of them on their way at once.
+const FRAMES: usize = 10_000;
+const WINDOW: usize = 50;
 /// A port that nobody listens on.
 const FENCE_PORT: u16 = 9;
 
@@ -23,6 +26,8 @@ struct Station {
     address: String,
     witness: Witness,
     heard: Vec<Vec<u8>>,
+    /// Nothing can reach it.
+    unplugged: bool,
 }
 
 /// One network of three sandboxes: a, b and c.
@@ -38,13 +43,20 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 
 impl Floor {
     fn new(name: &str) -> Self {
+        Self::with(name, &[], "tap")
+    }
+
+    /// A network that is made with these options, and b connected by that backend.
+    fn with(name: &str, options: &[&str], backend: &str) -> Self {
         let lab = Lab::new(name);
         let host = lab.namespace("host");
         let daemon = Daemon::start(&lab, &host, &["--uplink", "none", "--workers", "1"]);
-        daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
+        let create = ["network", "create", "n", "--subnet", "10.88.0.0/24"];
+        daemon.run(&[&create, options].concat());
         let stations = NAMES.map(|name| {
             let ns = lab.namespace(name);
-            let address = daemon.attach(&ns, "n", name, &[]);
+            let backend = if name == "b" { backend } else { "tap" };
+            let address = daemon.attach(&ns, "n", name, &["--backend", backend]);
             // Most tests send by MACs that the sandboxes do not have.
             daemon.run(&["port", "set", name, "port-security", "off"]);
             Station {
@@ -52,6 +64,7 @@ impl Floor {
                 ns,
                 address,
                 heard: Vec::new(),
+                unplugged: false,
             }
         });
         Self {
@@ -92,7 +105,7 @@ impl Floor {
         self.fences += 1;
         let mark = format!("fence {}", self.fences);
         let socket = self.host.run(|| UdpSocket::bind("10.88.0.1:0")).unwrap();
-        for station in &mut self.stations {
+        for station in self.stations.iter_mut().filter(|s| !s.unplugged) {
             socket
                 .send_to(mark.as_bytes(), (station.address.as_str(), FENCE_PORT))
                 .unwrap();
@@ -434,4 +447,139 @@ fn a_port_learns_as_many_stations_as_its_limit_says_and_passes_the_rest() {
     floor.set("b", &["mac-limit", "none"]);
     let _ = floor.heard(1, &plain(BROADCAST, station(4)));
     assert_eq!(floor.heard(0, &plain(station(4), a)), ["b"]);
+}
+
+#[test]
+fn a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it() {
+    if !require_root("a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it") {
+        return;
+    }
+    for backend in ["tap", "tap-plain", "packet"] {
+        let mut floor = Floor::with("down", &[], backend);
+        let [a, b] = [0, 1].map(|station| floor.mac(station));
+        let _ = floor.heard(1, &plain(BROADCAST, b));
+        assert_eq!(floor.heard(0, &plain(b, a)), ["b"]);
+        let plugged = |floor: &Floor| floor.stations[1].ns.link("eth0").carrier;
+        assert!(plugged(&floor));
+        floor.set("b", &["down"]);
+        floor.stations[1].unplugged = true;
+        wait_until(DEADLINE, "the cable is pulled", || !plugged(&floor));
+        assert!(!floor.fdb_has(b), "{backend}");
+        assert_eq!(floor.heard(0, &plain(b, a)), ["c"], "{backend}");
+        assert_eq!(floor.daemon.json(&["port", "show", "b"])["up"], false);
+        floor.daemon.kill();
+        floor.daemon.restart();
+        wait_until(DEADLINE, "it stays pulled", || !plugged(&floor));
+        assert_eq!(floor.heard(0, &plain(b, a)), ["c"], "{backend}");
+        floor.set("b", &["up"]);
+        floor.stations[1].unplugged = false;
+        wait_until(DEADLINE, "the cable is back", || plugged(&floor));
+        assert!(ping(&floor.stations[1].ns, ip("10.88.0.2"), 56));
+        assert_eq!(floor.heard(0, &plain(b, a)), ["b"], "{backend}");
+    }
+}
+
+#[test]
+fn an_interface_that_goes_down_in_its_sandbox_is_forgotten() {
+    if !require_root("an_interface_that_goes_down_in_its_sandbox_is_forgotten") {
+        return;
+    }
+    for backend in ["tap", "tap-plain", "packet"] {
+        let mut floor = Floor::with("lost", &[], backend);
+        let [a, b] = [0, 1].map(|station| floor.mac(station));
+        let _ = floor.heard(1, &plain(BROADCAST, b));
+        assert_eq!(floor.heard(0, &plain(b, a)), ["b"]);
+        let ns = floor.stations[1].ns.clone();
+        let index = ns.link("eth0").index;
+        block_on(ns.netlink().set_down(index)).unwrap();
+        floor.stations[1].unplugged = true;
+        // A worker finds a TAP down when it sends to it.
+        wait_until(DEADLINE, "its station is unknown", || {
+            floor.heard(0, &plain(b, a)) == ["c"]
+        });
+        assert!(!floor.fdb_has(b), "{backend}");
+        ns.set_up("eth0");
+        floor.stations[1].unplugged = false;
+        wait_until(DEADLINE, "b is heard again", || {
+            floor.heard(1, &plain(BROADCAST, b)) == ["a", "c"]
+        });
+        assert_eq!(floor.heard(0, &plain(b, a)), ["b"], "{backend}");
+    }
+}
+
+#[test]
+fn bpdus_pass_where_the_network_lets_them() {
+    if !require_root("bpdus_pass_where_the_network_lets_them") {
+        return;
+    }
+    let mut floor = Floor::with("bpdus", &["--stp-frames", "forward"], "tap");
+    let a = floor.mac(0);
+    let group = |last: u8| MacAddr([0x01, 0x80, 0xc2, 0, 0, last]);
+    assert_eq!(floor.heard(0, &plain(group(0), a)), ["b", "c"]);
+    for last in 1..16 {
+        assert_eq!(floor.heard(0, &plain(group(last), a)), [""; 0], "{last}");
+    }
+    floor
+        .daemon
+        .run(&["network", "set", "n", "--stp-frames", "drop"]);
+    assert_eq!(floor.heard(0, &plain(group(0), a)), [""; 0]);
+    floor
+        .daemon
+        .run(&["network", "set", "n", "--stp-frames", "forward"]);
+    floor.daemon.kill();
+    floor.daemon.restart();
+    assert_eq!(floor.heard(0, &plain(group(0), a)), ["b", "c"]);
+    let network = &floor.daemon.json(&["network", "ls"])[0];
+    assert_eq!(network["stp_frames"], "forward");
+    let set = ["network", "set", "n", "--stp-frames", "maybe"];
+    let error = floor.daemon.refused(&set);
+    assert!(error.contains("choose drop or forward"), "{error}");
+    let group_source = floor.heard(0, &plain(BROADCAST, MULTICAST));
+    assert_eq!(group_source, [""; 0], "no station has a group address");
+}
+
+#[test]
+fn ten_thousand_frames_of_any_size_arrive_in_order_and_as_they_were() {
+    if !require_root("ten_thousand_frames_of_any_size_arrive_in_order_and_as_they_were") {
+        return;
+    }
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
+    println!("SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut floor = Floor::with("order", &["--mtu", "9000"], "tap");
+    let [a, b] = [0, 1].map(|station| floor.mac(station));
+    let _ = floor.heard(1, &plain(BROADCAST, b));
+    let mut sizes = [0; 3];
+    for _ in 0..FRAMES / WINDOW {
+        let window: Vec<Vec<u8>> = (0..WINDOW)
+            .map(|_| {
+                let kind = rng.usize(..3);
+                sizes[kind] += 1;
+                let size = [
+                    rng.usize(14..60),
+                    rng.usize(60..1_515),
+                    rng.usize(1_515..9_015),
+                ];
+                let mut frame = plain(b, a)[..14].to_vec();
+                frame.extend(std::iter::repeat_with(|| rng.u8(..)).take(size[kind] - 14));
+                frame
+            })
+            .collect();
+        for frame in &window {
+            floor.stations[0].witness.send(frame);
+        }
+        let mut arrived: Vec<Vec<u8>> = Vec::new();
+        let witness = &mut floor.stations[1].witness;
+        wait_until(DEADLINE, "the frames arrive", || {
+            witness.look(|frame| {
+                if frame[6..12] == a.0 && frame.get(12..14) == Some(&[0x88, 0xb5]) {
+                    arrived.push(frame.to_vec());
+                }
+            });
+            arrived.len() >= window.len()
+        });
+        assert!(arrived == window, "in order, none twice, bit by bit");
+    }
+    assert_eq!(floor.stations[1].witness.missed(), 0);
+    println!("covered: {sizes:?} frames below 60 bytes, to 1514, to 9014");
 }

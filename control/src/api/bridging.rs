@@ -15,7 +15,7 @@ use super::types::PortView;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::{Asked, FdbKindError, fdb_kind};
-use crate::port_settings::PortChange;
+use crate::port_settings::{AdminState, PortChange};
 
 /// The flags of a port, as bridge(8) has them. What a change leaves out stays as it is; a listing
 /// leaves nothing out.
@@ -74,6 +74,8 @@ pub struct PortSet {
     pub flags: FlagsBody,
     /// How many stations may be learned on it: a number, or `none`.
     pub mac_limit: Option<LimitBody>,
+    /// Whether frames are to flow.
+    pub up: Option<bool>,
 }
 
 /// A number, or a word for there being none.
@@ -101,7 +103,13 @@ impl LimitBody {
 
 impl PortSet {
     fn change(mut self) -> Result<PortChange, Error> {
-        let mut change = PortChange::default();
+        let mut change = PortChange {
+            state: self.up.map(|up| match up {
+                true => AdminState::Up,
+                false => AdminState::Down,
+            }),
+            ..PortChange::default()
+        };
         if let Some(limit) = &self.mac_limit {
             change.mac_limit = limit.asked()?;
         }

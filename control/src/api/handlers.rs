@@ -104,6 +104,7 @@ pub async fn create_network(
         no_host_link: body.no_host_link,
         mtu: body.mtu,
         ageing_seconds: body.ageing_seconds,
+        stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],
@@ -136,6 +137,7 @@ pub async fn change_network(
 ) -> Answer<NetworkView> {
     let change = NetworkChange {
         ageing_seconds: body.ageing_seconds,
+        stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],

@@ -40,6 +40,8 @@ pub struct NetworkCreate {
     pub mtu: Option<u16>,
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
+    /// What becomes of BPDUs: `drop` or `forward`.
+    pub stp_frames: Option<String>,
     /// On what of the remote an external port depends, as RFC 4787 calls it, or `default`.
     pub nat_mapping: Option<String>,
     /// On what of the remote it depends whether it is let in.
@@ -56,6 +58,8 @@ pub struct NetworkCreate {
 pub struct NetworkSet {
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
+    /// What becomes of BPDUs: `drop` or `forward`.
+    pub stp_frames: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
     pub nat_mapping: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
@@ -83,6 +87,9 @@ pub struct NetworkView {
     pub mtu: u16,
     /// How long an FDB entry lives.
     pub ageing_seconds: u32,
+    /// What becomes of BPDUs: `drop` or `forward`.
+    #[serde(default)]
+    pub stp_frames: String,
     /// On what of the remote an external port depends: what is in force.
     #[serde(default)]
     pub nat_mapping: String,

@@ -186,6 +186,9 @@ pub struct NetworkCreateArgs {
     /// How long a station is remembered, in seconds [default: 300]
     #[arg(long, value_name = "SEC")]
     pub ageing: Option<u32>,
+    /// BPDUs (01:80:c2:00:00:00) end at the port or pass: drop, forward [default: drop]
+    #[arg(long, value_name = "WHAT")]
+    pub stp_frames: Option<String>,
     #[command(flatten)]
     pub nat: NatArgs,
 }
@@ -226,6 +229,9 @@ pub struct NetworkSetArgs {
     /// How long a station is remembered, in seconds
     #[arg(long, value_name = "SEC")]
     pub ageing: Option<u32>,
+    /// BPDUs (01:80:c2:00:00:00) end at the port or pass: drop, forward
+    #[arg(long, value_name = "WHAT")]
+    pub stp_frames: Option<String>,
     #[command(flatten)]
     pub nat: NatArgs,
 }
@@ -479,11 +485,13 @@ const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
   hairpin on|off        a bridged frame may go back to it [off]
   port-security on|off  only frames of the endpoint's own MAC and addresses enter by it [on]
   mac-limit N|none      no more stations are learned on it; frames pass all the same [none]
+  up, down              frames flow or not, and the sandbox sees its cable or none [up]
 
 Examples:
   causeway port set web1 isolated on
   causeway port set web1 learning off flood off
-  causeway port set router1 port-security off mac-limit 100";
+  causeway port set router1 port-security off mac-limit 100
+  causeway port set web1 down";
 
 /// `fdb`
 #[derive(Debug, Subcommand)]

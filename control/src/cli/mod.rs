@@ -176,6 +176,7 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
             let path = format!("/v1/networks/{}", escape(&args.name));
             let body = NetworkSet {
                 ageing_seconds: args.ageing,
+                stp_frames: args.stp_frames,
                 nat_mapping: args.nat.nat_mapping,
                 nat_filtering: args.nat.nat_filtering,
                 nat4: args.nat.nat4,
@@ -219,6 +220,7 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         no_host_link: args.no_host_link,
         mtu: args.mtu,
         ageing_seconds: args.ageing,
+        stp_frames: args.stp_frames,
         nat_mapping: args.nat.nat_mapping,
         nat_filtering: args.nat.nat_filtering,
         nat4: args.nat.nat4,

@@ -130,27 +130,34 @@ fn limit(value: &str) -> anyhow::Result<LimitBody> {
     }
 }
 
+fn value<'w>(word: &str, value: Option<&'w String>) -> anyhow::Result<&'w str> {
+    match value {
+        Some(value) => Ok(value),
+        None => bail!("'{word}' lacks its value; `causeway port set --help` lists what it can be"),
+    }
+}
+
 /// Reads pairs of words: a flag with `on` or `off`, `mac-limit` with a number or `none`.
 fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
     let mut set = PortSet::default();
-    for pair in words.chunks(2) {
-        let [word, value] = pair else {
-            bail!(
-                "'{}' lacks its value; write it as '{0} on' or '{0} off'",
-                pair[0]
-            );
-        };
-        if word == "mac-limit" {
-            set.mac_limit = Some(limit(value)?);
-            continue;
-        }
-        let on = match value.as_str() {
-            "on" => true,
-            "off" => false,
-            _ => bail!("'{value}' is neither on nor off; write it as '{word} on' or '{word} off'"),
-        };
-        if let Some(entry) = set.flags.entry(port_settings::flag(word)?) {
-            *entry = Some(on);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "up" | "down" => set.up = Some(word == "up"),
+            "mac-limit" => set.mac_limit = Some(limit(value(word, words.next())?)?),
+            flag => {
+                let flag = port_settings::flag(flag)?;
+                let on = match value(word, words.next())? {
+                    "on" => true,
+                    "off" => false,
+                    other => {
+                        bail!("'{other}' is neither on nor off; write '{word} on' or '{word} off'")
+                    }
+                };
+                if let Some(entry) = set.flags.entry(flag) {
+                    *entry = Some(on);
+                }
+            }
         }
     }
     Ok(set)

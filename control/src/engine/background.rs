@@ -61,6 +61,7 @@ impl Engine {
     async fn host_changed(&self) -> Result<(), Error> {
         let mut state = self.state().await;
         let host = HostState::read(&self.netlink).await?;
+        self.flush_unplugged(&mut state, &host);
         let host_link = state.host_link.map(|link| link.link);
         match News::of(&host, &state.followed, &state.host, host_link) {
             News::Nothing => Ok(()),

@@ -113,6 +113,10 @@ impl Engine {
             self.remove_endpoint(state, port).await?;
             return Err(error);
         }
+        // The port is down at any rate; that the sandbox cannot see it must not undo the rest.
+        if let Err(error) = self.unplug_if_down(state, &endpoint).await {
+            tracing::warn!(endpoint = %endpoint.name, %error, "cannot unplug");
+        }
         let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
         for id in published {
             self.lead_listeners(state, id);
@@ -352,7 +356,7 @@ impl Engine {
         state.open.insert(port);
         self.restore_fdb_entries(state, port);
         let Some(network) = state.desired.network_of(&endpoint) else {
-            return Ok(());
+            return self.unplug_if_down(state, &endpoint).await;
         };
         // Frames flow by now; what cannot be repaired must not take that away.
         match self.devices.repair(&endpoint, network).await {
@@ -365,7 +369,7 @@ impl Engine {
                 tracing::error!(endpoint = %endpoint.name, %error, "cannot repair in its sandbox");
             }
         }
-        Ok(())
+        self.unplug_if_down(state, &endpoint).await
     }
 
     /// Makes the device of an endpoint anew.
@@ -381,7 +385,7 @@ impl Engine {
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
         self.restore_fdb_entries(state, port);
-        Ok(())
+        self.unplug_if_down(state, &endpoint).await
     }
 
     /// Takes an endpoint out whose device has gone, and the endpoint with it when its sandbox is

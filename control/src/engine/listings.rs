@@ -463,6 +463,7 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         host_link: network.host_link,
         mtu: network.mtu,
         ageing_seconds: network.ageing_seconds,
+        stp_frames: network.stp_frames.label().to_owned(),
         nat_mapping: label(behaviour.mapping),
         nat_filtering: label(behaviour.filtering),
         nat4: mode(modes.v4),

@@ -99,6 +99,8 @@ struct State {
     managed: BTreeSet<(u32, IpAddr)>,
     /// Addresses that the installed picture may translate to.
     addresses: BTreeSet<IpAddr>,
+    /// Ports of veths whose far end is down, so that nobody is behind them.
+    unplugged: BTreeSet<PortId>,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
 }

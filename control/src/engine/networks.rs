@@ -13,7 +13,7 @@ use super::{Engine, State};
 use crate::error::Error;
 use crate::ipam;
 use crate::model::{
-    ForeignId, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat, Subnet,
+    ForeignId, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat, StpFrames, Subnet,
 };
 
 /// Longest ageing time: what IEEE 802.1Q-2018 table 8-6 allows.
@@ -44,6 +44,8 @@ pub struct NetworkRequest {
     pub mtu: Option<u16>,
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
+    /// What becomes of BPDUs.
+    pub stp_frames: Option<StpFrames>,
     /// How its packets are translated.
     pub nat: NatRequest,
     /// Who else knows it.
@@ -55,6 +57,8 @@ pub struct NetworkRequest {
 pub struct NetworkChange {
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
+    /// What becomes of BPDUs.
+    pub stp_frames: Option<StpFrames>,
     /// How its packets are translated.
     pub nat: NatRequest,
 }
@@ -116,6 +120,7 @@ impl Engine {
             host_link: !request.no_host_link,
             mtu,
             ageing_seconds,
+            stp_frames: request.stp_frames.unwrap_or_default(),
             nat: request.nat.over(NetworkNat::default()),
             foreign: request.foreign,
         })
@@ -178,6 +183,7 @@ impl Engine {
             .clone();
         let after = Network {
             ageing_seconds: change.ageing_seconds.unwrap_or(before.ageing_seconds),
+            stp_frames: change.stp_frames.unwrap_or(before.stp_frames),
             nat: change.nat.over(before.nat),
             ..before.clone()
         };

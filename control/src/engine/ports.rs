@@ -1,11 +1,15 @@
 //! Switch ports of endpoints: what is set of them while they are in use.
 
+use std::collections::{BTreeSet, HashSet};
+
 use dataplane_core::addr::PortId;
+use dataplane_port::Carrier;
 
 use super::{Engine, State};
 use crate::error::Error;
-use crate::model::{Asked, Endpoint};
-use crate::port_settings::PortChange;
+use crate::hostnet::HostState;
+use crate::model::{Asked, Backend, Endpoint};
+use crate::port_settings::{AdminState, PortChange};
 
 impl Engine {
     /// Changes what is set of an endpoint's port, named by the endpoint or by the port's id. It is
@@ -29,8 +33,8 @@ impl Engine {
             settings: change.over(before.settings),
             ..before.clone()
         };
-        if let Err(error) = self.put_settings(&mut state, after) {
-            self.put_settings(&mut state, before)?;
+        if let Err(error) = self.put_settings(&mut state, after).await {
+            self.put_settings(&mut state, before).await?;
             return Err(error);
         }
         let (port, settings) = (before.port, change);
@@ -38,10 +42,62 @@ impl Engine {
         Ok(port)
     }
 
-    fn put_settings(&self, state: &mut State, endpoint: Endpoint) -> Result<(), Error> {
+    async fn put_settings(&self, state: &mut State, endpoint: Endpoint) -> Result<(), Error> {
         self.store.put_endpoint(&endpoint)?;
-        state.desired.endpoints.insert(endpoint.port, endpoint);
-        self.install(state)
+        state
+            .desired
+            .endpoints
+            .insert(endpoint.port, endpoint.clone());
+        self.install(state)?;
+        self.drive_carrier(state, &endpoint).await
+    }
+
+    /// Lets the sandbox see whether its port is up; what was learned on one that is down is
+    /// forgotten, as a bridge does without a carrier.
+    pub(super) async fn drive_carrier(
+        &self,
+        state: &State,
+        endpoint: &Endpoint,
+    ) -> Result<(), Error> {
+        if !state.open.contains(&endpoint.port) {
+            return Ok(());
+        }
+        let carrier = endpoint.settings.state.carrier();
+        self.blocking(|dataplane| dataplane.set_carrier(endpoint.port, carrier))?;
+        self.devices.set_carrier(endpoint, carrier).await?;
+        if carrier == Carrier::Absent {
+            self.dataplane.fdb().flush_port(endpoint.port);
+        }
+        Ok(())
+    }
+
+    /// Unplugs a device that has just been opened, which leaves every one plugged.
+    pub(super) async fn unplug_if_down(
+        &self,
+        state: &State,
+        endpoint: &Endpoint,
+    ) -> Result<(), Error> {
+        match endpoint.settings.state {
+            AdminState::Up => Ok(()),
+            AdminState::Down => self.drive_carrier(state, endpoint).await,
+        }
+    }
+
+    /// Forgets what was learned on ports whose far end has gone down since the last call: veths,
+    /// which the host sees lose their carrier. Of a TAP a worker finds it out.
+    pub(super) fn flush_unplugged(&self, state: &mut State, host: &HostState) {
+        let dark = host.links.iter().filter(|link| !link.carrier);
+        let dark: HashSet<&str> = dark.map(|link| link.name.as_str()).collect();
+        let is_dark = |endpoint: &&Endpoint| {
+            endpoint.backend == Backend::Packet
+                && dark.contains(self.devices.own_name(endpoint).as_str())
+        };
+        let endpoints = state.desired.endpoints.values().filter(is_dark);
+        let unplugged: BTreeSet<PortId> = endpoints.map(|endpoint| endpoint.port).collect();
+        for port in unplugged.difference(&state.unplugged) {
+            self.dataplane.fdb().flush_port(*port);
+        }
+        state.unplugged = unplugged;
     }
 
     /// The endpoint of that name, or on the port of that id: `33`, `port33`.

@@ -1,8 +1,8 @@
 //! The store, written and read back.
 
 use super::*;
-use crate::model::{Backend, FdbSetting, MTU_DEFAULT, Publication, PublicationTarget};
-use crate::port_settings::PortSettings;
+use crate::model::{Backend, FdbSetting, MTU_DEFAULT, Publication, PublicationTarget, StpFrames};
+use crate::port_settings::{AdminState, PortSettings};
 use dataplane_core::addr::MacAddr;
 use dataplane_core::fdb::FdbKind;
 use dataplane_core::l2::PortFlags;
@@ -38,6 +38,7 @@ pub(super) fn example() -> DesiredState {
         host_link: false,
         mtu: MTU_DEFAULT,
         ageing_seconds: 17,
+        stp_frames: StpFrames::Forward,
         nat: NetworkNat {
             mapping: Some(Dependence::AddressDependent),
             filtering: Some(Dependence::EndpointIndependent),
@@ -65,6 +66,7 @@ pub(super) fn example() -> DesiredState {
         settings: PortSettings {
             flags: PortFlags::default().with(PortFlags::ISOLATED),
             mac_limit: Some(3),
+            state: AdminState::Down,
         },
         foreign: None,
     };
