@@ -53,10 +53,9 @@ fn path<T: Trace>(
     now: Instant,
     trace: &mut T,
 ) -> Result<Verdict, DropReason> {
-    let topology = &*sw.topology;
-
     // 1. Ingress: only ports that are configured and up.
     step!(trace, Step::ingress(frame));
+    let topology = &*sw.topology;
     let port = topology
         .port_up(frame.ingress)
         .ok_or(DropReason::PortDown)?;
@@ -68,7 +67,7 @@ fn path<T: Trace>(
     step!(trace, Step::Parsed(*headers));
 
     // 3. Admit: link-local groups and impossible sources stay out.
-    let vlan = l2::admit(port, headers, frame.bytes())?;
+    let vlan = l2::admit(port, headers, frame)?;
     step!(trace, Step::Admitted(vlan));
 
     // 4. Learn: the source is behind the ingress port.
@@ -87,8 +86,10 @@ fn path<T: Trace>(
 
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
-        (Target::Unicast(egress), _) => l2::bridge(topology, port, egress),
-        (Target::Flood, Some(domain)) => l2::flood(topology, port.id, domain.id, vlan, headers.dst),
+        (Target::Unicast(egress), _) => l2::bridge(topology, port, frame.ingress, egress),
+        (Target::Flood, Some(domain)) => {
+            l2::flood(topology, frame.ingress, domain.id, vlan, headers.dst)
+        }
         (Target::Gateway, _) | (Target::Flood, None) => Passage {
             state: &mut sw.gateway,
             topology,
@@ -112,9 +113,11 @@ fn learn(
     now: Instant,
 ) -> Learn {
     match domain {
-        Some(_) if !port.flags.has(PortFlags::LEARNING) => Learn::Off,
         // Learned, the gateway's MAC would send stations to the pretender.
         Some(domain) if !domain.gateway_has(headers.src) => {
+            if !port.flags.has(PortFlags::LEARNING) {
+                return Learn::Off;
+            }
             let key = FdbKey::new(domain.id, vlan, headers.src);
             fdb.learn(key, port.id, now, domain.ageing)
         }

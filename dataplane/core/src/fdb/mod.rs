@@ -485,34 +485,15 @@ impl Fdb {
         self.alive(entry, now, ageing).then_some(entry)
     }
 
-    #[inline]
+    /// Whether an entry is alive, whatever its kind.
     fn alive(&self, entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
-        self.is_current(entry) && !entry.aged(now, ageing) || self.is_set_alive(entry, now, ageing)
-    }
-
-    /// Whether no flush has ended the entry; its age does not matter.
-    #[inline]
-    fn is_valid(&self, entry: FdbEntry) -> bool {
-        self.is_current(entry) || self.is_set_valid(entry)
-    }
-
-    /// [`Fdb::alive`] of what was set, not learned; asked last, for most is learned.
-    #[cold]
-    #[inline(never)]
-    fn is_set_alive(&self, entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
         let ended = entry.aged(now, ageing) && !entry.kind().is_permanent();
-        self.is_set_valid(entry) && !ended
+        self.is_valid(entry) && !ended
     }
 
-    /// [`Fdb::is_valid`] of what was set, not learned.
-    #[cold]
-    #[inline(never)]
-    fn is_set_valid(&self, entry: FdbEntry) -> bool {
-        match entry.kind() {
-            FdbKind::Dynamic => false,
-            FdbKind::Sticky => entry.generation() == self.generation(entry.port()),
-            FdbKind::Static | FdbKind::Local => true,
-        }
+    /// Whether no flush has ended an entry, whatever its kind.
+    fn is_valid(&self, entry: FdbEntry) -> bool {
+        entry.kind().is_permanent() || entry.generation() == self.generation(entry.port())
     }
 
     /// Whether the entry was learned, and the port's stations were not flushed since.

@@ -69,11 +69,9 @@ impl FdbView {
     #[inline]
     pub fn learn(&mut self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learn {
         let entry = self.indexed(key);
-        if entry.port() == port && entry != FdbEntry::NONE && self.shared.is_valid(entry) {
-            let refresh = (ageing.as_secs() / 16).max(1);
-            if u64::from(age(now, entry.second())) < refresh {
-                return Learn::Known;
-            }
+        let current = entry != FdbEntry::NONE && self.shared.is_current(entry);
+        if entry.port() == port && current && is_fresh(entry, now, ageing) {
+            return Learn::Known;
         }
         self.learn_slowly(key, port, now, ageing)
     }
@@ -82,8 +80,8 @@ impl FdbView {
     #[inline]
     pub fn lookup(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<Place> {
         let entry = self.indexed(key);
-        if entry != FdbEntry::NONE && self.shared.alive(entry, now, ageing) {
-            // Local entries are not in the index.
+        let current = entry != FdbEntry::NONE && self.shared.is_current(entry);
+        if current && !entry.aged(now, ageing) {
             return Some(Place::Port(entry.port()));
         }
         self.lookup_slowly(key, now, ageing)
@@ -131,6 +129,12 @@ impl FdbView {
     #[cold]
     #[inline(never)]
     fn learn_slowly(&mut self, key: FdbKey, port: PortId, now: Instant, ageing: Duration) -> Learn {
+        // What was set is looked at here, so that what was learned need not be asked its kind.
+        let set = self.indexed(key);
+        let at_home = set.kind() != FdbKind::Dynamic && set.port() == port;
+        if at_home && self.shared.is_valid(set) && is_fresh(set, now, ageing) {
+            return Learn::Known;
+        }
         let known = self.known(key, now, ageing);
         if self.overlay.is_some() {
             return self.learn_apart(key, port, known, now);
@@ -148,6 +152,11 @@ impl FdbView {
     #[cold]
     #[inline(never)]
     fn lookup_slowly(&mut self, key: FdbKey, now: Instant, ageing: Duration) -> Option<Place> {
+        let set = self.indexed(key);
+        if set.kind() != FdbKind::Dynamic && self.shared.alive(set, now, ageing) {
+            // Local entries are not in the index.
+            return Some(Place::Port(set.port()));
+        }
         self.known(key, now, ageing).map(FdbEntry::place)
     }
 
@@ -194,6 +203,12 @@ impl core::fmt::Debug for FdbView {
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the entry of a busy station need not be written again yet.
+#[inline]
+fn is_fresh(entry: FdbEntry, now: Instant, ageing: Duration) -> bool {
+    u64::from(age(now, entry.second())) < (ageing.as_secs() / 16).max(1)
 }
 
 /// Counts the moves of the current second.

@@ -31,6 +31,12 @@ impl PortFlags {
     /// BPDUs that enter by it are forwarded as other multicast is. Set of a network, not of a port.
     pub const BPDUS: Self = Self(1 << 7);
 
+    /// Those of a new port, as the kernel has them for one of a bridge.
+    pub const USUAL: Self = Self::LEARNING
+        .with(Self::FLOOD)
+        .with(Self::MCAST_FLOOD)
+        .with(Self::BCAST_FLOOD);
+
     /// Every flag that people set, with the word for it.
     pub const ALL: [(Self, &'static str); 7] = [
         (Self::LEARNING, "learning"),
@@ -71,12 +77,8 @@ impl PortFlags {
 }
 
 impl Default for PortFlags {
-    /// As the kernel has them for a new bridge port, which is not locked.
     fn default() -> Self {
-        Self::LEARNING
-            .with(Self::FLOOD)
-            .with(Self::MCAST_FLOOD)
-            .with(Self::BCAST_FLOOD)
+        Self::USUAL
     }
 }
 

@@ -5,11 +5,12 @@ mod flags;
 mod security;
 
 use crate::addr::{MacAddr, VlanId};
+use crate::frame::Frame;
 use crate::headers::{ETHERNET_SIZE, Headers};
 use crate::topology::{Port, Role};
 use crate::verdict::DropReason;
 
-pub(crate) use egress::{are_isolated, bridge, flood, takes_flood};
+pub(crate) use egress::{Takers, are_isolated, bridge, flood};
 pub use flags::{FloodClass, PortFlags};
 pub use security::Identity;
 
@@ -29,8 +30,8 @@ pub(crate) const fn addresses(ethernet: &[u8; ETHERNET_SIZE]) -> [MacAddr; 2] {
 /// Whether a frame to a link-local group is forwarded all the same: none but BPDUs, where they are
 /// let, as by a kernel bridge without spanning tree.
 #[cold]
-fn passes(port: &Port, group: MacAddr) -> bool {
-    group == MacAddr::BRIDGE_GROUP && port.flags.has(PortFlags::BPDUS)
+fn passes(flags: PortFlags, group: MacAddr) -> bool {
+    group == MacAddr::BRIDGE_GROUP && flags.has(PortFlags::BPDUS)
 }
 
 /// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
@@ -41,7 +42,7 @@ fn passes(port: &Port, group: MacAddr) -> bool {
 /// other stations' frames astray. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
 /// and its endpoint has neither. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
-pub fn admit(port: &Port, headers: &Headers, bytes: &[u8]) -> Result<VlanId, DropReason> {
+pub fn admit(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<VlanId, DropReason> {
     if !matches!(port.role, Role::Bridge(_)) {
         return Ok(TRANSPARENT);
     }
@@ -52,9 +53,9 @@ pub fn admit(port: &Port, headers: &Headers, bytes: &[u8]) -> Result<VlanId, Dro
         return Err(DropReason::SourceZero);
     }
     if port.flags.has(PortFlags::SECURED) {
-        port.identity.check(headers, bytes)?;
+        port.identity.check(headers, frame)?;
     }
-    if headers.dst.is_link_local_group() && !passes(port, headers.dst) {
+    if headers.dst.is_link_local_group() && !passes(port.flags, headers.dst) {
         return Err(DropReason::LinkLocalGroup);
     }
     Ok(TRANSPARENT)
