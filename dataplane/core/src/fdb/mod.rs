@@ -24,8 +24,8 @@
 //! forwarded, and changes nothing. Local entries are in the table of record alone, so the index
 //! always says where a frame goes.
 //!
-//! Limits: [`Limits`], and a number for each port ([`Fdb::limit_port`]). At a limit a station is
-//! not learned and its frames are still forwarded (flooded, where they are addressed to it).
+//! Limits: [`Limits`], and a number for each port. At a limit a station is not learned and its
+//! frames are still forwarded (flooded, where they are addressed to it).
 
 mod entry;
 mod index;

@@ -10,7 +10,7 @@
 //! | 8 | the host link |
 //! | 9 | the uplink, 192.0.2.1/24 and 2001:db8::1/64, router at .254 |
 //!
-//! [`add_second_uplink`] adds port 10, 100.64.0.1/24, whose router at .254 is another way to everywhere.
+//! `add_second_uplink` adds port 10, 100.64.0.1/24, whose router at .254 is another way to everywhere.
 
 #![allow(dead_code)]
 
