@@ -268,15 +268,22 @@ mod tests {
     #[test]
     fn readers_never_see_an_entry_of_another_key_while_writers_fill_the_index() {
         const KEYS: u64 = 512;
+        const READERS: usize = 2;
+        // Entries that each reader sees, however late the writers get a CPU.
+        const SEEN: u32 = 50_000;
+        const READS_MAX: u32 = 100_000_000;
         // Room for a quarter: claims, full groups and rewrites all happen at once.
         let index = Index::new(64, 9);
-        let seen = AtomicUsize::new(0);
+        let reading = AtomicUsize::new(READERS);
         std::thread::scope(|scope| {
             for writer in 0..2u64 {
-                let index = &index;
+                let (index, reading) = (&index, &reading);
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed(writer);
-                    for second in 0..40_000 {
+                    for second in 0.. {
+                        if reading.load(Relaxed) == 0 {
+                            break;
+                        }
                         // Each key has one writer at a time, as under its shard's lock.
                         let key = rng.u64(1..KEYS / 2) * 2 + writer;
                         match second % 5 {
@@ -286,21 +293,27 @@ mod tests {
                     }
                 });
             }
-            for reader in 0..2 {
-                let (index, seen) = (&index, &seen);
+            for reader in 0..READERS as u64 {
+                let (index, reading) = (&index, &reading);
                 scope.spawn(move || {
                     let mut rng = fastrand::Rng::with_seed(100 + reader);
-                    for _ in 0..100_000 {
+                    let (mut seen, mut wrong) = (0, None);
+                    for _ in 0..READS_MAX {
                         let key = rng.u64(2..KEYS);
                         let entry = index.get(key);
                         if entry != FdbEntry::NONE {
-                            assert!(is_for(key, entry), "{key}: {entry:?}");
-                            seen.fetch_add(1, Relaxed);
+                            seen += 1;
+                            wrong = (!is_for(key, entry)).then_some((key, entry));
+                        }
+                        if seen == SEEN || wrong.is_some() {
+                            break;
                         }
                     }
+                    // Before anything is asserted: the writers wait for it.
+                    reading.fetch_sub(1, Relaxed);
+                    assert_eq!((seen, wrong), (SEEN, None), "readers met writers");
                 });
             }
         });
-        assert!(seen.load(Relaxed) > 0, "readers met writers");
     }
 }
