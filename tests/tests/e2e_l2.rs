@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use dataplane_core::addr::MacAddr;
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
 use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
-use tests::talk::{Witness, ping};
+use tests::talk::{Pinger, Witness, ping};
 use tests::wire::{self, Link, at};
 
 const BROADCAST: MacAddr = MacAddr::BROADCAST;
@@ -17,6 +20,9 @@ const UNKNOWN: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x77]);
 /// Frames of the run that looks at their order, and of them on their way at once.
 const FRAMES: usize = 10_000;
 const WINDOW: usize = 50;
+/// Source MACs of a flooder, and those that its port may have.
+const FLOOD: u64 = 200_000;
+const FLOOD_LIMIT: u64 = 1_000;
 /// A port that nobody listens on.
 const FENCE_PORT: u16 = 9;
 
@@ -582,4 +588,48 @@ fn ten_thousand_frames_of_any_size_arrive_in_order_and_as_they_were() {
     }
     assert_eq!(floor.stations[1].witness.missed(), 0);
     println!("covered: {sizes:?} frames below 60 bytes, to 1514, to 9014");
+}
+
+#[test]
+fn a_flood_of_source_macs_leaves_the_others_what_is_known_of_them() {
+    if !require_root("a_flood_of_source_macs_leaves_the_others_what_is_known_of_them") {
+        return;
+    }
+    let mut floor = Floor::new("flood");
+    let (b, c) = (floor.mac(1), floor.mac(2));
+    floor.set("a", &["mac-limit", &FLOOD_LIMIT.to_string()]);
+    let (pinging, target) = (floor.stations[2].ns.clone(), ip(&floor.stations[1].address));
+    assert!(ping(&pinging, target, 56), "both are known");
+    let flooding = Arc::new(AtomicBool::new(true));
+    let goes_on = Arc::clone(&flooding);
+    let pinger = thread::spawn(move || {
+        let (mut pinger, mut sent) = (Pinger::new(&pinging, target), 0);
+        while goes_on.load(Ordering::Relaxed) {
+            assert!(pinger.ping(56, DEADLINE), "ping {sent} is answered");
+            sent += 1;
+        }
+        sent
+    });
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..FLOOD {
+        let [.., w, x, y, z] = rng.u64(..).to_be_bytes();
+        let flooder = MacAddr([0x06, 0, w, x, y, z]);
+        floor.stations[0].witness.send(&plain(b, flooder));
+    }
+    wait_until(DEADLINE, "every frame of the flood is through", || {
+        let port = floor.daemon.json(&["port", "show", "a"]);
+        port["rx_frames"].as_u64().unwrap() >= FLOOD
+    });
+    flooding.store(false, Ordering::Relaxed);
+    let pings = pinger.join().unwrap();
+    let port = floor.daemon.json(&["port", "show", "a"]);
+    let number = |key: &str| port[key].as_u64().unwrap();
+    assert_eq!(number("stations"), FLOOD_LIMIT, "the table is bounded");
+    // A random MAC may come twice; a's own may have been one of those learned.
+    let refused = number("mac_limit_refused");
+    assert!(refused > FLOOD - FLOOD_LIMIT - 10, "{refused} refused");
+    let listed = floor.daemon.run(&["fdb", "show", "n"]);
+    assert!(listed.contains(&b.to_string()) && listed.contains(&c.to_string()));
+    assert_eq!(floor.heard(1, &plain(c, b)), ["c"], "not flooded");
+    println!("{FLOOD} source MACs, {refused} not learned, {pings} pings meanwhile, none lost");
 }
