@@ -1,7 +1,7 @@
 //! Causeway beside the kernel's own bridge: the same frames in, the same frames out.
 //!
 //! Both are compared with one model, which is told where they are meant to differ
-//! (`docs/manual/bridge.md`). `SEED=… cargo test -p tests --test e2e_bridge` plays other scripts; a
+//! (`docs/manual/kernel-bridge.md`). `SEED=… cargo test -p tests --test e2e_bridge` plays other scripts; a
 //! failure names the script, which `SEED` with `SCRIPTS=1` plays alone.
 
 use tests::bridges::model::{Difference, Model, Side};
@@ -81,7 +81,7 @@ fn causeway_forgets_stations_that_fall_silent_as_the_model_says() {
 
 #[test]
 fn every_difference_is_in_the_manual_with_its_reason() {
-    let manual = include_str!("../../docs/manual/bridge.md");
+    let manual = include_str!("../../docs/manual/kernel-bridge.md");
     for difference in Difference::ALL {
         let entry = format!("\n- **{}.** ", difference.name());
         assert!(manual.contains(&entry), "{entry}");

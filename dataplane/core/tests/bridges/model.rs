@@ -16,7 +16,7 @@ pub enum Side {
     Causeway,
 }
 
-/// Where the two are meant to differ. Each is in `docs/manual/bridge.md` with its reason.
+/// Where the two are meant to differ. Each is in `docs/manual/kernel-bridge.md` with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// Without spanning tree the kernel floods what is sent to 01:80:c2:00:00:00.
