@@ -165,8 +165,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends a frame of the switch's own to the ports of a domain, as if one of them had sent it. No port received it,
-    /// so it gets no verdict; its copies are counted like all others.
+    /// Sends a frame of the switch's own to the ports of a domain, as if one of them had sent it. No
+    /// port received it, so it gets no verdict; its copies are counted like all others.
     fn announce(&mut self, port: PortId, bytes: &[u8]) {
         let role = self.switch.topology.port_up(port).map(|port| port.role);
         let (Some(Role::Bridge(domain)), Some(mut buf)) = (role, self.batch.take_buffer()) else {

@@ -34,7 +34,8 @@ const AGEING_ASKER: usize = 200;
 const AGEING_ASKER_PORT: usize = PORTS - 1;
 /// How long they are remembered in it.
 const AGEING: Duration = Duration::from_secs(6);
-/// When every second one speaks again.
+/// One in so many speaks again, and when.
+const AGEING_SPEAKER: usize = 6;
 const AGEING_AGAIN: Duration = Duration::from_secs(5);
 /// How much later each is spoken to. Those that have spoken again are remembered with more than a
 /// second to spare, the others forgotten with two: Causeway counts in seconds, and the kernel sweeps
@@ -82,7 +83,7 @@ impl Script {
 }
 
 impl Script {
-    /// A script of stations that fall silent: all speak, later every second one again, and when
+    /// A script of stations that fall silent: all speak, later one in six again, and when
     /// the time of the others is over, each is spoken to. So are stations whose entries were set.
     pub fn ageing(seed: u64) -> Self {
         let mut writer = Writer::new(seed);
@@ -102,7 +103,7 @@ impl Script {
             writer.ops.push(Op::Change(Change::Set { mac, port, kind }));
         }
         writer.ops.push(Op::Change(Change::Pass(AGEING_AGAIN)));
-        for station in stations.clone().step_by(2) {
+        for station in stations.clone().step_by(AGEING_SPEAKER) {
             writer.say(station, BROADCAST);
         }
         for station in set.clone().filter(|station| station % 4 >= 2) {
