@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::{Identity, PortFlags};
+use dataplane_core::l2::{Identity, PortFlags, PortProfile};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -85,11 +85,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
                 flags: flags(network, endpoint),
-                mac_limit: endpoint.settings.mac_limit,
-                identity: Identity {
-                    mac: endpoint.mac,
-                    addresses: endpoint.addresses.as_slice().into(),
-                },
+                profile: Box::new(profile(endpoint)),
                 ..Port::new(endpoint.port, name, role)
             });
         }
@@ -124,6 +120,16 @@ fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
     endpoint.phase == Phase::Attached
         && inputs.open.contains(&endpoint.port)
         && endpoint.settings.state == AdminState::Up
+}
+
+fn profile(endpoint: &Endpoint) -> PortProfile {
+    PortProfile {
+        identity: Identity {
+            mac: endpoint.mac,
+            addresses: endpoint.addresses.as_slice().into(),
+        },
+        mac_limit: endpoint.settings.mac_limit,
+    }
 }
 
 fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {

@@ -416,7 +416,7 @@ impl Dataplane {
         let generation = topology.generation;
         let topology = Arc::new(topology);
         for port in topology.ports.iter().flatten() {
-            self.fdb.limit_port(port.id, port.mac_limit);
+            self.fdb.limit_port(port.id, port.profile.mac_limit);
         }
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
         *current = topology;

@@ -201,7 +201,7 @@ impl Engine {
                 tx_bytes: counters.sent_bytes,
                 tx_dropped: counters.drops.iter().map(|(_, count)| count).sum(),
                 flags: bridged.then(|| port.flags.into()),
-                mac_limit: port.mac_limit,
+                mac_limit: port.profile.mac_limit,
                 stations: usage.stations,
                 mac_limit_refused: usage.refused,
             }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use rustc_hash::FxBuildHasher;
 
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
-use crate::l2::{FloodClass, Identity, PortFlags, Takers};
+use crate::l2::{FloodClass, PortFlags, PortProfile, Takers};
 use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
 use crate::route::PrefixTable;
@@ -129,10 +129,8 @@ pub struct Port {
     pub mtu: u16,
     /// What is switched on for it, of a port of a bridge domain.
     pub flags: PortFlags,
-    /// Who its endpoint is; asked where [`PortFlags::SECURED`] is on.
-    pub identity: Identity,
-    /// How many stations may be learned on it, where that is less than every port may have.
-    pub mac_limit: Option<u32>,
+    /// What it has beyond its flags.
+    pub profile: Box<PortProfile>,
 }
 
 /// What a port connects.
@@ -490,8 +488,7 @@ impl Port {
             up: true,
             mtu: MTU_DEFAULT,
             flags: PortFlags::default(),
-            identity: Identity::default(),
-            mac_limit: None,
+            profile: Box::default(),
         }
     }
 }

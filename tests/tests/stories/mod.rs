@@ -45,7 +45,7 @@ pub fn a_secured_port(s: &mut Story) {
     set(s, 1, PortFlags::SECURED, PortFlags::NONE);
     s.world.edit(|t| {
         if let Some(Some(port)) = t.ports.get_mut(1) {
-            port.identity = Identity {
+            port.profile.identity = Identity {
                 mac: mac(1),
                 addresses: [ip("10.1.0.2")].into(),
             };

@@ -5,13 +5,13 @@ use core::ops::{BitAnd, BitOr};
 
 use crate::addr::MacAddr;
 
-/// The flags of a port, a byte: a frame asks for what it needs by one mask.
+/// The flags of a port in one word: a frame asks for what it needs by one mask.
 ///
 /// `flood`, `mcast_flood` and `bcast_flood` are of the way out: what is flooded leaves by a port
 /// only where its kind may (net/bridge/br_forward.c). A station that is known is reached whatever
 /// they say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PortFlags(u8);
+pub struct PortFlags(u16);
 
 impl PortFlags {
     /// Stations that are heard on it are learned and refreshed.
@@ -30,6 +30,10 @@ impl PortFlags {
     pub const SECURED: Self = Self(1 << 6);
     /// BPDUs that enter by it are forwarded as other multicast is. Set of a network, not of a port.
     pub const BPDUS: Self = Self(1 << 7);
+
+    /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
+    /// without any of it pays for one test however many there are.
+    pub const EXAMINED: Self = Self::SECURED;
 
     /// Those of a new port, as the kernel has them for one of a bridge.
     pub const USUAL: Self = Self::LEARNING

@@ -2,6 +2,7 @@
 
 mod egress;
 mod flags;
+mod profile;
 mod security;
 
 use crate::addr::{MacAddr, VlanId};
@@ -12,6 +13,7 @@ use crate::verdict::DropReason;
 
 pub(crate) use egress::{Takers, are_isolated, bridge, flood};
 pub use flags::{FloodClass, PortFlags};
+pub use profile::PortProfile;
 pub use security::Identity;
 
 /// The VLAN of every frame in a domain that is transparent to tags.
@@ -34,6 +36,17 @@ fn passes(flags: PortFlags, group: MacAddr) -> bool {
     group == MacAddr::BRIDGE_GROUP && flags.has(PortFlags::BPDUS)
 }
 
+/// What only some ports ask of a frame that enters.
+///
+/// # Errors
+/// `SourceMacForeign`, `SourceAddressForeign`.
+// Cold for the sake of the other ports: what they keep in registers stays there.
+#[cold]
+#[inline(never)]
+fn examine(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<(), DropReason> {
+    port.profile.identity.check(headers, frame)
+}
+
 /// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
 /// of uplinks enter no domain and pass.
 ///
@@ -52,8 +65,8 @@ pub fn admit(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<VlanId
     if headers.src == MacAddr::ZERO {
         return Err(DropReason::SourceZero);
     }
-    if port.flags.has(PortFlags::SECURED) {
-        port.identity.check(headers, frame)?;
+    if port.flags.has(PortFlags::EXAMINED) {
+        examine(port, headers, frame)?;
     }
     if headers.dst.is_link_local_group() && !passes(port.flags, headers.dst) {
         return Err(DropReason::LinkLocalGroup);

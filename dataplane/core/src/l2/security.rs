@@ -39,9 +39,6 @@ impl Identity {
     ///
     /// # Errors
     /// `SourceMacForeign`, `SourceAddressForeign`.
-    // Cold for the sake of ports that are not secured: what they keep in registers stays there.
-    #[cold]
-    #[inline(never)]
     pub(super) fn check(&self, headers: &Headers, frame: &Frame<'_>) -> Result<(), DropReason> {
         if headers.src != self.mac {
             return Err(DropReason::SourceMacForeign);
