@@ -7,9 +7,11 @@ use dataplane_port::guard::GuardError;
 use dataplane_port::packet::PacketError;
 use dataplane_port::tap::TapError;
 
+use crate::events::EventKindError;
 use crate::link::IfNameError;
 use crate::model::{
-    BackendError, DependenceError, FdbKindError, NameError, NatModeError, StpFramesError,
+    BackendError, DependenceError, FdbKindError, LoopDetectError, NameError, NatModeError,
+    StpFramesError,
 };
 use crate::publish::PublishSpecError;
 use crate::{ipam, link, netns, store};
@@ -32,9 +34,15 @@ pub enum Error {
     /// Not what becomes of BPDUs.
     #[error(transparent)]
     StpFrames(#[from] StpFramesError),
+    /// Not what is done about loops.
+    #[error(transparent)]
+    LoopDetect(#[from] LoopDetectError),
     /// Not a kind of FDB entry.
     #[error(transparent)]
     FdbKind(#[from] FdbKindError),
+    /// Not a kind of event.
+    #[error(transparent)]
+    EventKind(#[from] EventKindError),
     /// Not a mode of a NAT.
     #[error(transparent)]
     NatMode(#[from] NatModeError),
@@ -207,6 +215,8 @@ impl Error {
             | Self::NatMode(_)
             | Self::FdbKind(_)
             | Self::StpFrames(_)
+            | Self::LoopDetect(_)
+            | Self::EventKind(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,
             Self::Ipam(error) => match error {

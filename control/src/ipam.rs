@@ -413,6 +413,7 @@ mod tests {
             mtu: MTU_DEFAULT,
             ageing_seconds: 300,
             stp_frames: Default::default(),
+            loop_detect: Default::default(),
             nat: NetworkNat::default(),
             foreign: None,
         }
@@ -508,6 +509,7 @@ mod tests {
                 backend: crate::model::Backend::Tap,
                 phase: crate::model::Phase::Attached,
                 settings: Default::default(),
+                attached_at: 0,
                 foreign: None,
             };
             desired.endpoints.insert(endpoint.port, endpoint);

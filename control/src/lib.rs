@@ -10,6 +10,7 @@ pub mod conform;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod explain;
 pub mod host_link;
 pub mod hostnet;

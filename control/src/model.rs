@@ -113,6 +113,8 @@ pub struct Network {
     pub ageing_seconds: u32,
     /// What becomes of BPDUs that enter it.
     pub stp_frames: StpFrames,
+    /// What is done to find loops, and about them.
+    pub loop_detect: LoopDetect,
     /// How its packets are translated.
     pub nat: NetworkNat,
     /// Who else knows the network, and as what.
@@ -198,6 +200,48 @@ impl FromStr for StpFrames {
         let mut all = Self::ALL.into_iter();
         all.find(of_label)
             .ok_or_else(|| StpFramesError(text.to_owned()))
+    }
+}
+
+/// What is done to find ports that are connected outside the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoopDetect {
+    /// Nothing is sent. A station that flaps between ports is told of all the same.
+    #[default]
+    Off,
+    /// Probes are sent by every port, and one that comes back is told of.
+    Event,
+    /// Besides, of the two ports the one that was attached later is blocked for a while.
+    Block,
+}
+
+impl LoopDetect {
+    /// Each.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Event, Self::Block];
+
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Event => "event",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// Text that does not say what is done about loops.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is nothing to do about loops; choose off, event or block")]
+pub struct LoopDetectError(pub String);
+
+impl FromStr for LoopDetect {
+    type Err = LoopDetectError;
+
+    fn from_str(text: &str) -> Result<Self, LoopDetectError> {
+        let of_label = |detect: &Self| detect.label() == text;
+        let mut all = Self::ALL.into_iter();
+        all.find(of_label)
+            .ok_or_else(|| LoopDetectError(text.to_owned()))
     }
 }
 
@@ -413,6 +457,8 @@ pub struct Endpoint {
     pub phase: Phase,
     /// What is set of its port.
     pub settings: PortSettings,
+    /// When it was attached, in milliseconds since 1970; 0 where that was not written down.
+    pub attached_at: u64,
     /// Who else knows the endpoint, and as what.
     pub foreign: Option<ForeignId>,
 }

@@ -175,6 +175,7 @@ mod tests {
             mtu: MTU_DEFAULT,
             ageing_seconds: 300,
             stp_frames: Default::default(),
+            loop_detect: Default::default(),
             nat: NetworkNat::default(),
             foreign: None,
         }
@@ -315,6 +316,7 @@ mod tests {
                 backend: Backend::Tap,
                 phase,
                 settings: Default::default(),
+                attached_at: 0,
                 foreign: None,
             };
             wanted.endpoints.insert(endpoint.port, endpoint);

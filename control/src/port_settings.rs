@@ -84,6 +84,31 @@ impl PortChange {
     }
 }
 
+impl fmt::Display for PortChange {
+    /// As `port set` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        for (flag, word) in PortFlags::ALL {
+            match (self.on.has(flag), self.off.has(flag)) {
+                (true, _) => words.push(format!("{word} on")),
+                (_, true) => words.push(format!("{word} off")),
+                (false, false) => {}
+            }
+        }
+        match self.mac_limit {
+            Asked::Nothing => {}
+            Asked::Default => words.push("mac-limit none".to_owned()),
+            Asked::Value(limit) => words.push(format!("mac-limit {limit}")),
+        }
+        match self.state {
+            None => {}
+            Some(AdminState::Up) => words.push("up".to_owned()),
+            Some(AdminState::Down) => words.push("down".to_owned()),
+        }
+        f.write_str(&words.join(" "))
+    }
+}
+
 /// A word that names no flag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -181,6 +206,10 @@ mod tests {
             off: PortFlags::LEARNING | PortFlags::SECURED,
             ..PortChange::default()
         };
+        assert_eq!(
+            change.to_string(),
+            "learning off isolated on port-security off"
+        );
         let after = change.over(before);
         let words = "no-learning isolated hairpin no-port-security";
         assert_eq!(changed(after.flags), words);

@@ -42,6 +42,8 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE endpoint ADD COLUMN mac_limit INTEGER;",
     "ALTER TABLE endpoint ADD COLUMN down INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE network ADD COLUMN stp_frames TEXT NOT NULL DEFAULT 'drop';",
+    "ALTER TABLE endpoint ADD COLUMN attached_at INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE network ADD COLUMN loop_detect TEXT NOT NULL DEFAULT 'off';",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -187,11 +189,11 @@ impl Store {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
             connection.execute(
                 "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-                 ?13)
+                 ?13, ?14)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
                  mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8,
                  nat_mapping = ?9, nat_filtering = ?10, nat_v4 = ?11, nat_v6 = ?12,
-                 stp_frames = ?13",
+                 stp_frames = ?13, loop_detect = ?14",
                 params![
                     network.domain.0,
                     network.name.as_str(),
@@ -205,7 +207,8 @@ impl Store {
                     network.nat.filtering.map(Dependence::label),
                     network.nat.v4.map(NatMode::label),
                     network.nat.v6.map(NatMode::label),
-                    network.stp_frames.label()
+                    network.stp_frames.label(),
+                    network.loop_detect.label()
                 ],
             )?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
@@ -245,11 +248,11 @@ impl Store {
             let path = endpoint.sandbox.path.to_string_lossy();
             connection.execute(
                 "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-                 ?13, ?14)
+                 ?13, ?14, ?15)
                  ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
                  sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
                  foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13,
-                 down = ?14",
+                 down = ?14, attached_at = ?15",
                 params![
                     endpoint.port.0,
                     endpoint.name.as_str(),
@@ -264,7 +267,8 @@ impl Store {
                     id,
                     port_settings::changed(endpoint.settings.flags),
                     endpoint.settings.mac_limit,
-                    endpoint.settings.state == AdminState::Down
+                    endpoint.settings.state == AdminState::Down,
+                    endpoint.attached_at.cast_signed()
                 ],
             )?;
             let port = endpoint.port.0;
@@ -418,6 +422,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             mtu: row.get("mtu")?,
             ageing_seconds: row.get("ageing_seconds")?,
             stp_frames: text(row, "stp_frames")?,
+            loop_detect: text(row, "loop_detect")?,
             nat: NetworkNat {
                 mapping: optional(row, "nat_mapping", model::dependence)?,
                 filtering: optional(row, "nat_filtering", model::dependence)?,
@@ -469,6 +474,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
                     false => AdminState::Up,
                 },
             },
+            attached_at: row.get::<_, i64>("attached_at")?.cast_unsigned(),
             foreign: foreign(row)?,
         };
         endpoints.insert(endpoint.port, endpoint);

@@ -19,7 +19,7 @@ use dataplane_port::Framing;
 
 use crate::hostnet::HostState;
 use crate::model::{
-    DesiredState, Endpoint, HOST_LINK_PORT, MTU_DEFAULT, Network, Phase, Publication,
+    DesiredState, Endpoint, HOST_LINK_PORT, LoopDetect, MTU_DEFAULT, Network, Phase, Publication,
     PublicationTarget, StpFrames,
 };
 use crate::port_settings::AdminState;
@@ -63,6 +63,8 @@ pub struct Inputs<'a> {
     pub host_link: Option<HostLinkPort>,
     /// Endpoint ports whose device is open.
     pub open: &'a BTreeSet<PortId>,
+    /// Ports that are blocked, for they are part of a loop.
+    pub blocked: &'a BTreeSet<PortId>,
     /// Ranges, timeouts and limits of the NAT.
     pub nat: &'a NatConfig,
 }
@@ -120,6 +122,7 @@ fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
     endpoint.phase == Phase::Attached
         && inputs.open.contains(&endpoint.port)
         && endpoint.settings.state == AdminState::Up
+        && !inputs.blocked.contains(&endpoint.port)
 }
 
 fn profile(endpoint: &Endpoint) -> PortProfile {
@@ -133,10 +136,14 @@ fn profile(endpoint: &Endpoint) -> PortProfile {
 }
 
 fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
-    match network.stp_frames {
-        StpFrames::Drop => endpoint.settings.flags,
-        StpFrames::Forward => endpoint.settings.flags.with(PortFlags::BPDUS),
+    let mut flags = endpoint.settings.flags;
+    if network.stp_frames == StpFrames::Forward {
+        flags = flags.with(PortFlags::BPDUS);
     }
+    if network.loop_detect != LoopDetect::Off {
+        flags = flags.with(PortFlags::LOOP_DETECT);
+    }
+    flags
 }
 
 fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {

@@ -337,6 +337,9 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::MartianDestination
         | DropReason::SamePort => return None,
         DropReason::NoOtherPort => "attach another endpoint: there is nobody else to flood to",
+        DropReason::LoopProbe => {
+            "disconnect the two ports outside the switch; `causeway events --kind loop` names them"
+        }
         DropReason::SourceMacForeign | DropReason::SourceAddressForeign => {
             "send by the endpoint's own MAC and addresses, or let it be anybody: 'causeway port set \
              PORT port-security off'"

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use dataplane_core::addr::{PortId, UplinkId};
 use dataplane_core::frame::FrameBuf;
+use dataplane_core::l2::{ProbeKey, Sighting};
 use dataplane_core::topology::Topology;
 use dataplane_port::{Carrier, PortIo};
 
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Pass,
     /// Floods a frame of the switch's own in a port's domain, as if that port had sent it.
     Announce(PortId, Vec<u8>),
+    /// Sends a loop probe by every port that is to detect loops.
+    Probe(ProbeKey),
     /// Starts a trace.
     Trace(Tap),
     /// Ends the trace of that number.
@@ -76,6 +79,8 @@ pub enum Notice {
     PortDown(PortId),
     /// A port's device delivers again.
     PortUp(PortId),
+    /// A station flaps between two ports, or a loop probe came back.
+    Sighted(Sighting),
     /// Frames wait for the MAC of a next hop.
     NextHopWanted(UplinkId, IpAddr),
 }

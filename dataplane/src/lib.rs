@@ -12,6 +12,7 @@
 pub mod balance;
 mod command;
 mod egress;
+mod own_frames;
 mod ports;
 pub mod stats;
 pub mod tracing;
@@ -30,6 +31,7 @@ use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::gso::Segmenter;
+use dataplane_core::l2::{self, ProbeKey};
 use dataplane_core::path::Switch;
 use dataplane_core::route;
 use dataplane_core::time::Instant;
@@ -160,6 +162,8 @@ pub struct Dataplane {
     shared: Arc<Shared>,
     fdb: Arc<Fdb>,
     gateway: Arc<route::Tables>,
+    /// By which loop probes of this process are known.
+    probe_key: ProbeKey,
     notices: Receiver<Notice>,
     /// Lock order: `ports`, then `topology`; both only on the control side.
     ports: Mutex<BTreeMap<PortId, PortRecord>>,
@@ -228,6 +232,7 @@ impl Dataplane {
             shared,
             fdb,
             gateway,
+            probe_key: ProbeKey::new(config.seed),
             notices,
             ports: Mutex::default(),
             topology: Mutex::default(),
@@ -254,6 +259,7 @@ impl Dataplane {
             switch: Switch {
                 topology: Arc::default(),
                 fdb: FdbView::live(Arc::clone(&self.fdb)),
+                bridge: l2::State::new(self.probe_key),
                 gateway: route::State::live(&self.gateway),
                 counters: Arc::clone(&core),
             },
@@ -439,6 +445,15 @@ impl Dataplane {
     pub fn announce(&self, port: PortId, mac: MacAddr, address: IpAddr) -> Result<(), Error> {
         let frame = dataplane_service::announce::announcement(mac, address);
         self.order_one(0, Command::Announce(port, frame))
+    }
+
+    /// Sends a loop probe by every port that has [`l2::PortFlags::LOOP_DETECT`] and is up. One that
+    /// comes back is told as [`Notice::Sighted`].
+    ///
+    /// # Errors
+    /// [`Error::Silent`].
+    pub fn probe(&self) -> Result<(), Error> {
+        self.order_one(0, Command::Probe(self.probe_key))
     }
 
     /// The picture that is in force.

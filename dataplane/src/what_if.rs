@@ -10,6 +10,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::FdbView;
 use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
+use dataplane_core::l2;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::State;
 use dataplane_core::topology::Topology;
@@ -45,6 +46,7 @@ impl Dataplane {
             switch: Switch {
                 topology: self.topology(),
                 fdb: FdbView::overlay(Arc::clone(self.fdb())),
+                bridge: l2::State::new(self.probe_key),
                 gateway: State::overlay(self.gateway()),
                 counters: Arc::new(Counters::default()),
             },

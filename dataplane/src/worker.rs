@@ -16,14 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::{Receiver, Sender};
-use dataplane_core::addr::{DomainId, MacAddr, PortId};
+use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::ahead::look_ahead;
-use dataplane_core::frame::{Frame, FrameBuf, Offload};
+use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::l2::FloodClass;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
-use dataplane_core::topology::Role;
 use dataplane_core::trace::{Off, Recorder};
 use dataplane_core::verdict::{Consumer, Verdict};
 use dataplane_port::Batch;
@@ -156,6 +155,7 @@ impl Worker {
             Command::Release(id, owner, to) => self.release(id, owner, &to),
             Command::Adopt(id, queue) => return self.adopt(id, queue),
             Command::Announce(port, bytes) => self.announce(port, &bytes),
+            Command::Probe(key) => self.send_probes(key),
             Command::Trace(tap) => self.taps.push(tap),
             Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
             Command::SetCarrier(id, carrier) => return self.set_carrier(id, carrier),
@@ -163,21 +163,6 @@ impl Worker {
             Command::Stop => self.stopped = true,
         }
         Ok(())
-    }
-
-    /// Sends a frame of the switch's own to the ports of a domain, as if one of them had sent it. No
-    /// port received it, so it gets no verdict; its copies are counted like all others.
-    fn announce(&mut self, port: PortId, bytes: &[u8]) {
-        let role = self.switch.topology.port_up(port).map(|port| port.role);
-        let (Some(Role::Bridge(domain)), Some(mut buf)) = (role, self.batch.take_buffer()) else {
-            return;
-        };
-        buf.copy_from(bytes, Offload::NONE);
-        let class = match buf.bytes().first_chunk() {
-            Some(dst) => FloodClass::of(MacAddr(*dst)),
-            None => return self.batch.recycle(buf),
-        };
-        self.flood(domain, port, class, buf);
     }
 
     /// Collects readiness, sleeping only when there is nothing to do.
@@ -383,7 +368,7 @@ impl Worker {
     }
 
     /// Puts a frame on its way to one port.
-    fn enqueue(&mut self, port: PortId, buf: FrameBuf) {
+    pub fn enqueue(&mut self, port: PortId, buf: FrameBuf) {
         let freed = match self.lanes.get_mut(port.index()) {
             Some(Slot::Own { lane, .. }) => {
                 lane.counters.enqueued.add(1);
@@ -439,7 +424,13 @@ impl Worker {
     }
 
     /// Sends a frame to every port of its domain that takes it, without copying it for own queues.
-    fn flood(&mut self, domain: DomainId, ingress: PortId, class: FloodClass, mut buf: FrameBuf) {
+    pub fn flood(
+        &mut self,
+        domain: DomainId,
+        ingress: PortId,
+        class: FloodClass,
+        mut buf: FrameBuf,
+    ) {
         self.flush_touched();
         let topology = Arc::clone(&self.switch.topology);
         for port in topology.flood_set(domain, ingress, class) {
@@ -555,6 +546,7 @@ impl Worker {
         for (uplink, next_hop) in self.switch.gateway.take_wanted() {
             self.notify(Notice::NextHopWanted(uplink, next_hop));
         }
+        self.tell_sightings();
         for index in 0..self.lanes.len() {
             if matches!(&self.lanes[index], Slot::Own { lane, .. } if lane.failed) {
                 self.mark_ready(PortId(index as u16));
@@ -584,7 +576,7 @@ impl Worker {
         self.shared.instant(clock)
     }
 
-    fn notify(&self, notice: Notice) {
+    pub fn notify(&self, notice: Notice) {
         if self.shared.notices.try_send(notice).is_err() {
             self.counters.notices_lost.add(1);
         }

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use control::link::TAP_QUEUE_FRAMES;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tests::daemon::{Daemon, binary, path_text};
 use tests::lab::{DEADLINE, Lab, block_on, ip, require_root, wait_until};
 
@@ -491,4 +492,69 @@ fn a_host_socket_in_the_nat_range_is_named_and_nothing_is_touched() {
         "{message}"
     );
     assert_eq!(footprint(&host), before);
+}
+
+#[test]
+fn what_happens_is_told_once_and_to_everyone_who_follows() {
+    if !require_root("what_happens_is_told_once_and_to_everyone_who_follows") {
+        return;
+    }
+    let lab = Lab::new("events");
+    let [host, a] = lab.namespaces(["host", "a"]);
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
+    let mut follower = daemon
+        .command(&["events", "--follow", "--json", "--kind", "published"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    daemon.refused(&["network", "create", "web", "--subnet", "10.89.0.0/24"]);
+    daemon.attach(&a, "web", "a", &[]);
+    daemon.run(&["port", "set", "a", "isolated", "on"]);
+    daemon.refused(&["port", "set", "a", "mac-limit", "0"]);
+    daemon.run(&["publish", "add", "8080:80", "a"]);
+    daemon.run(&["network", "set", "web", "--ageing", "60"]);
+    daemon.run(&["detach", "a"]);
+    daemon.run(&["network", "rm", "web"]);
+    let text = daemon.run(&["events", "--json"]);
+    let events: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let kinds: Vec<&str> = events.iter().map(|e| e["kind"].as_str().unwrap()).collect();
+    let wanted = [
+        "network_created",
+        "endpoint_attached",
+        "port_changed",
+        "published",
+        "network_changed",
+        "unpublished",
+        "endpoint_detached",
+        "network_removed",
+    ];
+    assert_eq!(kinds, wanted, "what was refused has not happened: {text}");
+    for (event, number) in events.iter().zip(1..) {
+        assert_eq!(event["number"], number);
+    }
+    let detached = &events[6];
+    assert_eq!(
+        (&detached["network"], &detached["port"]),
+        (&"web".into(), &"a".into())
+    );
+    assert_eq!(events[2]["text"], "port 'a' was changed: isolated on");
+    // The follower was there before all of it.
+    let mut line = String::new();
+    let mut out = BufReader::new(follower.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), events[3]);
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    let table = daemon.run(&["events", "--after", "6"]);
+    assert!(
+        table.lines().count() == 3 && table.contains("web/a"),
+        "{table}"
+    );
+    let refused = daemon.output(&["events", "--kind", "party"]).stderr;
+    let refused = String::from_utf8(refused).unwrap();
+    assert!(refused.contains("mac_flap"), "{refused}");
 }

@@ -594,7 +594,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 20] = [
+const STORIES: [Tale; 21] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -618,6 +618,7 @@ const STORIES: [Tale; 20] = [
     ("18-set-entries", stories::entries_that_are_set),
     ("19-two-uplinks", stories::uplinks::two_uplinks),
     ("20-port-security", stories::a_secured_port),
+    ("32-loop-probe", stories::a_loop_that_is_found),
 ];
 
 fn folder() -> PathBuf {

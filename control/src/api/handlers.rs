@@ -105,6 +105,7 @@ pub async fn create_network(
         mtu: body.mtu,
         ageing_seconds: body.ageing_seconds,
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
+        loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],
@@ -138,6 +139,7 @@ pub async fn change_network(
     let change = NetworkChange {
         ageing_seconds: body.ageing_seconds,
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
+        loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],

@@ -5,6 +5,7 @@
 
 pub mod bridging;
 pub mod debugging;
+pub mod following;
 mod handlers;
 pub mod types;
 
@@ -113,6 +114,7 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
         .route("/v1/nat/rules/counters", delete(h::zero_nat_rules))
         .route("/v1/nat/usage", get(h::nat_usage))
         .route("/v1/drops", get(h::drops))
+        .route("/v1/events", get(following::events))
         .route("/v1/trace", get(h::trace))
         .route("/v1/why", get(debugging::why))
         .route("/v1/capture", get(debugging::capture));

@@ -42,6 +42,8 @@ pub struct NetworkCreate {
     pub ageing_seconds: Option<u32>,
     /// What becomes of BPDUs: `drop` or `forward`.
     pub stp_frames: Option<String>,
+    /// What is done about loops: `off`, `event` or `block`.
+    pub loop_detect: Option<String>,
     /// On what of the remote an external port depends, as RFC 4787 calls it, or `default`.
     pub nat_mapping: Option<String>,
     /// On what of the remote it depends whether it is let in.
@@ -60,6 +62,8 @@ pub struct NetworkSet {
     pub ageing_seconds: Option<u32>,
     /// What becomes of BPDUs: `drop` or `forward`.
     pub stp_frames: Option<String>,
+    /// What is done about loops: `off`, `event` or `block`.
+    pub loop_detect: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
     pub nat_mapping: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
@@ -90,6 +94,9 @@ pub struct NetworkView {
     /// What becomes of BPDUs: `drop` or `forward`.
     #[serde(default)]
     pub stp_frames: String,
+    /// What is done about loops: `off`, `event` or `block`.
+    #[serde(default)]
+    pub loop_detect: String,
     /// On what of the remote an external port depends: what is in force.
     #[serde(default)]
     pub nat_mapping: String,
@@ -312,6 +319,9 @@ pub struct PortView {
     pub network: Option<String>,
     /// Frames flow.
     pub up: bool,
+    /// Seconds for which it stays blocked, being part of a loop; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_seconds: Option<u64>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
     /// Frames received.

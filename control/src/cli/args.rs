@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
+use super::events::EventsArgs;
 use crate::config::WaitingMode;
 
 /// A userspace Ethernet switch and NAT for network namespaces.
@@ -71,6 +72,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Write frames as the ports see them to a pcapng file
     Capture(CaptureArgs),
+    /// What has happened: attachments, changes, ports that went down, loops, limits
+    Events(EventsArgs),
     /// The daemon at a glance
     Status(JsonArgs),
     /// Take everything of ours off the host; the daemon must not run
@@ -189,6 +192,10 @@ pub struct NetworkCreateArgs {
     /// BPDUs (01:80:c2:00:00:00) end at the port or pass: drop, forward [default: drop]
     #[arg(long, value_name = "WHAT")]
     pub stp_frames: Option<String>,
+    /// Ports that are connected outside: nothing, an event, or the newer port is blocked: off, event,
+    /// block [default: off]
+    #[arg(long, value_name = "WHAT")]
+    pub loop_detect: Option<String>,
     #[command(flatten)]
     pub nat: NatArgs,
 }
@@ -232,6 +239,10 @@ pub struct NetworkSetArgs {
     /// BPDUs (01:80:c2:00:00:00) end at the port or pass: drop, forward
     #[arg(long, value_name = "WHAT")]
     pub stp_frames: Option<String>,
+    /// Ports that are connected outside: nothing, an event, or the newer port is blocked: off, event,
+    /// block
+    #[arg(long, value_name = "WHAT")]
+    pub loop_detect: Option<String>,
     #[command(flatten)]
     pub nat: NatArgs,
 }

@@ -6,6 +6,7 @@ mod conform;
 mod daemon;
 mod debugging;
 mod demo;
+mod events;
 mod fdb;
 mod lab;
 mod nat;
@@ -123,6 +124,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Trace(args) => trace(&client, args).await?,
         Command::Why(args) => debugging::why(&client, args).await?,
         Command::Capture(args) => debugging::capture(&client, args).await?,
+        Command::Events(args) => events::events(&client, args).await?,
         Command::Status(args) => status(&client, args.json).await?,
         Command::Clean(args) => return clean(&args.state_dir).await,
         Command::Completions { shell } => {
@@ -177,6 +179,7 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
             let body = NetworkSet {
                 ageing_seconds: args.ageing,
                 stp_frames: args.stp_frames,
+                loop_detect: args.loop_detect,
                 nat_mapping: args.nat.nat_mapping,
                 nat_filtering: args.nat.nat_filtering,
                 nat4: args.nat.nat4,
@@ -221,6 +224,7 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         mtu: args.mtu,
         ageing_seconds: args.ageing,
         stp_frames: args.stp_frames,
+        loop_detect: args.loop_detect,
         nat_mapping: args.nat.nat_mapping,
         nat_filtering: args.nat.nat_filtering,
         nat4: args.nat.nat4,

@@ -61,7 +61,11 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
 }
 
 fn state(port: &PortView) -> &'static str {
-    if port.up { "up" } else { "down" }
+    match (port.up, port.blocked_seconds) {
+        (true, _) => "up",
+        (false, Some(_)) => "blocked",
+        (false, None) => "down",
+    }
 }
 
 /// What is not as of a new port.

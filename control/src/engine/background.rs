@@ -8,8 +8,10 @@ use dataplane::Notice;
 use tokio::sync::mpsc;
 
 use super::Engine;
+use super::wiring::PROBE_EVERY;
 use crate::device;
 use crate::error::Error;
+use crate::events::EventKind;
 use crate::hostnet::HostState;
 use crate::keep;
 use crate::link::Link;
@@ -54,6 +56,7 @@ impl Engine {
             tokio::spawn(keep_sessions(Arc::downgrade(self)));
         }
         tokio::spawn(watch_pressure(Arc::downgrade(self)));
+        tokio::spawn(look_for_loops(Arc::downgrade(self)));
         Ok(())
     }
 
@@ -85,7 +88,15 @@ impl Engine {
     async fn follow(&self, notice: Notice) -> Result<(), Error> {
         match notice {
             Notice::PortDown(port) => self.port_gone(port).await,
-            Notice::PortUp(_) => Ok(()),
+            Notice::PortUp(port) => {
+                let state = self.state().await;
+                if let Some(endpoint) = state.desired.endpoints.get(&port) {
+                    let text = format!("port '{}' is up again", endpoint.name);
+                    self.tell_port(&state, EventKind::PortUp, endpoint, text);
+                }
+                Ok(())
+            }
+            Notice::Sighted(sighting) => self.follow_sighting(sighting).await,
             Notice::NextHopWanted(uplink, address) => {
                 let state = self.state().await;
                 match state.uplinks.iter().find(|open| open.id == uplink) {
@@ -224,6 +235,23 @@ async fn watch_pressure(engine: Weak<Engine>) {
             return;
         };
         engine.watch_pressure().await;
+    }
+}
+
+async fn look_for_loops(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(PROBE_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        if let Err(error) = engine.probe_for_loops() {
+            tracing::warn!(%error, "cannot look for loops");
+        }
+        if let Err(error) = engine.unblock_ports().await {
+            tracing::warn!(%error, "cannot unblock a port");
+        }
     }
 }
 

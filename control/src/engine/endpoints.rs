@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::topology::PORTS_MAX;
@@ -9,6 +10,7 @@ use dataplane_core::topology::PORTS_MAX;
 use super::reservations::reserves;
 use super::{Engine, State};
 use crate::error::Error;
+use crate::events::EventKind;
 use crate::ipam;
 use crate::link::check_ifname;
 use crate::model::{
@@ -125,7 +127,11 @@ impl Engine {
         for address in &endpoint.addresses {
             self.blocking(|dataplane| dataplane.announce(port, endpoint.mac, *address))?;
         }
-        tracing::info!(endpoint = %endpoint.name, %port, network = %network.name, "attached");
+        let text = format!(
+            "endpoint '{}' was attached to network '{}' as {} of {port}",
+            endpoint.name, network.name, endpoint.ifname
+        );
+        self.tell_port(state, EventKind::EndpointAttached, &endpoint, text);
         Ok(endpoint)
     }
 
@@ -163,6 +169,8 @@ impl Engine {
         if state.open.remove(&port) {
             self.blocking(|dataplane| dataplane.remove_port(port))?;
         }
+        // Another endpoint may have the number next.
+        self.blocked.release(port);
         self.devices.remove(&old).await?;
         self.end_sessions(&old);
         state.desired.endpoints.insert(port, endpoint.clone());
@@ -172,14 +180,24 @@ impl Engine {
     /// Drops an endpoint that has no device, from the state and the store.
     fn drop_endpoint(&self, state: &mut State, port: PortId) -> Result<(), Error> {
         self.store.remove_endpoint(port)?;
-        if state.desired.endpoints.remove(&port).is_none() {
+        let Some(endpoint) = state.desired.endpoints.remove(&port) else {
             return Ok(());
-        }
+        };
         self.drop_fdb_entries(state, port);
         let gone = self.withdraw_from(state, port);
         self.refresh_uplinks(state)?;
         self.install(state)?;
-        self.forget_withdrawn(state, port, gone)
+        self.forget_withdrawn(state, port, gone)?;
+        self.tell_detached(state, &endpoint);
+        Ok(())
+    }
+
+    /// Tells that an endpoint is no more, unless it has never come to be one.
+    fn tell_detached(&self, state: &State, endpoint: &Endpoint) {
+        if endpoint.phase != Phase::Attaching {
+            let text = format!("endpoint '{}' was detached", endpoint.name);
+            self.tell_port(state, EventKind::EndpointDetached, endpoint, text);
+        }
     }
 
     /// Takes an endpoint out of the publications that lead to it, and ends those that lead to no
@@ -215,6 +233,7 @@ impl Engine {
         }
         for id in gone.publications {
             self.forget_translations(id);
+            self.tell_unpublished(id);
         }
         for id in gone.targets {
             self.forget_target(id, port);
@@ -267,6 +286,7 @@ impl Engine {
             backend: request.backend,
             phase: Phase::Attaching,
             settings: PortSettings::default(),
+            attached_at: now_millis(),
             foreign: request.foreign,
         };
         Ok((endpoint, network.clone()))
@@ -283,9 +303,7 @@ impl Engine {
             .endpoint(name)
             .ok_or_else(|| Error::unknown_endpoint(name))?;
         let port = endpoint.port;
-        self.remove_endpoint(&mut state, port).await?;
-        tracing::info!(endpoint = name, "detached");
-        Ok(())
+        self.remove_endpoint(&mut state, port).await
     }
 
     /// Detaches the endpoint that a sandbox has by an interface name.
@@ -313,10 +331,8 @@ impl Engine {
                 "no endpoint has the interface '{ifname}' in {path}; {hint}"
             )));
         };
-        let (port, name) = (endpoint.port, endpoint.name.clone());
-        self.remove_endpoint(&mut state, port).await?;
-        tracing::info!(endpoint = %name, "detached");
-        Ok(())
+        let port = endpoint.port;
+        self.remove_endpoint(&mut state, port).await
     }
 
     /// Removes an endpoint wherever in its life it is.
@@ -325,7 +341,8 @@ impl Engine {
         state: &mut State,
         port: PortId,
     ) -> Result<(), Error> {
-        let mut endpoint = self.endpoint(state, port)?.clone();
+        let before = self.endpoint(state, port)?.clone();
+        let mut endpoint = before.clone();
         endpoint.phase = Phase::Detaching;
         self.store.put_endpoint(&endpoint)?;
         let gone = self.withdraw_from(state, port);
@@ -334,6 +351,8 @@ impl Engine {
         if state.open.remove(&port) {
             self.blocking(|dataplane| dataplane.remove_port(port))?;
         }
+        // Another endpoint may have the number next.
+        self.blocked.release(port);
         self.devices.remove(&endpoint).await?;
         self.store.remove_endpoint(port)?;
         state.desired.endpoints.remove(&port);
@@ -344,7 +363,9 @@ impl Engine {
         self.keep_sessions();
         self.refresh_uplinks(state)?;
         self.install(state)?;
-        self.forget_withdrawn(state, port, gone)
+        self.forget_withdrawn(state, port, gone)?;
+        self.tell_detached(state, &before);
+        Ok(())
     }
 
     /// Opens the device of an endpoint that an earlier daemon has made.
@@ -397,6 +418,11 @@ impl Engine {
         };
         if self.devices.observe(&endpoint).await? == crate::plan::ObservedSandbox::WithDevice {
             // Down, not gone: somebody set it down, and may set it up again.
+            let text = format!(
+                "port '{}' is down: {} was set down in its sandbox",
+                endpoint.name, endpoint.ifname
+            );
+            self.tell_port(&state, EventKind::PortDown, &endpoint, text);
             return Ok(());
         }
         if state.open.remove(&port) {
@@ -419,6 +445,12 @@ struct Withdrawn {
     targets: Vec<u32>,
     /// One of those that ended had its ports reserved.
     reserving: bool,
+}
+
+/// Milliseconds since 1970; a clock that is not set yet is at their beginning.
+fn now_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn open_sandbox(sandbox: &SandboxRef) -> Result<(PathBuf, Netns), Error> {

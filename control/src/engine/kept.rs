@@ -53,6 +53,7 @@ impl Engine {
             uplinks: &self.uplinks_there(state)?,
             host_link: None,
             open: &BTreeSet::new(),
+            blocked: &BTreeSet::new(),
             nat: &self.config.nat,
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;

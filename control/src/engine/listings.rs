@@ -194,6 +194,7 @@ impl Engine {
                 role: role.to_owned(),
                 network,
                 up: port.up,
+                blocked_seconds: self.blocked.time_left(port.id).map(|left| left.as_secs()),
                 mtu: port.mtu,
                 rx_frames: counters.rx_frames,
                 rx_bytes: counters.rx_bytes,
@@ -464,6 +465,7 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         mtu: network.mtu,
         ageing_seconds: network.ageing_seconds,
         stp_frames: network.stp_frames.label().to_owned(),
+        loop_detect: network.loop_detect.label().to_owned(),
         nat_mapping: label(behaviour.mapping),
         nat_filtering: label(behaviour.filtering),
         nat4: mode(modes.v4),
@@ -525,7 +527,7 @@ fn rule_view(kind: &str, network: Option<&Network>, totals: &Totals) -> RuleView
     }
 }
 
-fn spec_text(publication: &Publication, target: &PublicationTarget) -> String {
+pub(super) fn spec_text(publication: &Publication, target: &PublicationTarget) -> String {
     let extent = publication.host_ports.end() - publication.host_ports.start();
     let last = target.inside_port_first.saturating_add(extent);
     let spec = PublishSpec {

@@ -24,6 +24,7 @@ mod reservations;
 mod stations;
 mod targets;
 mod uplinks;
+mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,10 +45,12 @@ pub use publications::{Clash, PublishRequest};
 pub use targets::TargetChange;
 
 use kept::keeper;
+use wiring::Blocked;
 
 use crate::config::Config;
 use crate::device::{Devices, Queues};
 use crate::error::Error;
+use crate::events::{EventKind, Events, Subject};
 use crate::host_link::{self, HostLink};
 use crate::hostnet::HostState;
 use crate::keep::Keeper;
@@ -75,6 +78,9 @@ pub struct Engine {
     keeper: Option<std::sync::Mutex<Keeper>>,
     state: Mutex<State>,
     started: Instant,
+    events: Events,
+    /// Ports that are part of a loop.
+    blocked: Blocked,
     /// Handlers that panicked.
     pub panics: AtomicU64,
 }
@@ -101,6 +107,8 @@ struct State {
     addresses: BTreeSet<IpAddr>,
     /// Ports of veths whose far end is down, so that nobody is behind them.
     unplugged: BTreeSet<PortId>,
+    /// What was told of loops.
+    sighted: wiring::Sighted,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
 }
@@ -163,6 +171,8 @@ impl Engine {
                 ..State::default()
             }),
             started: Instant::now(),
+            events: Events::default(),
+            blocked: Blocked::default(),
             panics: AtomicU64::new(0),
         });
         let mut state = engine.state.lock().await;
@@ -348,6 +358,7 @@ impl Engine {
             uplinks: &state.uplinks,
             host_link: state.host_link,
             open: &state.open,
+            blocked: &self.blocked.ports(),
             nat: &self.config.nat,
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;
@@ -369,6 +380,19 @@ impl Engine {
     /// The running dataplane.
     pub fn dataplane(&self) -> &Arc<Dataplane> {
         &self.dataplane
+    }
+
+    /// What has happened.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Tells of an endpoint's port.
+    fn tell_port(&self, state: &State, kind: EventKind, endpoint: &Endpoint, text: String) {
+        let network = state.desired.network_of(endpoint);
+        let network = network.map_or_else(String::new, |network| network.name.to_string());
+        let subject = Subject::port(network, &endpoint.name);
+        self.events.tell(kind, subject, text);
     }
 
     /// What the daemon was told.

@@ -11,9 +11,11 @@ use ipnet::IpNet;
 use super::uplinks::own_address_in;
 use super::{Engine, State};
 use crate::error::Error;
+use crate::events::{EventKind, Subject};
 use crate::ipam;
 use crate::model::{
-    ForeignId, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat, StpFrames, Subnet,
+    ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat,
+    StpFrames, Subnet,
 };
 
 /// Longest ageing time: what IEEE 802.1Q-2018 table 8-6 allows.
@@ -46,6 +48,8 @@ pub struct NetworkRequest {
     pub ageing_seconds: Option<u32>,
     /// What becomes of BPDUs.
     pub stp_frames: Option<StpFrames>,
+    /// What is done about loops.
+    pub loop_detect: Option<LoopDetect>,
     /// How its packets are translated.
     pub nat: NatRequest,
     /// Who else knows it.
@@ -59,6 +63,8 @@ pub struct NetworkChange {
     pub ageing_seconds: Option<u32>,
     /// What becomes of BPDUs.
     pub stp_frames: Option<StpFrames>,
+    /// What is done about loops.
+    pub loop_detect: Option<LoopDetect>,
     /// How its packets are translated.
     pub nat: NatRequest,
 }
@@ -85,6 +91,8 @@ impl Engine {
             self.refresh_uplinks(&state)?;
             return Err(error);
         }
+        let text = format!("network '{}' was created", network.name);
+        self.tell_network(EventKind::NetworkCreated, network.name.as_str(), text);
         Ok(network)
     }
 
@@ -121,6 +129,7 @@ impl Engine {
             mtu,
             ageing_seconds,
             stp_frames: request.stp_frames.unwrap_or_default(),
+            loop_detect: request.loop_detect.unwrap_or_default(),
             nat: request.nat.over(NetworkNat::default()),
             foreign: request.foreign,
         })
@@ -184,6 +193,7 @@ impl Engine {
         let after = Network {
             ageing_seconds: change.ageing_seconds.unwrap_or(before.ageing_seconds),
             stp_frames: change.stp_frames.unwrap_or(before.stp_frames),
+            loop_detect: change.loop_detect.unwrap_or(before.loop_detect),
             nat: change.nat.over(before.nat),
             ..before.clone()
         };
@@ -195,7 +205,13 @@ impl Engine {
             return Err(error);
         }
         self.end_untranslatable(domain, modes);
+        let text = format!("network '{name}' was changed");
+        self.tell_network(EventKind::NetworkChanged, name, text);
         Ok(())
+    }
+
+    fn tell_network(&self, kind: EventKind, name: &str, text: String) {
+        self.events.tell(kind, Subject::network(name), text);
     }
 
     fn put_changed(&self, state: &mut State, network: Network) -> Result<(), Error> {
@@ -248,7 +264,10 @@ impl Engine {
         fdb.flush_domain(domain, None, Flush::All);
         let account = Account::Network(domain);
         self.nat().forget_accounts(|other| other == account);
-        converged.and_then(|()| self.refresh_uplinks(&state))
+        converged.and_then(|()| self.refresh_uplinks(&state))?;
+        let text = format!("network '{name}' was removed");
+        self.tell_network(EventKind::NetworkRemoved, name, text);
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use dataplane_port::Carrier;
 
 use super::{Engine, State};
 use crate::error::Error;
+use crate::events::EventKind;
 use crate::hostnet::HostState;
 use crate::model::{Asked, Backend, Endpoint};
 use crate::port_settings::{AdminState, PortChange};
@@ -34,12 +35,16 @@ impl Engine {
             ..before.clone()
         };
         if let Err(error) = self.put_settings(&mut state, after).await {
-            self.put_settings(&mut state, before).await?;
+            self.put_settings(&mut state, before.clone()).await?;
             return Err(error);
         }
-        let (port, settings) = (before.port, change);
-        tracing::info!(endpoint = %before.name, ?settings, "port changed");
-        Ok(port)
+        if change.state == Some(AdminState::Up) && self.blocked.release(before.port) {
+            self.install(&state)?;
+            self.tell_unblocked(&state, &before);
+        }
+        let text = format!("port '{}' was changed: {change}", before.name);
+        self.tell_port(&state, EventKind::PortChanged, &before, text);
+        Ok(before.port)
     }
 
     async fn put_settings(&self, state: &mut State, endpoint: Endpoint) -> Result<(), Error> {

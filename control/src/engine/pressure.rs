@@ -12,6 +12,7 @@ use dataplane_core::verdict::DropReason;
 
 use super::{Engine, State};
 use crate::api::types::{CountView, NatEndpointView, NatPoolView, NatUsageView};
+use crate::events::{EventKind, Subject};
 
 /// From this part of a limit on it is told, in per cent.
 const NEAR_PERCENT: usize = 80;
@@ -192,7 +193,7 @@ impl Engine {
         let gauges = gauges(&self.nat_usage_of(&state));
         let refused = self.refused();
         for line in state.pressure.observe(&gauges, &refused, Instant::now()) {
-            tracing::warn!("{line}");
+            self.events.tell(EventKind::Limit, Subject::default(), line);
         }
     }
 

@@ -6,10 +6,12 @@ use std::ops::RangeInclusive;
 use dataplane_core::nat::Balance;
 use ipnet::IpNet;
 
+use super::listings::spec_text;
 use super::reservations::reserves;
 use super::targets::target_of;
 use super::{Engine, State};
 use crate::error::Error;
+use crate::events::{EventKind, Subject};
 use crate::model::{Endpoint, Publication, transport_label};
 use crate::owner;
 use crate::publish::{PublishSpec, range_text};
@@ -106,6 +108,11 @@ impl Engine {
         }
         let rules = topology::rules_of(&state.desired, &publication);
         state.listeners.insert(id, held.serve(rules, &self.budget));
+        if let Some(target) = publication.target(endpoint.port) {
+            let spec = spec_text(&publication, target);
+            let text = format!("{spec} was published for endpoint '{}'", endpoint.name);
+            self.tell_port(&state, EventKind::Published, &endpoint, text);
+        }
         Ok(publication)
     }
 
@@ -294,7 +301,15 @@ impl Engine {
         if removed.is_some_and(|publication| reserves(&publication)) {
             self.reserve_ports(state)?;
         }
+        self.tell_unpublished(id);
         Ok(())
+    }
+
+    /// Tells that a publication has ended.
+    pub(super) fn tell_unpublished(&self, id: u32) {
+        let text = format!("publication {id} has ended");
+        self.events
+            .tell(EventKind::Unpublished, Subject::default(), text);
     }
 
     /// Ends the sessions that came by a publication, and forgets what was counted of it.

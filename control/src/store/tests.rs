@@ -1,7 +1,9 @@
 //! The store, written and read back.
 
 use super::*;
-use crate::model::{Backend, FdbSetting, MTU_DEFAULT, Publication, PublicationTarget, StpFrames};
+use crate::model::{
+    Backend, FdbSetting, LoopDetect, MTU_DEFAULT, Publication, PublicationTarget, StpFrames,
+};
 use crate::port_settings::{AdminState, PortSettings};
 use dataplane_core::addr::MacAddr;
 use dataplane_core::fdb::FdbKind;
@@ -39,6 +41,7 @@ pub(super) fn example() -> DesiredState {
         mtu: MTU_DEFAULT,
         ageing_seconds: 17,
         stp_frames: StpFrames::Forward,
+        loop_detect: LoopDetect::Block,
         nat: NetworkNat {
             mapping: Some(Dependence::AddressDependent),
             filtering: Some(Dependence::EndpointIndependent),
@@ -68,6 +71,7 @@ pub(super) fn example() -> DesiredState {
             mac_limit: Some(3),
             state: AdminState::Down,
         },
+        attached_at: u64::MAX - 3,
         foreign: None,
     };
     let second = Endpoint {

@@ -26,6 +26,8 @@ pub struct Switch {
     pub topology: Arc<Topology>,
     /// The forwarding database, as this worker reads it.
     pub fdb: FdbView,
+    /// What is kept of bridge domains besides.
+    pub bridge: l2::State,
     /// What the gateways keep: translations, held frames, the budget of errors.
     pub gateway: route::State,
     /// What this worker counts.
@@ -67,13 +69,17 @@ fn path<T: Trace>(
     step!(trace, Step::Parsed(*headers));
 
     // 3. Admit: link-local groups and impossible sources stay out.
-    let vlan = l2::admit(port, headers, frame)?;
+    let vlan = l2::admit(&mut sw.bridge, port, headers, frame)?;
     step!(trace, Step::Admitted(vlan));
 
     // 4. Learn: the source is behind the ingress port.
     let domain = topology.bridge_domain(port);
     let learned = learn(&mut sw.fdb, domain, port, vlan, headers, now);
     sw.counters.record_learn(learned);
+    if let (Learn::Moved { from }, Some(domain)) = (learned, domain) {
+        let key = FdbKey::new(domain.id, vlan, headers.src);
+        sw.bridge.watch.moved(key, from, port.id, now);
+    }
     step!(trace, Step::Learned(learned));
 
     // 5. Lookup: to one port, to all, or to the gateway.

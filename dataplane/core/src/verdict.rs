@@ -183,6 +183,7 @@ drop_reasons! {
     SourceGroup, Admit, "source_group", "the source MAC is a group address";
     SourceMacForeign, Admit, "source_mac_foreign", "the port is secured, and the source or ARP sender MAC is not its endpoint's";
     SourceAddressForeign, Admit, "source_address_foreign", "the port is secured, and the IP, ARP or ND source is none of its endpoint's addresses, or cannot be read";
+    LoopProbe, Admit, "loop_probe", "a loop probe of this switch came back: two of its ports are connected outside";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";
     SamePort, Lookup, "same_port", "the destination was learned on the ingress port itself";
     NoOtherPort, Egress, "no_other_port", "no other port of the domain takes flooded frames";

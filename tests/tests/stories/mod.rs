@@ -4,9 +4,9 @@ pub mod uplinks;
 
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind};
-use dataplane_core::l2::{Identity, PortFlags};
+use dataplane_core::l2::{Identity, PortFlags, ProbeKey};
 use tests::wire::{self, Link};
-use tests::world::{RED, ip, mac};
+use tests::world::{PROBE_SEED, RED, ip, mac};
 
 use super::Story;
 
@@ -66,6 +66,16 @@ pub fn a_secured_port(s: &mut Story) {
     s.world.fdb.limit_port(PortId(2), Some(1));
     s.send(2, &from(2, MacAddr::BROADCAST));
     s.send(2, &from(0x22, MacAddr::BROADCAST));
+}
+
+pub fn a_loop_that_is_found(s: &mut Story) {
+    for port in 1..=3 {
+        set(s, port, PortFlags::LOOP_DETECT, PortFlags::NONE);
+    }
+    s.say("the probe that left by a's port comes back by b's: somebody connects the two");
+    s.send(2, &ProbeKey::new(PROBE_SEED).probe(PortId(1)));
+    s.say("another switch's probe is a multicast frame like others");
+    s.send(2, &ProbeKey::new(PROBE_SEED + 1).probe(PortId(1)));
 }
 
 pub fn flags_of_ports(s: &mut Story) {

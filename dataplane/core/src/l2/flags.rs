@@ -31,9 +31,12 @@ impl PortFlags {
     /// BPDUs that enter by it are forwarded as other multicast is. Set of a network, not of a port.
     pub const BPDUS: Self = Self(1 << 7);
 
+    /// Probes are sent by it, and noticed where they come back. Set of a network, not of a port.
+    pub const LOOP_DETECT: Self = Self(1 << 8);
+
     /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
     /// without any of it pays for one test however many there are.
-    pub const EXAMINED: Self = Self::SECURED;
+    pub const EXAMINED: Self = Self::SECURED.with(Self::LOOP_DETECT);
 
     /// Those of a new port, as the kernel has them for one of a bridge.
     pub const USUAL: Self = Self::LEARNING

@@ -2,10 +2,12 @@
 
 mod egress;
 mod flags;
+mod probe;
 mod profile;
 mod security;
+mod watch;
 
-use crate::addr::{MacAddr, VlanId};
+use crate::addr::{DomainId, MacAddr, VlanId};
 use crate::frame::Frame;
 use crate::headers::{ETHERNET_SIZE, Headers};
 use crate::topology::{Port, Role};
@@ -13,8 +15,10 @@ use crate::verdict::DropReason;
 
 pub(crate) use egress::{Takers, are_isolated, bridge, flood};
 pub use flags::{FloodClass, PortFlags};
+pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
 pub use profile::PortProfile;
 pub use security::Identity;
+pub use watch::{FLAP_MOVES, FLAP_WINDOW, Sighting, Watch};
 
 /// The VLAN of every frame in a domain that is transparent to tags.
 pub(crate) const TRANSPARENT: VlanId = VlanId(0);
@@ -36,15 +40,44 @@ fn passes(flags: PortFlags, group: MacAddr) -> bool {
     group == MacAddr::BRIDGE_GROUP && flags.has(PortFlags::BPDUS)
 }
 
+/// What one worker keeps of the bridge domains, besides its view of the FDB.
+#[derive(Debug)]
+pub struct State {
+    /// What it has noticed about the wiring.
+    pub watch: Watch,
+}
+
+impl State {
+    /// Nothing yet. Probes of this process are known by `key`.
+    pub fn new(key: ProbeKey) -> Self {
+        Self {
+            watch: Watch::new(key),
+        }
+    }
+}
+
 /// What only some ports ask of a frame that enters.
 ///
 /// # Errors
-/// `SourceMacForeign`, `SourceAddressForeign`.
+/// `LoopProbe`, `SourceMacForeign`, `SourceAddressForeign`.
 // Cold for the sake of the other ports: what they keep in registers stays there.
 #[cold]
 #[inline(never)]
-fn examine(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<(), DropReason> {
-    port.profile.identity.check(headers, frame)
+fn examine(
+    state: &mut State,
+    port: &Port,
+    domain: DomainId,
+    headers: &Headers,
+    frame: &Frame<'_>,
+) -> Result<(), DropReason> {
+    let probe = headers.dst == PROBE_GROUP && headers.ethertype == PROBE_ETHERTYPE;
+    if probe && state.watch.is_own_probe(frame.bytes(), domain, port.id) {
+        return Err(DropReason::LoopProbe);
+    }
+    if port.flags.has(PortFlags::SECURED) {
+        port.profile.identity.check(headers, frame)?;
+    }
+    Ok(())
 }
 
 /// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
@@ -52,13 +85,18 @@ fn examine(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<(), Drop
 ///
 /// # Errors
 /// `SourceGroup`, `SourceZero`: no station can have such an address, and learning it would send
-/// other stations' frames astray. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
+/// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken note. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
 /// and its endpoint has neither. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
-pub fn admit(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<VlanId, DropReason> {
-    if !matches!(port.role, Role::Bridge(_)) {
+pub fn admit(
+    state: &mut State,
+    port: &Port,
+    headers: &Headers,
+    frame: &Frame<'_>,
+) -> Result<VlanId, DropReason> {
+    let Role::Bridge(domain) = port.role else {
         return Ok(TRANSPARENT);
-    }
+    };
     if headers.src.is_group() {
         return Err(DropReason::SourceGroup);
     }
@@ -66,7 +104,7 @@ pub fn admit(port: &Port, headers: &Headers, frame: &Frame<'_>) -> Result<VlanId
         return Err(DropReason::SourceZero);
     }
     if port.flags.has(PortFlags::EXAMINED) {
-        examine(port, headers, frame)?;
+        examine(state, port, domain, headers, frame)?;
     }
     if headers.dst.is_link_local_group() && !passes(port.flags, headers.dst) {
         return Err(DropReason::LinkLocalGroup);

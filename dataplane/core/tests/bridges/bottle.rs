@@ -6,7 +6,7 @@ use dataplane_core::addr::{DomainId, MacAddr, PortId, VlanId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbKey, FdbKind, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
-use dataplane_core::l2::PortFlags;
+use dataplane_core::l2::{self, PortFlags, ProbeKey};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -101,6 +101,7 @@ impl Default for Bottle {
             sw: Switch {
                 topology: Arc::new(topology(1)),
                 fdb: FdbView::live(Arc::clone(&fdb)),
+                bridge: l2::State::new(ProbeKey::new(1)),
                 gateway: State::live(&Tables::new(1)),
                 counters: Arc::new(Counters::default()),
             },

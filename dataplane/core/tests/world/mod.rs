@@ -23,6 +23,7 @@ use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
+use dataplane_core::l2::{self, ProbeKey};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -201,6 +202,9 @@ fn endpoint(t: &mut Topology, port: u8, id: DomainId, address: &str) {
     domain.neighbours.insert(ip(address), neighbour);
 }
 
+/// What the key of loop probes is made from.
+pub const PROBE_SEED: u64 = 1;
+
 impl World {
     pub fn new() -> Self {
         Self::with(topology())
@@ -212,6 +216,7 @@ impl World {
         let sw = Switch {
             topology: Arc::new(topology),
             fdb: FdbView::live(Arc::clone(&fdb)),
+            bridge: l2::State::new(ProbeKey::new(PROBE_SEED)),
             gateway: State::live(&tables),
             counters: Arc::new(Counters::default()),
         };
@@ -284,6 +289,7 @@ impl World {
         let mut what_if = Switch {
             topology: Arc::clone(&self.sw.topology),
             fdb: FdbView::overlay(Arc::clone(&self.fdb)),
+            bridge: l2::State::new(ProbeKey::new(PROBE_SEED)),
             gateway: State::overlay(&self.tables),
             counters: Arc::new(Counters::default()),
         };

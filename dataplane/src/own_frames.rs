@@ -1,0 +1,50 @@
+//! Frames of the switch's own: announcements and loop probes. No port received them, so they get no
+//! verdict; their copies are counted like all others.
+
+use std::sync::Arc;
+
+use dataplane_core::addr::{MacAddr, PortId};
+use dataplane_core::frame::Offload;
+use dataplane_core::l2::{FloodClass, PortFlags, ProbeKey};
+use dataplane_core::topology::Role;
+
+use crate::command::Notice;
+use crate::worker::Worker;
+
+impl Worker {
+    /// Sends a frame to the ports of a domain, as if one of them had sent it.
+    pub fn announce(&mut self, port: PortId, bytes: &[u8]) {
+        let role = self.switch.topology.port_up(port).map(|port| port.role);
+        let (Some(Role::Bridge(domain)), Some(mut buf)) = (role, self.batch.take_buffer()) else {
+            return;
+        };
+        buf.copy_from(bytes, Offload::NONE);
+        let class = match buf.bytes().first_chunk() {
+            Some(dst) => FloodClass::of(MacAddr(*dst)),
+            None => return self.batch.recycle(buf),
+        };
+        self.flood(domain, port, class, buf);
+    }
+
+    /// Sends a loop probe by every port that is to detect loops, each at once: there may be more
+    /// ports than buffers.
+    pub fn send_probes(&mut self, key: ProbeKey) {
+        let topology = Arc::clone(&self.switch.topology);
+        let ports = topology.ports.iter().flatten();
+        for port in ports.filter(|port| port.up && port.flags.has(PortFlags::LOOP_DETECT)) {
+            let Some(mut buf) = self.batch.take_buffer() else {
+                return;
+            };
+            buf.copy_from(&key.probe(port.id), Offload::NONE);
+            self.enqueue(port.id, buf);
+            self.flush_touched();
+        }
+    }
+
+    /// Tells the control side what was noticed about the wiring.
+    pub fn tell_sightings(&mut self) {
+        while let Some(sighting) = self.switch.bridge.watch.take_sighting() {
+            self.notify(Notice::Sighted(sighting));
+        }
+    }
+}
