@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::{Identity, PortFlags, PortProfile};
+use dataplane_core::l2::{Families, Identity, PortFlags, PortProfile};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -87,7 +87,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
                 flags: flags(network, endpoint),
-                profile: Box::new(profile(endpoint)),
+                profile: Box::new(profile(network, endpoint)),
                 ..Port::new(endpoint.port, name, role)
             });
         }
@@ -125,11 +125,20 @@ fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
         && !inputs.blocked.contains(&endpoint.port)
 }
 
-fn profile(endpoint: &Endpoint) -> PortProfile {
+fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
+    // What the network has and the endpoint was not given, it gets from elsewhere.
+    let open = |family: fn(&IpAddr) -> bool| {
+        let offered = network.subnets.iter().any(|subnet| family(&subnet.gateway));
+        offered && !endpoint.addresses.iter().any(family)
+    };
     PortProfile {
         identity: Identity {
             mac: endpoint.mac,
             addresses: endpoint.addresses.as_slice().into(),
+            open: Families {
+                v4: open(IpAddr::is_ipv4),
+                v6: open(IpAddr::is_ipv6),
+            },
         },
         mac_limit: endpoint.settings.mac_limit,
     }

@@ -12,6 +12,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use dataplane::tracing::SNAP_SIZE;
 use dataplane_core::addr::MacAddr;
+use dataplane_core::l2::Families;
 use dataplane_core::nat::{Balance, Duty};
 use futures::stream;
 use ipnet::IpNet;
@@ -187,6 +188,7 @@ pub async fn attach(
         name: body.name,
         ifname: body.ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned()),
         addresses: addresses(&body.addresses)?,
+        without: families(&body.without)?,
         mac,
         backend,
         foreign: None,
@@ -214,6 +216,21 @@ fn sandbox(netns: Option<String>, pid: Option<u32>) -> Result<SandboxRef, Error>
 
 /// Addresses as `10.0.0.5` or `10.0.0.5/24`; the length is the network's to say, so it is only
 /// checked for being one.
+fn families(words: &[String]) -> Result<Families, Error> {
+    let mut families = Families::default();
+    for word in words {
+        match word.as_str() {
+            "ipv4" => families.v4 = true,
+            "ipv6" => families.v6 = true,
+            other => {
+                let problem = format!("'{other}' is no address family; write ipv4 or ipv6");
+                return Err(Error::Invalid(problem));
+            }
+        }
+    }
+    Ok(families)
+}
+
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
     let address = |text: &String| {
         let parsed = match text.contains('/') {

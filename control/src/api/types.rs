@@ -156,6 +156,8 @@ pub struct EndpointCreate {
     pub ifname: Option<String>,
     /// Addresses, without a length or with the subnet's.
     pub addresses: Vec<String>,
+    /// `ipv4`, `ipv6`: given no address of that family.
+    pub without: Vec<String>,
     /// The MAC.
     pub mac: Option<String>,
     /// `tap` or `packet`.

@@ -254,7 +254,8 @@ pub struct NetworkSetArgs {
     after_help = "Examples:
   causeway attach --netns blue --network web
   causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1
-  causeway attach --netns green --network web --name web1 --replace    its ports lead here now"
+  causeway attach --netns green --network web --name web1 --replace    its ports lead here now
+  causeway attach --netns red --network lab --ip none     an address by DHCP"
 )]
 pub struct AttachArgs {
     /// A namespace's name (as in 'ip netns') or path
@@ -272,11 +273,11 @@ pub struct AttachArgs {
     /// The interface's name inside
     #[arg(long, default_value = "eth0")]
     pub ifname: String,
-    /// IPv4 address [default: a free one]
-    #[arg(long)]
+    /// IPv4 address, or 'none' for one that the sandbox gets by DHCP [default: a free one]
+    #[arg(long, value_name = "IP|none")]
     pub ip: Option<String>,
-    /// IPv6 address [default: a free one]
-    #[arg(long)]
+    /// IPv6 address, or 'none' for one by DHCPv6 or router advertisements [default: a free one]
+    #[arg(long, value_name = "IP|none")]
     pub ip6: Option<String>,
     /// MAC [default: from the address]
     #[arg(long)]

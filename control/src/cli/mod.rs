@@ -233,13 +233,21 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
 }
 
 async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
+    let (mut addresses, mut without) = (Vec::new(), Vec::new());
+    for (asked, family) in [(args.ip, "ipv4"), (args.ip6, "ipv6")] {
+        match asked {
+            Some(none) if none == "none" => without.push(family.to_owned()),
+            asked => addresses.extend(asked),
+        }
+    }
     let body = EndpointCreate {
         network: args.network,
         netns: args.netns.map(absolute).transpose()?,
         pid: args.pid,
         name: args.name,
         ifname: Some(args.ifname),
-        addresses: args.ip.into_iter().chain(args.ip6).collect(),
+        addresses,
+        without,
         mac: args.mac,
         backend: Some(args.backend),
         replace: args.replace,

@@ -75,6 +75,7 @@ async fn prepare(
             }),
             ifname: Some(format!("eth{index}")),
             addresses: args.ip.iter().filter(|_| first).cloned().collect(),
+            without: Vec::new(),
             mac: args.mac.clone().filter(|_| first),
             backend: Some(args.backend.clone()),
             replace: false,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane_core::addr::{MacAddr, PortId};
+use dataplane_core::l2::Families;
 use dataplane_core::topology::PORTS_MAX;
 
 use super::reservations::reserves;
@@ -41,6 +42,8 @@ pub struct AttachRequest {
     pub ifname: String,
     /// Addresses, one of a family at most; free ones where left out.
     pub addresses: Vec<IpAddr>,
+    /// Families that it is given no address of.
+    pub without: Families,
     /// The MAC; made from the address when left out.
     pub mac: Option<MacAddr>,
     /// How it is connected.
@@ -511,6 +514,10 @@ fn addresses_of_request(
     for address in &request.addresses {
         ipam::check_address(network, &state.desired, *address)?;
         let same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+        if request.without.have(*address) {
+            let problem = format!("{address} and none of its family; give one of the two");
+            return Err(Error::Invalid(problem));
+        }
         if addresses.iter().any(same_family) {
             let problem = format!("{address} is the second address of its family; give one");
             return Err(Error::Invalid(problem));
@@ -519,7 +526,7 @@ fn addresses_of_request(
     }
     for subnet in &network.subnets {
         let chosen = |address: &IpAddr| address.is_ipv4() == subnet.gateway.is_ipv4();
-        if !addresses.iter().any(chosen) {
+        if !request.without.have(subnet.gateway) && !addresses.iter().any(chosen) {
             addresses.push(ipam::free_address(network, subnet, &state.desired)?);
         }
     }
@@ -527,7 +534,8 @@ fn addresses_of_request(
     Ok(addresses)
 }
 
-/// From the IPv4 address as docker0 does it, or from the last octets of the IPv6 address.
+/// From the IPv4 address as docker0 does it, or from the last octets of the IPv6 address; random where
+/// there is neither.
 fn mac_of_request(
     request: &AttachRequest,
     addresses: &[IpAddr],
@@ -553,6 +561,9 @@ fn mac_of_request(
             let [.., a, b, c, d] = address.octets();
             MacAddr([0x02, 0x44, a, b, c, d])
         }
-        None => MacAddr([0x02, 0x45, 0, 0, 0, 1]),
+        None => {
+            let [a, b, c, d] = fastrand::u32(..).to_be_bytes();
+            MacAddr([0x02, 0x45, a, b, c, d])
+        }
     })
 }

@@ -55,6 +55,7 @@ fn a_secured_port_notices_a_probe_all_the_same() {
         port.profile.identity = Identity {
             mac: mac(2),
             addresses: Box::new([]),
+            ..Identity::default()
         };
     });
     let probe = ProbeKey::new(PROBE_SEED).probe(PortId(1));

@@ -5,7 +5,7 @@
 mod world;
 
 use dataplane_core::addr::MacAddr;
-use dataplane_core::l2::{Identity, PortFlags};
+use dataplane_core::l2::{Families, Identity, PortFlags};
 use dataplane_core::verdict::{DropReason, Verdict};
 use etherparse::PacketBuilder;
 use world::packets::{arp_request, octets6, udp4, udp6};
@@ -27,6 +27,7 @@ fn secured() -> World {
         port.profile.identity = Identity {
             mac: mac(1),
             addresses: [ip(OWN4), ip(OWN6)].into(),
+            ..Identity::default()
         };
     });
     world
@@ -129,6 +130,32 @@ fn another_address_is_not_claimed_by_packet_or_question() {
     let mut tagged = udp4(mac(1), mac(2), "10.1.0.3", "10.1.0.4", 64, 20);
     tagged.splice(12..12, [0x81, 0, 0, 5]);
     ends(&mut world, &tagged, FOREIGN_ADDRESS);
+}
+
+#[test]
+fn an_endpoint_that_was_given_no_address_of_a_family_may_have_any_of_that_one() {
+    let mut world = secured();
+    world.edit(|t| {
+        let port = t.ports[1].as_mut().unwrap();
+        port.profile.identity = Identity {
+            mac: mac(1),
+            addresses: [ip(OWN6)].into(),
+            open: Families {
+                v4: true,
+                v6: false,
+            },
+        };
+    });
+    let leased = udp4(mac(1), mac(2), "10.1.0.77", "10.1.0.3", 64, 20);
+    passes(&mut world, &leased);
+    passes(
+        &mut world,
+        &arp_request(mac(1), [10, 1, 0, 77], [10, 1, 0, 3]),
+    );
+    let stranger = udp4(mac(9), mac(2), "10.1.0.77", "10.1.0.3", 64, 20);
+    ends(&mut world, &stranger, FOREIGN_MAC);
+    let six = udp6(mac(1), mac(2), "fd00:1::77", "fd00:1::3", 64, 20);
+    ends(&mut world, &six, FOREIGN_ADDRESS);
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub fn a_secured_port(s: &mut Story) {
             port.profile.identity = Identity {
                 mac: mac(1),
                 addresses: [ip("10.1.0.2")].into(),
+                ..Identity::default()
             };
         }
     });

@@ -17,7 +17,7 @@ pub(crate) use egress::{Takers, are_isolated, bridge, flood};
 pub use flags::{FloodClass, PortFlags};
 pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
 pub use profile::PortProfile;
-pub use security::Identity;
+pub use security::{Families, Identity};
 pub use watch::{FLAP_MOVES, FLAP_WINDOW, Sighting, Watch};
 
 /// The VLAN of every frame in a domain that is transparent to tags.

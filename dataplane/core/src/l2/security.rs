@@ -7,6 +7,8 @@
 //! endpoints choose themselves (RFC 7217). Whose claim cannot be read is not believed: a receiver
 //! may be less strict than the parser. Other EtherTypes claim a MAC alone.
 //!
+//! An endpoint that was given no address of a family may have any of it, as its DHCP server or router says.
+//!
 //! Link-local addresses of another endpoint can be claimed: telling them apart would need a table
 //! of what each endpoint has chosen.
 
@@ -25,6 +27,25 @@ const ND_TARGET_AT: usize = 8;
 const DHCP_CLIENT: u16 = 68;
 const DHCP_SERVER: u16 = 67;
 
+/// Address families, each or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Whether the family of `address` is one of them.
+    pub const fn have(self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        }
+    }
+}
+
 /// Who an endpoint is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -32,6 +53,8 @@ pub struct Identity {
     pub mac: MacAddr,
     /// Its addresses.
     pub addresses: Box<[IpAddr]>,
+    /// Families in which every address may be its own, for it gets them from somebody else.
+    pub open: Families,
 }
 
 impl Identity {
@@ -63,7 +86,7 @@ impl Identity {
     }
 
     fn has(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+        self.addresses.contains(&address) || self.open.have(address)
     }
 
     fn owns_source(&self, ip: &Ip, headers: &Headers) -> bool {
