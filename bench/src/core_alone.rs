@@ -9,7 +9,7 @@ use dataplane_core::ahead::look_ahead;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
-use dataplane_core::l2::{self, ProbeKey};
+use dataplane_core::l2::{self, Identity, PortFlags, ProbeKey};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
@@ -94,7 +94,17 @@ fn switch() -> Switch {
 /// Known unicast among `stations`, destinations drawn by `draw`; nanoseconds a frame, the writing
 /// of two MAC addresses included.
 fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> usize) -> f64 {
-    let mut sw = switch();
+    bridged_by(switch(), &[0x5a; 60], stations, frames, draw)
+}
+
+/// The same by a switch of one's own, of frames with what is in `like` behind the addresses.
+fn bridged_by(
+    mut sw: Switch,
+    like: &[u8],
+    stations: usize,
+    frames: usize,
+    draw: impl Fn(&mut fastrand::Rng) -> usize,
+) -> f64 {
     let now = Instant::from_secs(10);
     let address = |buf: &mut FrameBuf, dst: MacAddr, src: MacAddr| {
         let bytes = buf.bytes_mut();
@@ -102,7 +112,7 @@ fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> 
         bytes[6..12].copy_from_slice(&src.0);
     };
     let mut minimum = FrameBuf::with_capacity(60);
-    minimum.copy_from(&[0x5a; 60], Offload::NONE);
+    minimum.copy_from(like, Offload::NONE);
     let mut batch = vec![minimum; BATCH];
     for n in 0..stations {
         address(&mut batch[0], MacAddr::BROADCAST, station(n));
@@ -110,7 +120,7 @@ fn bridged(stations: usize, frames: usize, draw: impl Fn(&mut fastrand::Rng) -> 
     }
     let mut rng = fastrand::Rng::with_seed(7);
     let targets: Vec<MacAddr> = (0..1 << 16).map(|_| station(draw(&mut rng))).collect();
-    let source = station(stations + 1);
+    let source = sender(stations);
     let start = Clock::now();
     for turn in 0..frames / BATCH {
         let first = turn * BATCH % targets.len();
@@ -139,6 +149,37 @@ pub fn unicast_64() -> f64 {
 /// `frames` frames of known unicast among 64 stations.
 pub fn unicast_among_64(frames: usize) -> f64 {
     bridged(64, frames, |rng| rng.usize(..64))
+}
+
+/// `frames` datagrams among 64 known stations.
+pub fn datagrams_among_64(frames: usize) -> f64 {
+    let like = datagram(40_000, [10, 0, 0, 3]);
+    bridged_by(switch(), &like, 64, frames, |rng| rng.usize(..64))
+}
+
+/// The same from a secured port, as an attached endpoint has one.
+pub fn secured_among_64(frames: usize) -> f64 {
+    let mut sw = switch();
+    let mut topology = Topology::clone(&sw.topology);
+    for port in topology.ports.iter_mut().flatten() {
+        if port.id == SOURCE {
+            port.flags = port.flags.with(PortFlags::SECURED);
+            port.profile.identity = Identity {
+                mac: sender(64),
+                addresses: Box::new([ip("10.0.0.2")]),
+                ..Identity::default()
+            };
+        }
+    }
+    topology.finish();
+    sw.topology = Arc::new(topology);
+    let like = datagram(40_000, [10, 0, 0, 3]);
+    bridged_by(sw, &like, 64, frames, |rng| rng.usize(..64))
+}
+
+/// The MAC of whoever sends to so many stations.
+const fn sender(stations: usize) -> MacAddr {
+    station(stations + 1)
 }
 
 /// Known unicast among a million stations, each as likely as any.

@@ -24,11 +24,23 @@ use crate::report::table::{Style, table};
 pub const FORMAT: u32 = 1;
 
 /// What is counted: its name, what it is, and the frames of its shorter run.
-const LINES: [(&str, &str, Run, usize); 4] = [
+const LINES: [(&str, &str, Run, usize); 6] = [
     (
         "unicast",
         "known unicast among 64 stations",
         core_alone::unicast_among_64,
+        64 << 10,
+    ),
+    (
+        "unicast-udp",
+        "the same, of datagrams",
+        core_alone::datagrams_among_64,
+        64 << 10,
+    ),
+    (
+        "secured",
+        "the same from a port that is secured, as endpoints' are",
+        core_alone::secured_among_64,
         64 << 10,
     ),
     (

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 11] = [
+pub const ALL: [(&str, &str); 12] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -22,6 +22,10 @@ pub const ALL: [(&str, &str); 11] = [
     ("backends", include_str!("../scenarios/backends.toml")),
     ("workers", include_str!("../scenarios/workers.toml")),
     ("star-idle", include_str!("../scenarios/star-idle.toml")),
+    (
+        "mesh-fairness",
+        include_str!("../scenarios/mesh-fairness.toml"),
+    ),
     ("nat-bulk", include_str!("../scenarios/nat-bulk.toml")),
     (
         "nat-connections",

@@ -40,7 +40,7 @@ const TEXT_SIZE_MAX: usize = 1 << 20;
 /// Longest discarded measurement before the first one that counts.
 const WARM_UP_MAX: Duration = Duration::from_millis(300);
 
-/// Sandboxes of a star whose scenario does not say.
+/// Sandboxes of a star or a mesh whose scenario does not say.
 const STAR_PORTS_DEFAULT: u16 = 8;
 const MTU_DEFAULT: u16 = 1_500;
 
@@ -299,9 +299,9 @@ fn check_axes(scenario: &Scenario) -> Check {
     check(!quiet || axes.flows.is_empty(), "flows", || {
         "idle has no flows; remove `flows`".to_owned()
     })?;
-    let star = scenario.topology == Shape::Star;
-    check(star || axes.ports.is_empty(), "ports", || {
-        "only a star has a choice of ports; use topology = \"star\"".to_owned()
+    let many = matches!(scenario.topology, Shape::Star | Shape::Mesh);
+    check(many || axes.ports.is_empty(), "ports", || {
+        "only a star or a mesh has a choice of ports; use topology = \"star\"".to_owned()
     })?;
     check_values(scenario)
 }
@@ -386,7 +386,7 @@ fn distinct<T: PartialEq>(values: &[T]) -> bool {
 fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
     let axes = &scenario.axes;
     let ports = match scenario.topology {
-        Shape::Star => STAR_PORTS_DEFAULT,
+        Shape::Star | Shape::Mesh => STAR_PORTS_DEFAULT,
         Shape::Pair | Shape::NatOut | Shape::PortForward => 2,
     };
     let plain = PlannedPoint {

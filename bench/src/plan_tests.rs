@@ -105,7 +105,7 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
         ),
         (
             axes("ports = [4]"),
-            "line 6: only a star has a choice of ports; use topology = \"star\"",
+            "line 6: only a star or a mesh has a choice of ports; use topology = \"star\"",
         ),
         (
             axes("ports = [1]").replace("pair", "star"),

@@ -6,9 +6,13 @@ use anyhow::Context;
 use tests::daemon::{self, Daemon};
 use tests::lab::Lab;
 
+use super::contest::{self, BRIDGE, CAUSEWAY};
 use super::{Line, Options, progress};
 use crate::core_alone;
+use crate::measure::Request;
+use crate::scenario::MeasureName;
 use crate::summary::Series;
+use crate::system::{Setup, Shape};
 
 const MEMORY: &str = "scale: 1 M NAT sessions, memory";
 const EXPIRY: &str = "scale: NAT sessions that one worker expires";
@@ -19,6 +23,14 @@ const STATIONS: &str = "scale: 1 M stations, memory";
 const ATTACHING: &str = "scale: attaching the 1,000th endpoint, of the first";
 const PORTS: &str = "scale: 2,000 ports on one network, memory of the daemon for each";
 const NOT_BUILT: &str = "the program is not built: cargo build --release -p control";
+
+const FAIRNESS: &str = "scale: 32 ports all to all, small flows, fairness of their shares";
+/// Sandboxes that all send to all, a flow each way.
+const MESH_PORTS: u16 = 32;
+const MESH_FLOWS: u16 = MESH_PORTS * (MESH_PORTS - 1);
+/// Datagrams a second that are offered to a mesh: more than any system carries, so that there is
+/// something to share.
+const MESH_RATE: f64 = 3e6;
 
 /// Endpoints of one network.
 const ENDPOINTS: usize = 2_000;
@@ -44,11 +56,7 @@ pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
     lines.extend(publishing(options)?);
     lines.push(stations(options));
     lines.extend(attaching()?);
-    lines.push(Line::unmeasured(
-        6,
-        "scale: fairness of 32 ports",
-        "not built",
-    ));
+    lines.push(fairness(options)?);
     Ok(lines)
 }
 
@@ -100,6 +108,31 @@ fn stations(options: &Options) -> Line {
         memory.push(core_alone::million_stations() as f64 * 1e-6);
     }
     line(STATIONS, "MB", memory)
+}
+
+/// Jain's index of what each flow of an overloaded mesh gets through, beside the kernel bridge's.
+fn fairness(options: &Options) -> anyhow::Result<Line> {
+    let setup = Setup {
+        ports: MESH_PORTS,
+        ..options.setup(Shape::Mesh)
+    };
+    let mut request = Request::new(MeasureName::Frames);
+    request.flows = MESH_FLOWS;
+    request.load.rate = MESH_RATE;
+    let held = contest::hold(options, FAIRNESS, &setup, &[BRIDGE, CAUSEWAY], &request)?;
+    let figures = [
+        ("fairness", "Jain"),
+        ("throughput", "Mframes/s"),
+        ("loss", "%"),
+    ];
+    let behind = figures.map(|(metric, unit)| held.medians(metric, unit));
+    Ok(Line {
+        more_is_better: true,
+        least: Some(0.95),
+        behind: behind.into_iter().flatten().collect(),
+        reached: held.figure(CAUSEWAY, "fairness"),
+        ..line(FAIRNESS, "Jain", Series::default())
+    })
 }
 
 /// The real daemon with a thousand endpoints, and with a thousand more.

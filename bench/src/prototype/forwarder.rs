@@ -75,7 +75,7 @@ type Queues = Vec<Box<dyn PortIo>>;
 /// When a device or a thread cannot be made.
 pub fn forwarder(threads: Threads, setup: &Setup) -> io::Result<System> {
     match setup.shape {
-        Shape::Pair | Shape::Star => between_taps(threads),
+        Shape::Pair | Shape::Star | Shape::Mesh => between_taps(threads),
         Shape::NatOut | Shape::PortForward => to_the_outside(threads, setup),
     }
 }

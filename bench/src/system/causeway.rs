@@ -42,7 +42,7 @@ pub fn start(setup: &Setup, spin: Duration) -> Result<System, Refusal> {
         })
         .collect();
     let paths = match setup.shape {
-        Shape::Pair | Shape::Star => {
+        Shape::Pair | Shape::Star | Shape::Mesh => {
             let namespaces: Vec<_> = sandboxes.into_iter().map(|sandbox| sandbox.ns).collect();
             host::paths(&namespaces, setup)
         }

@@ -90,16 +90,17 @@ pub fn end<'a>(name: &'a str, setup: &Setup) -> VethEnd<'a> {
 pub fn sandboxes(setup: &Setup) -> u16 {
     match setup.shape {
         Shape::Pair => 2,
-        Shape::Star => setup.ports,
+        Shape::Star | Shape::Mesh => setup.ports,
         Shape::NatOut | Shape::PortForward => 1,
     }
 }
 
-/// From each sandbox to the next one, and from the last to the first; of a pair only the first.
+/// From each sandbox to the next one, and from the last to the first; of a pair only the first. In a
+/// mesh from each to every other: first to the next one, then to the one after it, and so on.
 pub fn paths(sandboxes: &[Namespace], setup: &Setup) -> Vec<Path> {
     let count = sandboxes.len();
-    let paths = (0..count).map(|from| {
-        let to = (from + 1) % count;
+    let path = |from: usize, distance: usize| {
+        let to = (from + distance) % count;
         let server = SocketAddr::new(address(to as u16), SERVER_PORT);
         Path {
             from: sandboxes[from].clone(),
@@ -107,12 +108,14 @@ pub fn paths(sandboxes: &[Namespace], setup: &Setup) -> Vec<Path> {
             listen: server,
             connect: server,
         }
-    });
-    let wanted = match setup.shape {
-        Shape::Star => count,
-        Shape::Pair | Shape::NatOut | Shape::PortForward => 1,
     };
-    paths.take(wanted).collect()
+    let (senders, distances) = match setup.shape {
+        Shape::Star => (count, 1),
+        Shape::Mesh => (count, count - 1),
+        Shape::Pair | Shape::NatOut | Shape::PortForward => (1, 1),
+    };
+    let pairs = (1..=distances).flat_map(|distance| (0..senders).map(move |from| (from, distance)));
+    pairs.map(|(from, distance)| path(from, distance)).collect()
 }
 
 /// A host that routes between one sandbox and an outside.

@@ -32,7 +32,7 @@ pub fn veth(setup: &Setup) -> Result<System, Refusal> {
 
 /// Sandboxes on a bridge, by veths with their default offloads.
 pub fn bridge(setup: &Setup) -> Result<System, Refusal> {
-    refuse_shape(setup, &[Shape::Pair, Shape::Star])?;
+    refuse_shape(setup, &[Shape::Pair, Shape::Star, Shape::Mesh])?;
     let host = Host::new("bridge");
     let netlink = host.ns.netlink();
     lab::block_on(netlink.create_bridge("br0")).unwrap_or_else(|e| panic!("br0: {e}"));

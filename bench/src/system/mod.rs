@@ -61,8 +61,10 @@ pub enum SystemName {
 pub enum Shape {
     /// Two sandboxes on one switch.
     Pair,
-    /// Many sandboxes on one switch.
+    /// Many sandboxes on one switch, each sending to the next.
     Star,
+    /// Many sandboxes on one switch, each sending to every other.
+    Mesh,
     /// From a sandbox to an outside namespace, its source translated.
     NatOut,
     /// From an outside namespace to a published port of a sandbox.
@@ -276,6 +278,7 @@ impl std::fmt::Display for Shape {
         f.write_str(match self {
             Self::Pair => "pair",
             Self::Star => "star",
+            Self::Mesh => "mesh",
             Self::NatOut => "nat-out",
             Self::PortForward => "port-forward",
         })

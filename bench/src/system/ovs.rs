@@ -29,7 +29,7 @@ pub enum Ports {
 
 /// Starts it.
 pub fn start(setup: &Setup, ports: Ports) -> Result<System, Refusal> {
-    refuse_shape(setup, &[Shape::Pair, Shape::Star])?;
+    refuse_shape(setup, &[Shape::Pair, Shape::Star, Shape::Mesh])?;
     let name = match ports {
         Ports::Packet => SystemName::OvsPacket,
         Ports::Xdp => SystemName::OvsXdp,

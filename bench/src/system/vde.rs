@@ -14,7 +14,7 @@ const PORTS_BESIDE: u16 = 1;
 
 /// Starts it.
 pub fn start(setup: &Setup) -> Result<System, Refusal> {
-    refuse_shape(setup, &[Shape::Pair, Shape::Star])?;
+    refuse_shape(setup, &[Shape::Pair, Shape::Star, Shape::Mesh])?;
     let host = Host::new("vde");
     let count = host::sandboxes(setup);
     let dir = host.lab.dir();

@@ -59,9 +59,11 @@ const OFFERED_LEAST: f64 = 0.98;
 pub struct Course {
     /// One for each flow, connected: it sends the greeting, and keeps its port from others.
     clients: Vec<UdpSocket>,
-    /// One for each path, with its namespace.
+    /// One for each place where a path ends, with its namespace.
     pub servers: Vec<(Namespace, UdpSocket)>,
-    /// One for each path.
+    /// Which of the servers each path ends at.
+    ends: Vec<usize>,
+    /// One for each interface that a path begins with.
     lanes: Vec<Lane>,
     /// One for each client.
     flows: Vec<Flow>,
@@ -169,17 +171,22 @@ impl Course {
     /// # Errors
     /// With the flow that does not come through.
     pub fn open(request: &Request, system: &System) -> Result<Self, MeasureError> {
-        let servers = system.paths.iter().map(|path| {
-            let socket = server(path, request.measure)?;
-            Ok((path.to.clone(), socket))
-        });
-        let servers = servers.collect::<Result<Vec<_>, MeasureError>>()?;
+        let (mut servers, mut ends, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for path in &system.paths {
+            let end = places.iter().position(|place| *place == path.listen);
+            ends.push(end.unwrap_or(servers.len()));
+            if end.is_none() {
+                places.push(path.listen);
+                servers.push((path.to.clone(), server(path, request.measure)?));
+            }
+        }
         let flows = 0..usize::from(request.flows);
         let path = |flow: usize| &system.paths[flow % system.paths.len()];
         let clients = flows.map(|flow| client(path(flow)));
         let mut course = Self {
             clients: clients.collect::<Result<_, _>>()?,
             servers,
+            ends,
             lanes: Vec::new(),
             flows: Vec::new(),
             run: fastrand::Rng::with_seed(request.seed).u32(1..),
@@ -196,25 +203,29 @@ impl Course {
         let payload_size = usize::from(request.frame_size - AROUND_PAYLOAD);
         let frame_size = usize::from(request.frame_size);
         let used = paths.iter().take(self.clients.len());
-        let mut ways = Vec::new();
+        let (mut ways, mut senders) = (Vec::new(), Vec::new());
         for path in used {
             let way = Way::find(&path.from, path.connect.ip())?;
-            let lane = Lane::open(&path.from, &way, frame_size);
-            let action = format!("send frames by {}", way.interface);
-            self.lanes.push(lane.map_err(refused(action))?);
-            ways.push(way);
+            let lane = senders.iter().position(|sender| *sender == way.sender());
+            if lane.is_none() {
+                let lane = Lane::open(&path.from, &way, frame_size);
+                let action = format!("send frames by {}", way.interface);
+                self.lanes.push(lane.map_err(refused(action))?);
+                senders.push(way.sender());
+            }
+            ways.push((lane.unwrap_or(senders.len() - 1), way));
         }
         for (flow, client) in self.clients.iter().enumerate() {
-            let lane = flow % paths.len();
-            let frame = ways[lane].frame(client, payload_size)?;
-            self.flows.push(Flow { lane, frame });
+            let (lane, way) = &ways[flow % paths.len()];
+            let frame = way.frame(client, payload_size)?;
+            self.flows.push(Flow { lane: *lane, frame });
         }
         Ok(())
     }
 
     /// Sends greetings until one comes through: the first ones may be lost while the way is found.
     fn greet(&self, flow: usize, path: &Path) -> Result<(), MeasureError> {
-        let (_, server) = &self.servers[flow % self.servers.len()];
+        let (_, server) = &self.servers[self.ends[flow % self.ends.len()]];
         let greeting = payload::greeting(flow as u16);
         let end = Instant::now() + GREETING_MAX;
         let mut buffer = [0; 64];

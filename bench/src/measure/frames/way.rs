@@ -62,6 +62,11 @@ impl Way {
         })
     }
 
+    /// The interface's MAC, which no other one has.
+    pub const fn sender(&self) -> MacAddr {
+        self.own
+    }
+
     /// A frame from a connected socket to its peer, its payload all the same byte.
     ///
     /// # Errors
