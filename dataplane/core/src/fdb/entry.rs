@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use crate::addr::{DomainId, MacAddr, PortId, VlanId};
 use crate::time::Instant;
+use crate::topology::DOMAINS_MAX;
 
 /// What is learned: a MAC within a VLAN of a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,11 +39,12 @@ impl FdbKey {
         MacAddr::from_u64(self.domain_mac)
     }
 
-    /// The key in one word, for the index; `None` for one that does not fit, being in a tagged
-    /// VLAN, or that the index has another meaning for.
+    /// The key without its VLAN in one word, for the index; `None` for zero and for a domain that
+    /// cannot be, which have another meaning there.
     #[inline]
     pub(super) const fn word(self) -> Option<u64> {
-        if self.vlan.0 == 0 && self.domain_mac != 0 {
+        // One comparison, for zero becomes the largest number.
+        if self.domain_mac.wrapping_sub(1) < ((DOMAINS_MAX as u64) << 48) - 1 {
             Some(self.domain_mac)
         } else {
             None

@@ -6,8 +6,8 @@
 //! the line that is tried first. So a hit costs one line, nearly always.
 //!
 //! *Only hits count.* A key that the index does not have is looked up in the table of record, so
-//! the index may leave out what it likes: keys whose group is full, and those of a tagged VLAN,
-//! which do not fit one word.
+//! the index may leave out what it likes: keys whose group is full, and those of a VLAN for which
+//! there is no number ([`super::vlans`]).
 //!
 //! *No entry is ever torn.* A key, once written, keeps its slot for as long as the index lives, so
 //! whatever the slot's entry holds was written for that key. An entry of zero means "not here".

@@ -30,6 +30,7 @@
 mod entry;
 mod index;
 mod view;
+mod vlans;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -48,6 +49,7 @@ use entry::{FdbEntry, age, next_generation};
 pub use entry::{FdbKey, FdbKind, Place};
 use index::Index;
 pub use view::{FdbView, MOVES_PER_SECOND_MAX};
+use vlans::VlanNumbers;
 
 /// Locks of the table of record. A sweep holds one at a time: at a million entries each covers 4,000.
 const SHARDS: usize = 256;
@@ -112,6 +114,7 @@ pub struct Fdb {
     entries: DashMap<FdbKey, Record, RandomState>,
     /// Replaced as a whole when it is worn; read by workers through an `Arc` of their own.
     index: RwLock<Arc<Index>>,
+    vlans: VlanNumbers,
     seed: u64,
     len: CachePadded<AtomicUsize>,
     /// Entries that outlive a flush of what was learned.
@@ -192,6 +195,7 @@ impl Fdb {
         Arc::new(Self {
             entries: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
             index: RwLock::new(Arc::new(Index::new(limits.entries_max, seed))),
+            vlans: VlanNumbers::new(),
             seed,
             len: CachePadded::new(AtomicUsize::new(0)),
             permanent: AtomicUsize::new(0),
@@ -221,6 +225,12 @@ impl Fdb {
     /// The limits given at creation.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Has stations of a domain's VLANs found without a lock, as those of other domains are. Allocates
+    /// the first time; not for a worker.
+    pub fn open_vlans(&self, domain: DomainId) {
+        self.vlans.open(domain);
     }
 
     /// Sets how many stations may be learned on a port; `None` for as many as on every other. What
@@ -360,7 +370,7 @@ impl Fdb {
             self.bump_epoch();
         }
         for item in &self.entries {
-            put(&fresh, *item.key(), item.value().entry);
+            self.put(&fresh, *item.key(), item.value().entry);
         }
     }
 
@@ -371,11 +381,28 @@ impl Fdb {
 
     /// Repeats an entry in the index. The caller holds the lock of the key's shard.
     fn publish(&self, key: FdbKey, entry: FdbEntry) {
-        put(
+        self.put(
             &self.index.read().unwrap_or_else(PoisonError::into_inner),
             key,
             entry,
         );
+    }
+
+    fn put(&self, index: &Index, key: FdbKey, entry: FdbEntry) {
+        match self.word(key) {
+            Some(word) if entry.kind() == FdbKind::Local => index.clear(word),
+            Some(word) => index.put(word, entry),
+            None => {}
+        }
+    }
+
+    /// The key in one word, for the index; `None` for one that has no place in it.
+    #[inline]
+    fn word(&self, key: FdbKey) -> Option<u64> {
+        match key.vlan() {
+            VlanId(0) => key.word(),
+            VlanId(_) => self.vlans.word(key),
+        }
     }
 
     /// A hash of every entry, independent of their order: equal states have equal hashes.
@@ -528,7 +555,7 @@ impl Fdb {
 
     /// Takes notice of an entry that is about to be removed. The caller holds its shard's lock.
     fn forget(&self, key: FdbKey, entry: FdbEntry) {
-        if let Some(word) = key.word() {
+        if let Some(word) = self.word(key) {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             index.clear(word);
         }
@@ -585,14 +612,6 @@ impl Fdb {
 
 fn generation_of(port_state: u64) -> u16 {
     (port_state >> 48) as u16
-}
-
-fn put(index: &Index, key: FdbKey, entry: FdbEntry) {
-    match key.word() {
-        Some(word) if entry.kind() == FdbKind::Local => index.clear(word),
-        Some(word) => index.put(word, entry),
-        None => {}
-    }
 }
 
 #[cfg(test)]

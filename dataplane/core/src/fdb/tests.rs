@@ -350,11 +350,31 @@ fn a_worn_index_is_replaced_and_every_view_goes_on_with_the_new_one() {
 }
 
 #[test]
+fn a_station_of_a_vlan_is_in_the_index_once_its_domain_is_open() {
+    let (fdb, mut view) = table();
+    let in_vlan = |vlan| FdbKey::new(DomainId(3), VlanId(vlan), key(1).mac());
+    assert_eq!(view.learn(in_vlan(7), P1, at(0), AGEING), Learn::New);
+    fdb.open_vlans(DomainId(3));
+    for (vlan, port) in [(0, P1), (7, P1), (8, P2)] {
+        let _ = view.learn(in_vlan(vlan), port, at(20), AGEING);
+        let word = fdb.word(in_vlan(vlan)).unwrap();
+        assert_eq!(fdb.index().get(word).port(), port, "VLAN {vlan}");
+    }
+    fdb.remove(DomainId(3), VlanId(7), key(1).mac());
+    view.begin_batch();
+    for (vlan, place) in [(0, on(P1)), (7, None), (8, on(P2))] {
+        assert_eq!(view.lookup(in_vlan(vlan), at(20), AGEING), place);
+    }
+    let impossible = FdbKey::new(DomainId(u16::MAX), VlanId(0), key(1).mac());
+    assert_eq!(fdb.word(impossible), None, "a number of a VLAN");
+}
+
+#[test]
 fn stations_without_a_slot_are_found_in_the_table_of_record() {
     let (fdb, mut view) = table();
     let tagged = FdbKey::new(DomainId(3), VlanId(7), key(1).mac());
     let nobody = FdbKey::new(DomainId(0), VlanId(0), MacAddr::ZERO);
-    assert_eq!((tagged.word(), nobody.word()), (None, None));
+    assert_eq!((fdb.word(tagged), fdb.word(nobody)), (None, None));
     for key in [tagged, nobody] {
         assert_eq!(view.learn(key, P1, at(0), AGEING), Learn::New);
         assert_eq!(view.learn(key, P1, at(0), AGEING), Learn::Known);

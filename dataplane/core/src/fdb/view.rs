@@ -91,7 +91,8 @@ impl FdbView {
     /// use up.
     #[inline]
     pub fn touch(&self, key: FdbKey) -> u64 {
-        key.word().map_or(0, |word| self.index.touch(word))
+        let word = self.shared.word(key);
+        word.map_or(0, |word| self.index.touch(word))
     }
 
     /// Forgets what was learned on a port, which a worker has found to be down.
@@ -115,7 +116,8 @@ impl FdbView {
 
     #[inline]
     fn indexed(&self, key: FdbKey) -> FdbEntry {
-        key.word()
+        self.shared
+            .word(key)
             .map_or(FdbEntry::NONE, |word| self.index.get(word))
     }
 
