@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use dataplane::tracing::Record;
+use dataplane::what_if::as_it_leaves;
 use dataplane_core::addr::PortId;
 use dataplane_core::topology::Topology;
 use pcap_file::pcapng::PcapNgWriter;
@@ -79,8 +80,10 @@ impl<W: Write> Capture<W> {
         }
         for port in &record.egress {
             if self.captures(*port) {
-                let frame = (&record.after[..], record.size_after);
-                self.block(record, *port, OUTBOUND, frame, &story, topology)?;
+                let left = as_it_leaves(topology, record.verdict, *port, &record.after);
+                let size = record.size_after + left.len() - record.after.len();
+                let kept = &left[..left.len().min(self.snap_size)];
+                self.block(record, *port, OUTBOUND, (kept, size), &story, topology)?;
             }
         }
         Ok(())

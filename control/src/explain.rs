@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 
-use dataplane_core::addr::{DomainId, L4Addr, PortId, UplinkId};
+use dataplane_core::addr::{DomainId, L4Addr, PortId, UplinkId, VlanId};
 use dataplane_core::fdb::Learn;
 use dataplane_core::frame::Offload;
 use dataplane_core::headers::{Headers, L3, L4Kind};
-use dataplane_core::topology::{Role, Topology};
+use dataplane_core::l2::TRANSPARENT;
+use dataplane_core::topology::{Port, Role, Topology};
 use dataplane_core::trace::{Answer, IcmpErrorKind, NatKind, Step, Target, Way};
 use dataplane_core::verdict::{Consumer, Verdict};
 use etherparse::{LaxSlicedPacket, TransportSlice};
@@ -245,7 +246,7 @@ impl Names<'_> {
     fn verdict(&self, verdict: Verdict) -> String {
         match verdict {
             Verdict::Bridged(port) => format!("bridged to {}", self.port(port)),
-            Verdict::Flooded(domain, _, _) => self.flooded(domain),
+            Verdict::Flooded(domain, vlan, _) => self.flooded(domain, vlan),
             Verdict::Routed(port) => format!("routed to {}", self.port(port)),
             Verdict::Replied(port) => format!("answered in place, back by {}", self.port(port)),
             Verdict::Delivered(Consumer::HostLink(_)) => "delivered to the host".to_owned(),
@@ -260,13 +261,17 @@ impl Names<'_> {
         }
     }
 
-    fn flooded(&self, domain: DomainId) -> String {
-        let member = |port: &&dataplane_core::topology::Port| port.role == Role::Bridge(domain);
-        let members = self.topology.ports.iter().flatten().filter(member).count();
-        format!(
-            "flooded to the other ports of {}, which has {members}",
-            self.domain(domain)
-        )
+    fn flooded(&self, domain: DomainId, vlan: VlanId) -> String {
+        let of_domain = |port: &&Port| port.role == Role::Bridge(domain);
+        let ports = self.topology.ports.iter().flatten().filter(of_domain);
+        let name = self.domain(domain);
+        if vlan == TRANSPARENT {
+            let ports = ports.count();
+            return format!("flooded to the other ports of {name}, which has {ports}");
+        }
+        let members = ports.filter(|port| port.form(vlan).is_some()).count();
+        let vlan = vlan.0;
+        format!("flooded to the other ports in VLAN {vlan} of {name}, which has {members}")
     }
 }
 

@@ -141,6 +141,7 @@ fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
             },
         },
         mac_limit: endpoint.settings.mac_limit,
+        vlans: None,
     }
 }
 

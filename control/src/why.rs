@@ -344,6 +344,12 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "send by the endpoint's own MAC and addresses, or let it be anybody: 'causeway port set \
              PORT port-security off'"
         }
+        DropReason::VlanNoPvid => {
+            "give the port a VLAN for frames without a tag: 'causeway vlan add PORT VID pvid'"
+        }
+        DropReason::VlanIngress | DropReason::VlanEgress => {
+            "let the port be a member of the VLAN: 'causeway vlan add PORT VID'"
+        }
         DropReason::PortIsolated => {
             "let one of the two ports reach the other: 'causeway port set PORT isolated off'"
         }

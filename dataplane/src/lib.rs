@@ -424,6 +424,9 @@ impl Dataplane {
         for port in topology.ports.iter().flatten() {
             self.fdb.limit_port(port.id, port.profile.mac_limit);
         }
+        for domain in topology.domains().filter(|domain| domain.filters()) {
+            self.fdb.open_vlans(domain.id);
+        }
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
         *current = topology;
         Ok(generation)

@@ -14,8 +14,12 @@ use crate::worker::Worker;
 impl Worker {
     /// Sends a frame to the ports of a domain, as if one of them had sent it.
     pub fn announce(&mut self, port: PortId, bytes: &[u8]) {
-        let role = self.switch.topology.port_up(port).map(|port| port.role);
-        let (Some(Role::Bridge(domain)), Some(mut buf)) = (role, self.batch.take_buffer()) else {
+        let from = self.switch.topology.port_up(port);
+        let from = from.and_then(|port| Some((port.role, port.vlan_of_untagged()?)));
+        let Some((Role::Bridge(domain), vlan)) = from else {
+            return;
+        };
+        let Some(mut buf) = self.batch.take_buffer() else {
             return;
         };
         buf.copy_from(bytes, Offload::NONE);
@@ -23,7 +27,7 @@ impl Worker {
             Some(dst) => FloodClass::of(MacAddr(*dst)),
             None => return self.batch.recycle(buf),
         };
-        self.flood(domain, port, class, buf);
+        self.flood((domain, vlan), port, class, buf);
     }
 
     /// Sends a loop probe by every port that is to detect loops, each at once: there may be more

@@ -4,13 +4,14 @@
 //! the live tables and keep what they write to themselves. One thing it cannot see: how many frames
 //! a worker already holds for an unresolved next hop, which is that worker's alone.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use dataplane_core::addr::PortId;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::FdbView;
 use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
-use dataplane_core::l2;
+use dataplane_core::l2::{self, TRANSPARENT, reshape};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::State;
 use dataplane_core::topology::Topology;
@@ -96,6 +97,27 @@ impl WhatIf {
     }
 }
 
+/// A frame as it leaves by one of the ports that a verdict sends it to: what is flooded in a VLAN
+/// has a tag on one and none on another.
+pub fn as_it_leaves<'f>(
+    topology: &Topology,
+    verdict: Verdict,
+    port: PortId,
+    frame: &'f [u8],
+) -> Cow<'f, [u8]> {
+    let Verdict::Flooded(_, vlan, _) = verdict else {
+        return Cow::Borrowed(frame);
+    };
+    let port = topology.port(port).filter(|_| vlan != TRANSPARENT);
+    let Some(form) = port.and_then(|port| port.form(vlan)) else {
+        return Cow::Borrowed(frame);
+    };
+    let mut buf = FrameBuf::with_capacity(frame.len());
+    buf.copy_from(frame, Offload::NONE);
+    reshape(&mut buf, vlan, form);
+    Cow::Owned(buf.bytes().to_vec())
+}
+
 /// The ports that a verdict sends a frame to.
 pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> Vec<PortId> {
     use dataplane_core::verdict::Consumer;
@@ -104,7 +126,9 @@ pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> V
         | Verdict::Routed(port)
         | Verdict::Replied(port)
         | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
-        Verdict::Flooded(domain, _, class) => topology.flood_set(domain, ingress, class).collect(),
+        Verdict::Flooded(domain, vlan, class) => {
+            topology.flood_set(domain, vlan, ingress, class).collect()
+        }
         Verdict::Delivered(Consumer::Service(_))
         | Verdict::Held(_)
         | Verdict::NotOurs

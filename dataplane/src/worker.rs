@@ -16,13 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::{Receiver, Sender};
-use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::addr::{DomainId, PortId, VlanId};
 use dataplane_core::ahead::look_ahead;
 use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
-use dataplane_core::l2::FloodClass;
+use dataplane_core::l2::{FloodClass, Form, TRANSPARENT, reshape};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
+use dataplane_core::topology::Topology;
 use dataplane_core::trace::{Off, Recorder};
 use dataplane_core::verdict::{Consumer, Verdict};
 use dataplane_port::Batch;
@@ -359,7 +360,9 @@ impl Worker {
             | Verdict::Routed(port)
             | Verdict::Replied(port)
             | Verdict::Delivered(Consumer::HostLink(port)) => self.enqueue(port, buf),
-            Verdict::Flooded(domain, _, class) => self.flood(domain, ingress, class, buf),
+            Verdict::Flooded(domain, vlan, class) => {
+                self.flood((domain, vlan), ingress, class, buf);
+            }
             Verdict::Delivered(Consumer::Service(_))
             | Verdict::Held(_)
             | Verdict::NotOurs
@@ -423,23 +426,47 @@ impl Worker {
         }
     }
 
-    /// Sends a frame to every port of its domain that takes it, without copying it for own queues.
+    /// Sends a frame to every port of its VLAN that takes it, without copying it for own queues:
+    /// where VLANs count, first to those that take it with a tag.
     pub fn flood(
         &mut self,
-        domain: DomainId,
+        (domain, vlan): (DomainId, VlanId),
         ingress: PortId,
         class: FloodClass,
         mut buf: FrameBuf,
     ) {
         self.flush_touched();
         let topology = Arc::clone(&self.switch.topology);
-        for port in topology.flood_set(domain, ingress, class) {
+        let takers = || topology.flood_set(domain, vlan, ingress, class);
+        if vlan == TRANSPARENT {
+            self.send_to(&topology, takers(), &mut buf);
+        } else {
+            for form in Form::ALL {
+                let form_of = |id: &PortId| topology.port(*id).and_then(|port| port.form(vlan));
+                let takers = takers().filter(|id| form_of(id) == Some(form));
+                // What is flooded was not answered in place, so there is room for a tag.
+                if reshape(&mut buf, vlan, form) {
+                    self.send_to(&topology, takers, &mut buf);
+                }
+            }
+        }
+        self.batch.recycle(buf);
+    }
+
+    /// Sends a frame to several ports as it is.
+    fn send_to(
+        &mut self,
+        topology: &Topology,
+        ports: impl Iterator<Item = PortId>,
+        buf: &mut FrameBuf,
+    ) {
+        for port in ports {
             let mtu = topology.port(port).map_or(0, |port| port.mtu);
             match self.lanes.get_mut(port.index()) {
                 Some(Slot::Own { lane, .. }) if lane.has_waiting() => {
                     // The device is behind: this copy must not overtake what waits for it.
                     lane.counters.enqueued.add(1);
-                    match self.batch.take_copy(&buf) {
+                    match self.batch.take_copy(buf) {
                         Some(copy) => {
                             lane.push(copy, mtu, &mut self.batch, &mut self.segmenter);
                         }
@@ -448,14 +475,14 @@ impl Worker {
                 }
                 Some(Slot::Own { lane, .. }) => {
                     lane.counters.enqueued.add(1);
-                    lane.send_now(&mut buf, mtu, &mut self.segmenter);
+                    lane.send_now(buf, mtu, &mut self.segmenter);
                     if lane.take_lost() {
                         self.switch.fdb.flush_port(port);
                     }
                 }
                 Some(Slot::Expected { waiting, counters }) => {
                     counters.enqueued.add(1);
-                    match self.batch.take_copy(&buf) {
+                    match self.batch.take_copy(buf) {
                         Some(copy) => {
                             if let Some(copy) = expect_frame(waiting, counters, copy) {
                                 self.batch.recycle(copy);
@@ -466,7 +493,7 @@ impl Worker {
                 }
                 Some(Slot::Remote { owner, counters }) => {
                     counters.enqueued.add(1);
-                    if self.shared.handovers[*owner].give_copy(port, &buf) {
+                    if self.shared.handovers[*owner].give_copy(port, buf) {
                         let owner = *owner;
                         self.wake(owner);
                     } else {
@@ -476,7 +503,6 @@ impl Worker {
                 Some(Slot::Empty) | None => {}
             }
         }
-        self.batch.recycle(buf);
     }
 
     pub fn flush_touched(&mut self) {

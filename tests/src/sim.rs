@@ -467,8 +467,8 @@ impl Sim {
             | Verdict::Routed(port)
             | Verdict::Replied(port)
             | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
-            Verdict::Flooded(domain, _, class) => {
-                topology.flood_set(domain, ingress, class).collect()
+            Verdict::Flooded(domain, vlan, class) => {
+                topology.flood_set(domain, vlan, ingress, class).collect()
             }
             Verdict::Delivered(Consumer::Service(_))
             | Verdict::Held(_)

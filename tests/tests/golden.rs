@@ -12,7 +12,6 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use control::explain::{explain, summary};
-use dataplane::what_if::egress_ports;
 use dataplane_core::addr::{L4Addr, MacAddr, PortId};
 use dataplane_core::nat::{Duty, StaticRule, StaticRules, Target, Transport};
 use dataplane_core::route::EARLY_PER_SENDER_MAX;
@@ -73,19 +72,8 @@ impl Story {
             self.shown.insert(reason.label());
             return outcome;
         }
-        let out = egress_ports(&topology, PortId(port), outcome.verdict);
-        let names = out.iter().filter_map(|id| topology.port(*id));
-        let names: Vec<_> = names.map(|port| &*port.name).collect();
-        if !names.is_empty() {
-            let sent = outcome.frame.bytes();
-            let _ = writeln!(
-                self.text,
-                "  out      {}: {}",
-                names.join(", "),
-                summary(sent)
-            );
-            wire::check(sent, &outcome.frame.offload).expect("what leaves is sound");
-        }
+        self.text += &stories::leaving(&topology, PortId(port), &outcome);
+        wire::check(outcome.frame.bytes(), &outcome.frame.offload).expect("what leaves is sound");
         outcome
     }
 }
@@ -594,7 +582,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 21] = [
+const STORIES: [Tale; 23] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -618,6 +606,11 @@ const STORIES: [Tale; 21] = [
     ("18-set-entries", stories::entries_that_are_set),
     ("19-two-uplinks", stories::uplinks::two_uplinks),
     ("20-port-security", stories::a_secured_port),
+    ("21-vlans", stories::vlans::access_and_trunk),
+    (
+        "22-gateway-in-a-vlan",
+        stories::vlans::the_gateway_in_its_vlan,
+    ),
     ("32-loop-probe", stories::a_loop_that_is_found),
 ];
 

@@ -12,8 +12,8 @@ use crate::addr::PortId;
 /// Largest frame: a 64 KiB IP packet as GSO builds it, with an Ethernet header and two VLAN tags.
 pub const FRAME_SIZE_MAX: usize = 65_535 + 14 + 8;
 
-/// Free bytes in front of a received frame: a virtio-net header (12) and two VLAN tags (8), or an
-/// IPv6 + ICMPv6 error header (48), rounded up to a cache line.
+/// Free bytes in front of a received frame, a cache line: a virtio-net header (12) and two VLAN tags
+/// (8), or that header, a tag, and the headers of an ICMPv6 error (48).
 pub const HEADROOM: usize = 64;
 
 /// Offload state of a frame: the content of `struct virtio_net_hdr` (linux/virtio_net.h).
@@ -237,6 +237,20 @@ impl FrameBuf {
         true
     }
 
+    /// Takes `count` bytes out at `offset` by moving what stands before them back; `false`, and nothing
+    /// changed, when there are not so many. The offload's offsets are kept true.
+    pub fn remove(&mut self, offset: usize, count: usize) -> bool {
+        if offset.saturating_add(count) > self.len {
+            return false;
+        }
+        self.storage
+            .copy_within(self.start..self.start + offset, self.start + count);
+        self.start += count;
+        self.len -= count;
+        self.offload.shift(-(count as i16));
+        true
+    }
+
     /// Cuts the frame to its first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -310,6 +324,24 @@ mod tests {
         assert!(!buf.insert(4, HEADROOM), "headroom is partly used");
         assert_eq!(buf.bytes(), b"abcd\0\0efgh");
         assert!(!buf.insert(11, 1), "beyond the end");
+    }
+
+    #[test]
+    fn what_was_inserted_is_removed_again_and_nothing_beyond_the_end() {
+        let mut buf = FrameBuf::from_bytes(b"abcdefgh");
+        buf.offload = Offload {
+            flags: Offload::NEEDS_CSUM,
+            csum_start: 6,
+            hdr_len: 8,
+            ..Offload::NONE
+        };
+        let before = buf.offload;
+        assert!(buf.insert(4, 2) && buf.remove(4, 2));
+        assert_eq!((buf.bytes(), buf.offload), (&b"abcdefgh"[..], before));
+        assert!(!buf.remove(7, 2), "beyond the end");
+        assert!(buf.remove(0, 3));
+        assert_eq!(buf.bytes(), b"defgh");
+        assert_eq!((buf.offload.csum_start, buf.offload.hdr_len), (3, 5));
     }
 
     #[test]

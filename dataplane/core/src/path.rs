@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::addr::VlanId;
 use crate::counters::Counters;
-use crate::fdb::{FdbKey, FdbView, Learn};
+use crate::fdb::{FdbKey, FdbView, Learn, Place};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::l2::{self, PortFlags};
@@ -92,7 +92,7 @@ fn path<T: Trace>(
 
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
-        (Target::Unicast(egress), _) => l2::bridge(topology, port, frame.ingress, egress),
+        (Target::Unicast(egress), _) => l2::bridge(topology, port, frame, egress, vlan),
         (Target::Flood, Some(domain)) => {
             l2::flood(topology, frame.ingress, domain.id, vlan, headers.dst)
         }
@@ -144,13 +144,16 @@ fn lookup(
     let Some(domain) = domain else {
         return Target::Gateway;
     };
-    if route::addresses_gateway(domain, headers, frame.bytes()) {
+    if route::addresses_gateway(domain, vlan, headers, frame.bytes()) {
         return Target::Gateway;
     }
     if headers.dst.is_group() {
         return Target::Flood;
     }
     let key = FdbKey::new(domain.id, vlan, headers.dst);
-    fdb.lookup(key, now, domain.ageing)
-        .map_or(Target::Flood, Target::from)
+    match fdb.lookup(key, now, domain.ageing) {
+        Some(Place::Port(port)) => Target::Unicast(port),
+        Some(Place::Local) if vlan == domain.gateway_vlan => Target::Gateway,
+        Some(Place::Local) | None => Target::Flood,
+    }
 }

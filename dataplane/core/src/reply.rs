@@ -23,6 +23,8 @@ const IPV4_SIZE: usize = 20;
 const IPV6_SIZE: usize = 40;
 const ICMP_SIZE: usize = 8;
 
+/// By how much an answer may be longer in front than what it answers.
+pub const GROWTH_MAX: usize = IPV6_SIZE + ICMP_SIZE;
 /// Neighbour solicitation and advertisement (RFC 4861 sections 4.3 and 4.4).
 const ND_SOLICITATION: u8 = 135;
 const ND_ADVERTISEMENT: u8 = 136;

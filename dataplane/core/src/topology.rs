@@ -12,8 +12,8 @@ use std::net::IpAddr;
 
 use rustc_hash::FxBuildHasher;
 
-use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
-use crate::l2::{FloodClass, PortFlags, PortProfile, Takers};
+use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId, VlanId};
+use crate::l2::{FloodClass, Form, PortFlags, PortProfile, TRANSPARENT, Takers};
 use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
 use crate::route::PrefixTable;
@@ -159,6 +159,8 @@ pub struct Domain {
     pub subnets: Vec<Prefix>,
     /// The gateway, if the network has one.
     pub gateway: Option<Gateway>,
+    /// The VLAN that the gateway is in; 0 where the domain is transparent to tags.
+    pub gateway_vlan: VlanId,
     /// Endpoints by address: the gateway's static neighbours.
     pub neighbours: HashMap<IpAddr, Neighbour, FxBuildHasher>,
     /// How its mappings are made and whom they let in.
@@ -398,18 +400,19 @@ impl Topology {
         self.local_addresses.contains(&address) || self.index.gateways.contains(&address)
     }
 
-    /// Ports that a frame of a class reaches, flooded in `domain` when it entered by `ingress`, a
-    /// port of it. Flags are looked at on the walk, not sorted out beforehand: each port's state is
+    /// Ports that a frame of a class reaches, flooded in a VLAN of `domain` when it entered by
+    /// `ingress`, a port of it. Flags are looked at on the walk, not sorted out beforehand: each port's state is
     /// read anyway, so they cost a mask, and one list serves every class and every ingress.
     #[inline]
     pub fn flood_set(
         &self,
         domain: DomainId,
+        vlan: VlanId,
         ingress: PortId,
         class: FloodClass,
     ) -> impl Iterator<Item = PortId> {
         let from = self.port(ingress).zip(self.domain(domain));
-        let walk = from.map(|(port, domain)| (Takers::new(port, class), &domain.flood));
+        let walk = from.map(|(port, domain)| (Takers::new(port, vlan, class), &domain.flood));
         let takers = walk.map(|(takers, flood)| {
             let takes = move |id: &PortId| self.port(*id).is_some_and(|port| takers.include(port));
             flood.iter().copied().filter(takes)
@@ -491,6 +494,21 @@ impl Port {
             profile: Box::default(),
         }
     }
+
+    /// The VLAN of frames that enter without a tag, 0 in a domain that is transparent to tags;
+    /// `None` where they may not enter.
+    pub fn vlan_of_untagged(&self) -> Option<VlanId> {
+        if !self.flags.has(PortFlags::FILTERING) {
+            return Some(TRANSPARENT);
+        }
+        self.profile.vlans.as_deref()?.pvid()
+    }
+
+    /// How frames of a VLAN leave by it, where VLANs count; `None` where it is no member.
+    #[inline]
+    pub fn form(&self, vlan: VlanId) -> Option<Form> {
+        self.profile.form(vlan)
+    }
 }
 
 impl Domain {
@@ -503,12 +521,18 @@ impl Domain {
             flood: Box::new([]),
             subnets: Vec::new(),
             gateway: None,
+            gateway_vlan: TRANSPARENT,
             neighbours: HashMap::default(),
             nat: Behaviour::default(),
             modes: NatModes::default(),
             internal: false,
             host_link: true,
         }
+    }
+
+    /// Whether VLANs count in it.
+    pub fn filters(&self) -> bool {
+        self.gateway_vlan != TRANSPARENT
     }
 
     /// Whether `mac` is the gateway's.

@@ -5,7 +5,7 @@
 //! is told of steps and can change nothing.
 
 use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId, VlanId};
-use crate::fdb::{Learn, Place};
+use crate::fdb::Learn;
 use crate::frame::{Frame, Offload};
 use crate::headers::Headers;
 use crate::verdict::{DropReason, Verdict};
@@ -74,16 +74,6 @@ pub enum Target {
     /// To the gateway: its MAC or a local one was addressed, it was asked for by ARP or ND, or the frame entered
     /// by the host link or an uplink, where there is nothing to bridge.
     Gateway,
-}
-
-impl From<Place> for Target {
-    #[inline]
-    fn from(place: Place) -> Self {
-        match place {
-            Place::Port(port) => Self::Unicast(port),
-            Place::Local => Self::Gateway,
-        }
-    }
 }
 
 /// Where the gateway sends a packet.

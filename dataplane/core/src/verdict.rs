@@ -184,11 +184,14 @@ drop_reasons! {
     SourceMacForeign, Admit, "source_mac_foreign", "the port is secured, and the source or ARP sender MAC is not its endpoint's";
     SourceAddressForeign, Admit, "source_address_foreign", "the port is secured, and the IP, ARP or ND source is none of its endpoint's addresses, or cannot be read";
     LoopProbe, Admit, "loop_probe", "a loop probe of this switch came back: two of its ports are connected outside";
+    VlanNoPvid, Admit, "vlan_no_pvid", "the frame has no VLAN tag, and its port no PVID to put it into a VLAN";
+    VlanIngress, Admit, "vlan_ingress", "the ingress port is no member of the frame's VLAN";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";
     SamePort, Lookup, "same_port", "the destination was learned on the ingress port itself";
     NoOtherPort, Egress, "no_other_port", "no other port of the domain takes flooded frames";
     EgressDown, Egress, "egress_down", "the destination's port is down or no longer configured";
     PortIsolated, Egress, "port_isolated", "the ingress port and the destination's port are both isolated";
+    VlanEgress, Egress, "vlan_egress", "the destination's port is no member of the frame's VLAN";
     NotIp, Route, "not_ip", "the gateway was sent something that is neither ARP nor IP";
     TaggedForGateway, Route, "tagged_for_gateway", "the gateway has no interface in the VLAN of this frame";
     L3Malformed, Route, "l3_malformed", "the ARP or IP header is truncated or contradicts itself";

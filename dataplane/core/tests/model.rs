@@ -9,7 +9,7 @@ mod bridges;
 use bridges::bottle::Bottle;
 use bridges::model::{Model, Side};
 use bridges::script::Script;
-use bridges::{agree, play, scripts};
+use bridges::{agree, play, scripts, scripts_of};
 
 #[test]
 fn the_core_does_with_every_frame_what_the_model_says() {
@@ -19,6 +19,16 @@ fn the_core_does_with_every_frame_what_the_model_says() {
         agree("core", &script, &wanted, &play(&mut bottle, &script));
     }
     model.check_coverage();
+}
+
+#[test]
+fn the_core_does_with_vlans_what_the_model_says() {
+    let (mut bottle, mut model) = (Bottle::default(), Model::new(Side::Causeway));
+    for script in scripts_of(1, Script::vlans) {
+        let wanted = play(&mut model, &script);
+        agree("core", &script, &wanted, &play(&mut bottle, &script));
+    }
+    model.check_coverage_of_vlans();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
 
 use super::station::{Stations, pass, silence};
-use crate::bridges::bottle::{change_table, port_id, set_ageing, set_flag, topology};
+use crate::bridges::bottle::{change_table, port_id, set_ageing, set_flag, set_vlans, topology};
 use crate::bridges::script::{Op, Script};
 use crate::bridges::{Change, Outputs, PORTS};
 use crate::lab::{self, Lab, Namespace};
@@ -131,6 +131,10 @@ impl Causeway {
             }
             Change::Ageing(ageing) => {
                 set_ageing(&mut self.topology, lane, ageing);
+                self.install();
+            }
+            Change::Vlans { port, vlans } => {
+                set_vlans(&mut self.topology, port_id(lane, port), vlans);
                 self.install();
             }
             Change::Pass(_) => {}

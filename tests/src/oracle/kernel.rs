@@ -177,6 +177,7 @@ impl Bridge for KernelBridge {
                 self.set(LinkBridge::new(BRIDGE).ageing_time(ticks));
             }
             Change::Pass(time) => pass(time),
+            Change::Vlans { .. } => unreachable!("this kernel's bridge knows no VLANs"),
         }
     }
 

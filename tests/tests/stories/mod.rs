@@ -1,14 +1,34 @@
 //! Stories of the bridge, and of several uplinks.
 
 pub mod uplinks;
+pub mod vlans;
 
+use control::explain::summary;
+use dataplane::what_if::{as_it_leaves, egress_ports};
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind};
 use dataplane_core::l2::{Identity, PortFlags, ProbeKey};
+use dataplane_core::topology::Topology;
 use tests::wire::{self, Link};
-use tests::world::{PROBE_SEED, RED, ip, mac};
+use tests::world::{Outcome, PROBE_SEED, RED, ip, mac};
 
 use super::Story;
+
+/// A line for all ports by which a frame leaves as the same.
+pub fn leaving(topology: &Topology, ingress: PortId, outcome: &Outcome) -> String {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for id in egress_ports(topology, ingress, outcome.verdict) {
+        let frame = as_it_leaves(topology, outcome.verdict, id, outcome.frame.bytes());
+        let (frame, name) = (summary(&frame), topology.port(id).map(|port| &*port.name));
+        match lines.iter_mut().find(|(other, _)| *other == frame) {
+            Some((_, names)) => names.extend(name),
+            None => lines.push((frame, Vec::from_iter(name))),
+        }
+    }
+    let line =
+        |(frame, names): (String, Vec<&str>)| format!("  out      {}: {frame}\n", names.join(", "));
+    lines.into_iter().map(line).collect()
+}
 
 /// Turns flags of a port on and off.
 fn set(s: &mut Story, port: usize, on: PortFlags, off: PortFlags) {

@@ -1,42 +1,67 @@
 //! The way out of a bridged frame: to one port, or to all that take it.
 
 use crate::addr::{DomainId, MacAddr, PortId, VlanId};
+use crate::frame::{Frame, FrameBuf};
 use crate::topology::{Port, Topology};
 use crate::verdict::{DropReason, Verdict};
 
-use super::{FloodClass, PortFlags};
+use super::{FloodClass, PortFlags, TRANSPARENT, reshape};
 
 /// Sends a bridged frame to one port: as `should_deliver` of net/bridge/br_forward.c, back to its
 /// ingress only where that `port` is a hairpin.
 ///
 /// # Errors
-/// `SamePort`, `EgressDown`, `PortIsolated`.
+/// `SamePort`, `EgressDown`, `PortIsolated`, `VlanEgress`.
 #[inline]
 pub(crate) fn bridge(
     topology: &Topology,
     port: &Port,
-    ingress: PortId,
+    frame: &mut Frame<'_>,
     egress: PortId,
+    vlan: VlanId,
 ) -> Result<Verdict, DropReason> {
-    if egress == ingress && !port.flags.has(PortFlags::HAIRPIN) {
+    if egress == frame.ingress && !port.flags.has(PortFlags::HAIRPIN) {
         return Err(DropReason::SamePort);
     }
     topology.port_up(egress).ok_or(DropReason::EgressDown)?;
-    if port.flags.has(PortFlags::ISOLATED) {
-        return bridge_isolated(topology, egress);
+    if port.flags.has(PortFlags::RESTRICTED) {
+        return bridge_restricted(topology, port, frame, egress, vlan);
     }
     Ok(Verdict::Bridged(egress))
 }
 
-/// The same of a frame from an isolated port: apart, so that others are asked no more than whether
-/// theirs is one.
+/// The same of a frame from a port that does not reach every other: apart, so that others are asked
+/// no more than whether theirs is one.
 #[cold]
 #[inline(never)]
-fn bridge_isolated(topology: &Topology, egress: PortId) -> Result<Verdict, DropReason> {
-    match topology.port(egress) {
-        Some(port) if port.flags.has(PortFlags::ISOLATED) => Err(DropReason::PortIsolated),
-        Some(_) | None => Ok(Verdict::Bridged(egress)),
+fn bridge_restricted(
+    topology: &Topology,
+    port: &Port,
+    frame: &mut Frame<'_>,
+    egress: PortId,
+    vlan: VlanId,
+) -> Result<Verdict, DropReason> {
+    let to = topology.port(egress).ok_or(DropReason::EgressDown)?;
+    if are_isolated(port, to) {
+        return Err(DropReason::PortIsolated);
     }
+    if vlan != TRANSPARENT {
+        leave(frame.buf, to, vlan)?;
+    }
+    Ok(Verdict::Bridged(egress))
+}
+
+/// Brings a frame into the form that a port has for its VLAN.
+///
+/// # Errors
+/// `VlanEgress`: the port is no member.
+#[cold]
+#[inline(never)]
+pub(crate) fn leave(buf: &mut FrameBuf, port: &Port, vlan: VlanId) -> Result<(), DropReason> {
+    let form = port.profile.form(vlan).ok_or(DropReason::VlanEgress)?;
+    reshape(buf, vlan, form)
+        .then_some(())
+        .ok_or(DropReason::VlanEgress)
 }
 
 /// Sends a frame to every port of its domain that takes it; the worker walks
@@ -52,7 +77,7 @@ pub(crate) fn flood(
     dst: MacAddr,
 ) -> Result<Verdict, DropReason> {
     let class = FloodClass::of(dst);
-    let mut takers = topology.flood_set(domain, ingress, class);
+    let mut takers = topology.flood_set(domain, vlan, ingress, class);
     takers.next().ok_or(DropReason::NoOtherPort)?;
     Ok(Verdict::Flooded(domain, vlan, class))
 }
@@ -69,16 +94,19 @@ pub(crate) struct Takers {
     /// What is looked at of a port, and what it has to be.
     mask: PortFlags,
     wanted: PortFlags,
+    /// What it has to be a member of.
+    vlan: VlanId,
 }
 
 impl Takers {
-    /// Those of frames of a class that entered by `ingress`.
+    /// Those of frames of a VLAN and a class that entered by `ingress`.
     #[inline]
-    pub fn new(ingress: &Port, class: FloodClass) -> Self {
+    pub fn new(ingress: &Port, vlan: VlanId, class: FloodClass) -> Self {
         Self {
             ingress: ingress.id,
             mask: class.flag() | (ingress.flags & PortFlags::ISOLATED),
             wanted: class.flag(),
+            vlan,
         }
     }
 
@@ -86,6 +114,7 @@ impl Takers {
     #[inline]
     pub fn include(self, port: &Port) -> bool {
         let back = port.id == self.ingress && !port.flags.has(PortFlags::HAIRPIN);
-        port.up && (port.flags & self.mask) == self.wanted && !back
+        let member = self.vlan == TRANSPARENT || port.form(self.vlan).is_some();
+        port.up && (port.flags & self.mask) == self.wanted && !back && member
     }
 }

@@ -30,13 +30,16 @@ impl PortFlags {
     pub const SECURED: Self = Self(1 << 6);
     /// BPDUs that enter by it are forwarded as other multicast is. Set of a network, not of a port.
     pub const BPDUS: Self = Self(1 << 7);
-
     /// Probes are sent by it, and noticed where they come back. Set of a network, not of a port.
     pub const LOOP_DETECT: Self = Self(1 << 8);
+    /// VLANs count: a frame enters and leaves by it only in one of its own. Set of a network.
+    pub const FILTERING: Self = Self(1 << 9);
 
     /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
     /// without any of it pays for one test however many there are.
-    pub const EXAMINED: Self = Self::SECURED.with(Self::LOOP_DETECT);
+    pub const EXAMINED: Self = Self::SECURED.with(Self::LOOP_DETECT).with(Self::FILTERING);
+    /// Whatever keeps a frame from some ports of its domain. One mask, for the same reason.
+    pub const RESTRICTED: Self = Self::ISOLATED.with(Self::FILTERING);
 
     /// Those of a new port, as the kernel has them for one of a bridge.
     pub const USUAL: Self = Self::LEARNING

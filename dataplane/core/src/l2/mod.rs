@@ -5,23 +5,25 @@ mod flags;
 mod probe;
 mod profile;
 mod security;
+mod vlan;
 mod watch;
 
 use crate::addr::{DomainId, MacAddr, VlanId};
 use crate::frame::Frame;
-use crate::headers::{ETHERNET_SIZE, Headers};
+use crate::headers::{ETHERNET_SIZE, Headers, VLAN_TAG_SIZE, ethertype};
 use crate::topology::{Port, Role};
 use crate::verdict::DropReason;
 
-pub(crate) use egress::{Takers, are_isolated, bridge, flood};
+pub(crate) use egress::{Takers, are_isolated, bridge, flood, leave};
 pub use flags::{FloodClass, PortFlags};
 pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
 pub use profile::PortProfile;
 pub use security::{Families, Identity};
+pub use vlan::{Form, PortVlans, VLAN_DEFAULT, VLANS, VlanSpan, reshape};
 pub use watch::{FLAP_MOVES, FLAP_WINDOW, Sighting, Watch};
 
 /// The VLAN of every frame in a domain that is transparent to tags.
-pub(crate) const TRANSPARENT: VlanId = VlanId(0);
+pub const TRANSPARENT: VlanId = VlanId(0);
 
 /// Destination and source of an Ethernet header.
 #[inline]
@@ -56,10 +58,10 @@ impl State {
     }
 }
 
-/// What only some ports ask of a frame that enters.
+/// What only some ports ask of a frame that enters; the VLAN that it is in.
 ///
 /// # Errors
-/// `LoopProbe`, `SourceMacForeign`, `SourceAddressForeign`.
+/// `LoopProbe`, `SourceMacForeign`, `SourceAddressForeign`, `VlanNoPvid`, `VlanIngress`.
 // Cold for the sake of the other ports: what they keep in registers stays there.
 #[cold]
 #[inline(never)]
@@ -69,7 +71,7 @@ fn examine(
     domain: DomainId,
     headers: &Headers,
     frame: &Frame<'_>,
-) -> Result<(), DropReason> {
+) -> Result<VlanId, DropReason> {
     let probe = headers.dst == PROBE_GROUP && headers.ethertype == PROBE_ETHERTYPE;
     if probe && state.watch.is_own_probe(frame.bytes(), domain, port.id) {
         return Err(DropReason::LoopProbe);
@@ -77,7 +79,19 @@ fn examine(
     if port.flags.has(PortFlags::SECURED) {
         port.profile.identity.check(headers, frame)?;
     }
-    Ok(())
+    if port.flags.has(PortFlags::FILTERING) {
+        return port.profile.classify(headers.tag);
+    }
+    Ok(TRANSPARENT)
+}
+
+/// Whether nothing but the tag of its own VLAN stands before what a frame carries, if that.
+#[inline]
+pub(crate) fn is_plain(headers: &Headers, vlan: VlanId) -> bool {
+    headers.tag.is_none_or(|tag| {
+        let single = headers.l3_offset == ETHERNET_SIZE + VLAN_TAG_SIZE;
+        vlan != TRANSPARENT && tag.tpid == ethertype::VLAN && single
+    })
 }
 
 /// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
@@ -86,7 +100,8 @@ fn examine(
 /// # Errors
 /// `SourceGroup`, `SourceZero`: no station can have such an address, and learning it would send
 /// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken note. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
-/// and its endpoint has neither. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
+/// and its endpoint has neither. `VlanNoPvid`, `VlanIngress`: the port is not in the VLAN of the frame.
+/// `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
 pub fn admit(
     state: &mut State,
@@ -103,11 +118,13 @@ pub fn admit(
     if headers.src == MacAddr::ZERO {
         return Err(DropReason::SourceZero);
     }
-    if port.flags.has(PortFlags::EXAMINED) {
-        examine(state, port, domain, headers, frame)?;
-    }
+    let vlan = if port.flags.has(PortFlags::EXAMINED) {
+        examine(state, port, domain, headers, frame)?
+    } else {
+        TRANSPARENT
+    };
     if headers.dst.is_link_local_group() && !passes(port.flags, headers.dst) {
         return Err(DropReason::LinkLocalGroup);
     }
-    Ok(TRANSPARENT)
+    Ok(vlan)
 }

@@ -1,6 +1,10 @@
 //! What a bridge port has beyond its flags: read only where a flag asks for it.
 
 use super::Identity;
+use super::vlan::{Form, PortVlans};
+use crate::addr::VlanId;
+use crate::headers::VlanTag;
+use crate::verdict::DropReason;
 
 /// Who is behind a bridge port, and what it is allowed. Apart from
 /// [`Port`](crate::topology::Port), of which every frame reads one cache line.
@@ -10,4 +14,26 @@ pub struct PortProfile {
     pub identity: Identity,
     /// How many stations may be learned on it, where that is less than every port may have.
     pub mac_limit: Option<u32>,
+    /// The VLANs that it is in; asked where
+    /// [`PortFlags::FILTERING`](super::PortFlags::FILTERING) is on.
+    pub vlans: Option<Box<PortVlans>>,
+}
+
+impl PortProfile {
+    /// The VLAN of a frame that enters with `tag` outermost.
+    ///
+    /// # Errors
+    /// `VlanNoPvid`, `VlanIngress`.
+    pub(super) fn classify(&self, tag: Option<VlanTag>) -> Result<VlanId, DropReason> {
+        self.vlans
+            .as_deref()
+            .unwrap_or(&PortVlans::NONE)
+            .classify(tag)
+    }
+
+    /// How frames of a VLAN leave, `None` where the port is no member.
+    #[inline]
+    pub(crate) fn form(&self, vlan: VlanId) -> Option<Form> {
+        self.vlans.as_deref()?.form(vlan)
+    }
 }

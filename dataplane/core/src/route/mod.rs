@@ -17,10 +17,11 @@ mod unsolicited;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::addr::{PortId, UplinkId};
+use crate::addr::{PortId, UplinkId, VlanId};
 use crate::counters::Counters;
 use crate::frame::{Frame, FrameBuf};
 use crate::headers::{Headers, L3, ethertype};
+use crate::l2;
 use crate::nat::{Nat, NatView};
 use crate::reply;
 use crate::time::Instant;
@@ -194,17 +195,25 @@ impl State {
     }
 }
 
-/// Whether a frame that entered a domain is for its gateway: by MAC, or because it asks by ARP or
-/// ND for an address of the gateway's.
+/// Whether a frame that entered a VLAN of a domain is for its gateway: by MAC, or because it asks by
+/// ARP or ND for an address of the gateway's.
 #[inline]
-pub(crate) fn addresses_gateway(domain: &Domain, headers: &Headers, bytes: &[u8]) -> bool {
+pub(crate) fn addresses_gateway(
+    domain: &Domain,
+    vlan: VlanId,
+    headers: &Headers,
+    bytes: &[u8],
+) -> bool {
     let Some(gateway) = &domain.gateway else {
         return false;
     };
+    if vlan != domain.gateway_vlan {
+        return false;
+    }
     if headers.dst == gateway.mac {
         return true;
     }
-    if !headers.dst.is_group() || headers.tag.is_some() {
+    if !headers.dst.is_group() || !l2::is_plain(headers, vlan) {
         return false;
     }
     match (headers.ethertype, headers.l3) {

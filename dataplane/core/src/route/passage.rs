@@ -10,7 +10,7 @@ use crate::cut;
 use crate::frame::Frame;
 use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
-use crate::l2;
+use crate::l2::{self, Form, PortFlags};
 use crate::nat::{self, Leaving, Outside, Translation, Transport};
 use crate::reply;
 use crate::time::Instant;
@@ -41,7 +41,11 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             Role::Bridge(id) => {
                 let domain = self.topology.domain(id).ok_or(DropReason::PortDown)?;
                 let gateway = domain.gateway.as_ref().ok_or(DropReason::NoRoute)?;
-                self.domain_ingress(domain, gateway)
+                let verdict = self.domain_ingress(domain, gateway)?;
+                if port.flags.has(PortFlags::FILTERING) && verdict == Verdict::Replied(port.id) {
+                    l2::leave(self.frame.buf, port, domain.gateway_vlan)?;
+                }
+                Ok(verdict)
             }
             Role::HostLink => self.host_ingress(),
             Role::Uplink(id) => {
@@ -58,7 +62,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         gateway: &Gateway,
     ) -> Result<Verdict, DropReason> {
         if self.headers.tag.is_some() {
-            return Err(DropReason::TaggedForGateway);
+            return self.tagged_ingress(domain, gateway);
         }
         if let Some(verdict) = self.known_way_out(domain.id) {
             return Ok(verdict);
@@ -104,6 +108,29 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             return self.send_to_endpoint(other, ip.dst, &ip, Some(gateway.into()));
         }
         self.send_outside(domain, gateway, &ip)
+    }
+
+    /// A frame that an endpoint sent to its gateway with a tag: that of the gateway's own VLAN comes
+    /// off.
+    #[cold]
+    fn tagged_ingress(
+        &mut self,
+        domain: &Domain,
+        gateway: &Gateway,
+    ) -> Result<Verdict, DropReason> {
+        let vlan = domain.gateway_vlan;
+        if !l2::is_plain(self.headers, vlan) || !l2::reshape(self.frame.buf, vlan, Form::Untagged) {
+            return Err(DropReason::TaggedForGateway);
+        }
+        let headers = Headers::parse(self.frame.bytes())?;
+        Passage {
+            state: &mut *self.state,
+            frame: &mut *self.frame,
+            headers: &headers,
+            trace: &mut *self.trace,
+            ..*self
+        }
+        .domain_ingress(domain, gateway)
     }
 
     /// Isolated ports do not reach each other by way of the gateway either.
@@ -303,8 +330,11 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
                 port
             })
         );
-        self.topology.port_up(port).ok_or(DropReason::EgressDown)?;
+        let egress = self.topology.port_up(port).ok_or(DropReason::EgressDown)?;
         reply::set_macs(self.frame.buf, mac, gateway.mac);
+        if egress.flags.has(PortFlags::FILTERING) {
+            l2::leave(self.frame.buf, egress, domain.gateway_vlan)?;
+        }
         Ok(Verdict::Routed(port))
     }
 

@@ -6,7 +6,9 @@ use dataplane_core::addr::{DomainId, MacAddr, PortId, VlanId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbKey, FdbKind, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
-use dataplane_core::l2::{self, PortFlags, ProbeKey};
+use dataplane_core::l2::{
+    self, FloodClass, Form, PortFlags, ProbeKey, TRANSPARENT, VLAN_DEFAULT, reshape,
+};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use dataplane_core::topology::{Domain, Port, Role, Topology};
 use dataplane_core::trace::Off;
 use dataplane_core::verdict::Verdict;
 
+use super::vlan::Vlans;
 use super::{Bridge, Change, Flag, Kind, Outputs, PORTS};
 
 /// The picture of every Causeway that is compared: so many networks of [`PORTS`] ports.
@@ -58,6 +61,20 @@ pub fn set_flag(topology: &mut Topology, id: PortId, flag: Flag, on: bool) {
     topology.finish();
 }
 
+/// Puts a network's port into VLANs, which count from then on.
+pub fn set_vlans(topology: &mut Topology, id: PortId, vlans: Vlans) {
+    if let Some(Some(port)) = topology.ports.get_mut(id.index()) {
+        port.flags = port.flags.with(PortFlags::FILTERING);
+        port.profile.vlans = Some(Box::new(vlans.of_core()));
+        if let Role::Bridge(domain) = port.role
+            && let Some(Some(domain)) = topology.domains.get_mut(domain.index())
+        {
+            domain.gateway_vlan = VLAN_DEFAULT;
+        }
+    }
+    topology.finish();
+}
+
 /// Makes a change that is one of a table.
 pub fn change_table(fdb: &Fdb, network: usize, change: Change, now: Instant) {
     let domain = DomainId(network as u16);
@@ -75,7 +92,7 @@ pub fn change_table(fdb: &Fdb, network: usize, change: Change, now: Instant) {
         Change::Remove(mac) => {
             fdb.remove(domain, VlanId(0), MacAddr(mac));
         }
-        Change::Flag { .. } | Change::Ageing(_) | Change::Pass(_) => {}
+        Change::Flag { .. } | Change::Ageing(_) | Change::Pass(_) | Change::Vlans { .. } => {}
     }
 }
 
@@ -97,6 +114,7 @@ pub struct Bottle {
 impl Default for Bottle {
     fn default() -> Self {
         let fdb = Fdb::new(Limits::default(), 1);
+        fdb.open_vlans(DomainId(0));
         Self {
             sw: Switch {
                 topology: Arc::new(topology(1)),
@@ -121,6 +139,25 @@ impl Bottle {
     fn deliver(&mut self, to: PortId) {
         self.outputs[usize::from(to.0)].push(self.buf.bytes().to_vec());
     }
+
+    /// Delivers to every port that takes a flooded frame, as a worker does: in the one form before
+    /// the other.
+    fn flood(&mut self, (domain, vlan): (DomainId, VlanId), ingress: PortId, class: FloodClass) {
+        let topology = Arc::clone(&self.sw.topology);
+        let takers = || topology.flood_set(domain, vlan, ingress, class);
+        if vlan == TRANSPARENT {
+            takers().for_each(|to| self.deliver(to));
+            return;
+        }
+        for form in Form::ALL {
+            assert!(reshape(&mut self.buf, vlan, form), "room for a tag");
+            for to in takers() {
+                if topology.port(to).and_then(|port| port.form(vlan)) == Some(form) {
+                    self.deliver(to);
+                }
+            }
+        }
+    }
 }
 
 impl Bridge for Bottle {
@@ -131,12 +168,7 @@ impl Bridge for Bottle {
         let verdict = forward(&mut self.sw, &mut frame, self.now, &mut Off);
         match verdict {
             Verdict::Bridged(to) => self.deliver(to),
-            Verdict::Flooded(domain, VlanId(_), class) => {
-                let topology = Arc::clone(&self.sw.topology);
-                for to in topology.flood_set(domain, ingress, class) {
-                    self.deliver(to);
-                }
-            }
+            Verdict::Flooded(domain, vlan, class) => self.flood((domain, vlan), ingress, class),
             Verdict::Drop(_) => {}
             other => panic!("a bridge without a gateway has no such verdict: {other}"),
         }
@@ -148,6 +180,7 @@ impl Bridge for Bottle {
                 set_flag(self.topology(), port_id(0, port), flag, on);
             }
             Change::Ageing(ageing) => set_ageing(self.topology(), 0, ageing),
+            Change::Vlans { port, vlans } => set_vlans(self.topology(), port_id(0, port), vlans),
             Change::Pass(time) => self.now = self.now + time,
             Change::Flush(_) | Change::Set { .. } | Change::Remove(_) => {
                 change_table(&self.fdb, 0, change, self.now);

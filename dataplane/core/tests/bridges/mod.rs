@@ -10,6 +10,7 @@
 pub mod bottle;
 pub mod model;
 pub mod script;
+pub mod vlan;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use dataplane_core::addr::MacAddr;
 
 use script::{Op, Script};
+use vlan::Vlans;
 
 /// Ports of every bridge.
 pub const PORTS: usize = 5;
@@ -99,6 +101,13 @@ pub enum Change {
     Ageing(Duration),
     /// So much time passes.
     Pass(Duration),
+    /// Gives a port its VLANs; from the first time on, VLANs count.
+    Vlans {
+        /// Which port.
+        port: usize,
+        /// Which VLANs.
+        vlans: Vlans,
+    },
 }
 
 /// A bridge that scripts are played to.
@@ -131,12 +140,17 @@ const SEED_DEFAULT: u64 = 0x00b1_d9e5;
 
 /// One in `share` of the scripts of a run; `SEED` names the first one, `SCRIPTS` how many there are.
 pub fn scripts(share: u64) -> impl Iterator<Item = Script> {
+    scripts_of(share, Script::new)
+}
+
+/// The same of scripts that are made otherwise.
+pub fn scripts_of(share: u64, make: fn(u64) -> Script) -> impl Iterator<Item = Script> {
     let number = |name, default| {
         let text = std::env::var(name).ok();
         text.and_then(|text| text.parse().ok()).unwrap_or(default)
     };
     let (first, count) = (number("SEED", SEED_DEFAULT), number("SCRIPTS", SCRIPTS));
-    (first..first + (count / share).max(1)).map(Script::new)
+    (first..first + (count / share).max(1)).map(make)
 }
 
 /// Wants of a bridge what the model says of a script.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dataplane_core::topology::AGEING_DEFAULT;
 
+use super::vlan::{Classified, Entry, VlanModel};
 use super::{Bridge, Change, Flag, Kind, Outputs, PORTS};
 
 /// Which bridge it is that the model speaks for.
@@ -64,6 +65,19 @@ const COVERED: [&str; 20] = [
     "set entry",
     "sticky entry holds",
 ];
+/// What a run in which VLANs count has to have made one do.
+const COVERED_OF_VLANS: [&str; 10] = [
+    "new station",
+    "move",
+    "known unicast",
+    "unknown unicast",
+    "broadcast",
+    "vlan: no PVID",
+    "vlan: not allowed in",
+    "vlan: not allowed out",
+    "vlan: tagged out",
+    "vlan: untagged out",
+];
 /// How often.
 const COVERED_MIN: u64 = 100;
 
@@ -85,7 +99,9 @@ struct Station {
 #[derive(Clone, Debug)]
 pub struct Model {
     side: Side,
-    stations: BTreeMap<[u8; 6], Station>,
+    /// By VLAN, 0 where they do not count, and MAC.
+    stations: BTreeMap<(u16, [u8; 6]), Station>,
+    vlans: VlanModel,
     /// Flags that are not as on a new port.
     switched: BTreeSet<(usize, Flag)>,
     now: Duration,
@@ -100,6 +116,7 @@ impl Model {
         Self {
             side,
             stations: BTreeMap::new(),
+            vlans: VlanModel::default(),
             switched: BTreeSet::new(),
             now: Duration::ZERO,
             ageing: AGEING_DEFAULT,
@@ -118,12 +135,24 @@ impl Model {
     /// # Panics
     /// When one was too rare, unless the run was a short one.
     pub fn check_coverage(&self) {
+        let differences = Difference::ALL.map(Difference::name);
+        self.check(COVERED.into_iter().chain(differences));
+    }
+
+    /// The same of a run in which VLANs count.
+    ///
+    /// # Panics
+    /// As [`Model::check_coverage`].
+    pub fn check_coverage_of_vlans(&self) {
+        self.check(COVERED_OF_VLANS);
+    }
+
+    fn check(&self, wanted: impl IntoIterator<Item = &'static str>) {
         println!("covered: {:?}", self.coverage);
         if std::env::var_os("SCRIPTS").is_some() {
             return;
         }
-        let differences = Difference::ALL.map(Difference::name);
-        for what in COVERED.into_iter().chain(differences) {
+        for what in wanted {
             let count = self.count(what);
             assert!(count >= COVERED_MIN, "{what}: only {count} times");
         }
@@ -137,7 +166,7 @@ impl Model {
         flag.default() != self.switched.contains(&(port, flag))
     }
 
-    fn learn(&mut self, src: [u8; 6], port: usize) {
+    fn learn(&mut self, src: (u16, [u8; 6]), port: usize) {
         if !self.has(port, Flag::Learning) {
             return self.cover("learning off");
         }
@@ -178,15 +207,16 @@ impl Model {
             1 => false,
             _ => {
                 if self.differs(Difference::LinkLocalLearned) {
-                    self.learn(src, port);
+                    self.learn((0, src), port);
                 }
                 false
             }
         }
     }
 
-    fn deliver(&mut self, dst: [u8; 6], port: usize, frame: &[u8]) {
-        let known = self.stations.get(&dst).map(|station| station.port);
+    fn deliver(&mut self, dst: [u8; 6], port: usize, frame: &Inside<'_>) {
+        let known = self.stations.get(&(frame.vid(), dst));
+        let known = known.map(|station| station.port);
         let (what, flag, off) = match (dst, known) {
             ([0xff, 0xff, 0xff, 0xff, 0xff, 0xff], _) => {
                 ("broadcast", Flag::BcastFlood, "bcast-flood off")
@@ -207,7 +237,7 @@ impl Model {
         }
     }
 
-    fn bridge(&mut self, port: usize, egress: usize, frame: &[u8]) {
+    fn bridge(&mut self, port: usize, egress: usize, frame: &Inside<'_>) {
         self.cover(if egress == port {
             "known on the same port"
         } else {
@@ -217,7 +247,7 @@ impl Model {
     }
 
     /// Lets a frame that entered by one port leave by another, if it may.
-    fn leave(&mut self, port: usize, egress: usize, frame: &[u8]) {
+    fn leave(&mut self, port: usize, egress: usize, frame: &Inside<'_>) {
         if port == egress && !self.has(port, Flag::Hairpin) {
             return;
         }
@@ -227,7 +257,29 @@ impl Model {
         if port == egress {
             self.cover("hairpin");
         }
-        self.outputs[egress].push(frame.to_vec());
+        match frame {
+            Inside::Transparent(frame) => self.outputs[egress].push(frame.to_vec()),
+            Inside::Classified(frame) => {
+                let (sent, what) = self.vlans.leave(egress, frame);
+                self.cover(what);
+                self.outputs[egress].extend(sent);
+            }
+        }
+    }
+}
+
+/// A frame that was let in.
+enum Inside<'f> {
+    Transparent(&'f [u8]),
+    Classified(Classified),
+}
+
+impl Inside<'_> {
+    fn vid(&self) -> u16 {
+        match self {
+            Self::Transparent(_) => 0,
+            Self::Classified(frame) => frame.vid,
+        }
     }
 }
 
@@ -248,8 +300,13 @@ impl Bridge for Model {
         {
             return;
         }
-        self.learn(src, port);
-        self.deliver(dst, port, frame);
+        let inside = match self.vlans.enter(port, frame) {
+            Entry::Transparent => Inside::Transparent(frame),
+            Entry::In(frame) => Inside::Classified(frame),
+            Entry::Out(what) => return self.cover(what),
+        };
+        self.learn((inside.vid(), src), port);
+        self.deliver(dst, port, &inside);
     }
 
     fn change(&mut self, change: Change) {
@@ -269,11 +326,12 @@ impl Bridge for Model {
             Change::Set { mac, port, kind } => {
                 self.cover("set entry");
                 let (set, heard) = (Some(kind), self.now);
-                self.stations.insert(mac, Station { set, port, heard });
+                self.stations.insert((0, mac), Station { set, port, heard });
             }
             Change::Remove(mac) => {
-                self.stations.remove(&mac);
+                self.stations.remove(&(0, mac));
             }
+            Change::Vlans { port, vlans } => self.vlans.set(port, vlans),
             Change::Ageing(ageing) => self.ageing = ageing,
             Change::Pass(time) => {
                 self.now += time;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::vlan::{FOREIGN, VIDS, Vlans};
 use super::{Change, Flag, Kind, PORTS};
 
 /// Frames of a script.
@@ -83,6 +84,24 @@ impl Script {
 }
 
 impl Script {
+    /// The script of a seed in which VLANs count: ports are in some and get others.
+    pub fn vlans(seed: u64) -> Self {
+        let mut writer = Writer::new(seed);
+        writer.tags = Tags::OfVlans;
+        for port in 0..PORTS {
+            let vlans = Vlans::random(&mut writer.rng);
+            writer.ops.push(Op::Change(Change::Vlans { port, vlans }));
+        }
+        while writer.frames < FRAMES {
+            writer.step();
+        }
+        writer.tidy();
+        Self {
+            seed,
+            ops: writer.ops,
+        }
+    }
+
     /// A script of stations that fall silent: all speak, later one in six again, and when
     /// the time of the others is over, each is spoken to. So are stations whose entries were set.
     pub fn ageing(seed: u64) -> Self {
@@ -134,8 +153,18 @@ pub fn number(frame: &[u8]) -> Option<u32> {
     frame.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
+/// Which tags frames have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tags {
+    /// A few, of any VLAN: the bridges are transparent to them.
+    Any,
+    /// Those of VLANs that ports are in, for the most part.
+    OfVlans,
+}
+
 struct Writer {
     seed: u64,
+    tags: Tags,
     rng: Rng,
     /// The ports that the stations are behind.
     homes: [usize; STATIONS],
@@ -151,6 +180,7 @@ impl Writer {
         let homes = std::array::from_fn(|_| rng.usize(..PORTS));
         Self {
             seed,
+            tags: Tags::Any,
             rng,
             homes,
             flags: BTreeMap::new(),
@@ -177,6 +207,10 @@ impl Writer {
     fn change(&mut self) -> Change {
         let port = self.rng.usize(..PORTS);
         let mac = self.station(self.homes.len() - 1);
+        if self.tags == Tags::OfVlans && self.rng.bool() {
+            let vlans = Vlans::random(&mut self.rng);
+            return Change::Vlans { port, vlans };
+        }
         match self.rng.u8(..16) {
             0..4 => Change::Flush(port),
             4..12 => {
@@ -263,6 +297,23 @@ impl Writer {
         }
     }
 
+    /// TPID and content of a tag: of a customer or a service.
+    fn tag(&mut self) -> Option<(u16, u16)> {
+        match (self.tags, self.rng.u8(..16)) {
+            (Tags::Any | Tags::OfVlans, 0) => Some((0x8100, self.rng.u16(..))),
+            (Tags::Any | Tags::OfVlans, 1) => Some((0x88a8, self.rng.u16(..))),
+            (Tags::OfVlans, 2..9) => {
+                let vid = match self.rng.usize(..VIDS.len() + 2) {
+                    0 => 0,
+                    1 => FOREIGN,
+                    place => VIDS[place - 2],
+                };
+                Some((0x8100, self.rng.u16(..) & 0xf000 | vid))
+            }
+            (Tags::Any | Tags::OfVlans, _) => None,
+        }
+    }
+
     fn frame(&mut self, dst: [u8; 6], src: [u8; 6]) -> Vec<u8> {
         let size = match self.rng.u8(..8) {
             0 => SIZE_MAX,
@@ -270,15 +321,9 @@ impl Writer {
             _ => self.rng.usize(SIZE_MIN..SIZE_MIN + 80),
         };
         let mut bytes = [dst, src].concat();
-        // Tags of customer and service, of any VLAN: the bridges are transparent to them.
-        let tag = match self.rng.u8(..16) {
-            0 => Some(0x8100_u16),
-            1 => Some(0x88a8),
-            _ => None,
-        };
-        if let Some(tag) = tag {
-            bytes.extend(tag.to_be_bytes());
-            bytes.extend(self.rng.u16(..).to_be_bytes());
+        if let Some((tpid, tci)) = self.tag() {
+            bytes.extend(tpid.to_be_bytes());
+            bytes.extend(tci.to_be_bytes());
         }
         // Local experiments, IP and ARP of random content, LLC.
         let kind = match self.rng.u8(..8) {

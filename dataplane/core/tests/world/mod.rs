@@ -319,12 +319,12 @@ impl World {
 
     /// The ports that a flooded frame reaches.
     pub fn flood_ports(&self, outcome: &Outcome, ingress: u16) -> Vec<u16> {
-        let Verdict::Flooded(domain, _, class) = outcome.verdict else {
+        let Verdict::Flooded(domain, vlan, class) = outcome.verdict else {
             panic!("not flooded: {:?}", outcome.verdict);
         };
         self.sw
             .topology
-            .flood_set(domain, PortId(ingress), class)
+            .flood_set(domain, vlan, PortId(ingress), class)
             .map(|port| port.0)
             .collect()
     }
