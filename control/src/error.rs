@@ -14,6 +14,7 @@ use crate::model::{
     StpFramesError,
 };
 use crate::publish::PublishSpecError;
+use crate::vlans::VlanError;
 use crate::{ipam, link, netns, store};
 
 /// Why a request failed.
@@ -37,6 +38,9 @@ pub enum Error {
     /// Not what is done about loops.
     #[error(transparent)]
     LoopDetect(#[from] LoopDetectError),
+    /// Not a VLAN.
+    #[error(transparent)]
+    Vlan(#[from] VlanError),
     /// Not a kind of FDB entry.
     #[error(transparent)]
     FdbKind(#[from] FdbKindError),
@@ -216,6 +220,7 @@ impl Error {
             | Self::FdbKind(_)
             | Self::StpFrames(_)
             | Self::LoopDetect(_)
+            | Self::Vlan(_)
             | Self::EventKind(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,

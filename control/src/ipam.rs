@@ -414,6 +414,7 @@ mod tests {
             ageing_seconds: 300,
             stp_frames: Default::default(),
             loop_detect: Default::default(),
+            vlans: Default::default(),
             nat: NetworkNat::default(),
             foreign: None,
         }
@@ -509,6 +510,7 @@ mod tests {
                 backend: crate::model::Backend::Tap,
                 phase: crate::model::Phase::Attached,
                 settings: Default::default(),
+                vlans: Default::default(),
                 attached_at: 0,
                 foreign: None,
             };

@@ -27,4 +27,5 @@ pub mod relay;
 pub mod store;
 pub mod sysctl;
 pub mod topology;
+pub mod vlans;
 pub mod why;

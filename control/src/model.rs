@@ -11,14 +11,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
+use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, VlanId};
 use dataplane_core::fdb::FdbKind;
+use dataplane_core::l2::PortVlans;
 use dataplane_core::nat::{Balance, Behaviour, Dependence, Duty, Transport};
 use dataplane_core::topology::{NatMode, NatModes};
 use ipnet::IpNet;
 
 use crate::ipam;
 use crate::port_settings::PortSettings;
+use crate::vlans::NetworkVlans;
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -115,6 +117,8 @@ pub struct Network {
     pub stp_frames: StpFrames,
     /// What is done to find loops, and about them.
     pub loop_detect: LoopDetect,
+    /// Whether VLANs count in it.
+    pub vlans: NetworkVlans,
     /// How its packets are translated.
     pub nat: NetworkNat,
     /// Who else knows the network, and as what.
@@ -457,6 +461,8 @@ pub struct Endpoint {
     pub phase: Phase,
     /// What is set of its port.
     pub settings: PortSettings,
+    /// The VLANs that it is in, where they count.
+    pub vlans: PortVlans,
     /// When it was attached, in milliseconds since 1970; 0 where that was not written down.
     pub attached_at: u64,
     /// Who else knows the endpoint, and as what.
@@ -554,6 +560,9 @@ pub const fn transport_label(transport: Transport) -> &'static str {
     }
 }
 
+/// Where an FDB entry is: its domain, its VLAN, 0 where they do not count, and its station.
+pub type FdbPlace = (DomainId, VlanId, MacAddr);
+
 /// An FDB entry that a command has set for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdbSetting {
@@ -589,8 +598,8 @@ pub struct DesiredState {
     pub endpoints: BTreeMap<PortId, Endpoint>,
     /// By id.
     pub publications: BTreeMap<u32, Publication>,
-    /// By bridge domain and station.
-    pub fdb: BTreeMap<(DomainId, MacAddr), FdbSetting>,
+    /// By bridge domain, VLAN and station.
+    pub fdb: BTreeMap<FdbPlace, FdbSetting>,
 }
 
 impl DesiredState {

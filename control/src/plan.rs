@@ -176,6 +176,7 @@ mod tests {
             ageing_seconds: 300,
             stp_frames: Default::default(),
             loop_detect: Default::default(),
+            vlans: Default::default(),
             nat: NetworkNat::default(),
             foreign: None,
         }
@@ -316,6 +317,7 @@ mod tests {
                 backend: Backend::Tap,
                 phase,
                 settings: Default::default(),
+                vlans: Default::default(),
                 attached_at: 0,
                 foreign: None,
             };

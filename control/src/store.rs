@@ -9,6 +9,7 @@
 
 mod fdb;
 mod publications;
+mod vlans;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::l2::PortVlans;
 use dataplane_core::nat::Dependence;
 use dataplane_core::topology::NatMode;
 use nix::fcntl::{Flock, FlockArg};
@@ -27,6 +29,7 @@ use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
 };
 use crate::port_settings::{self, AdminState, PortSettings};
+use crate::vlans::NetworkVlans;
 
 /// The tables of the first version, and what each later one has added. How many have been carried
 /// out is in `PRAGMA user_version`; an earlier state is brought forward when it is opened.
@@ -44,6 +47,7 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE network ADD COLUMN stp_frames TEXT NOT NULL DEFAULT 'drop';",
     "ALTER TABLE endpoint ADD COLUMN attached_at INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE network ADD COLUMN loop_detect TEXT NOT NULL DEFAULT 'off';",
+    vlans::VLANS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -211,6 +215,7 @@ impl Store {
                     network.loop_detect.label()
                 ],
             )?;
+            vlans::put_network(connection, network)?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
             for subnet in &network.subnets {
                 connection.execute(
@@ -271,6 +276,7 @@ impl Store {
                     endpoint.attached_at.cast_signed()
                 ],
             )?;
+            vlans::put_endpoint(connection, endpoint)?;
             let port = endpoint.port.0;
             connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
             for address in &endpoint.addresses {
@@ -423,6 +429,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             ageing_seconds: row.get("ageing_seconds")?,
             stp_frames: text(row, "stp_frames")?,
             loop_detect: text(row, "loop_detect")?,
+            vlans: NetworkVlans::default(),
             nat: NetworkNat {
                 mapping: optional(row, "nat_mapping", model::dependence)?,
                 filtering: optional(row, "nat_filtering", model::dependence)?,
@@ -445,6 +452,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             network.subnets.push(subnet);
         }
     }
+    vlans::load_networks(connection, &mut networks)?;
     Ok(networks)
 }
 
@@ -475,6 +483,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
                 },
             },
             attached_at: row.get::<_, i64>("attached_at")?.cast_unsigned(),
+            vlans: PortVlans::default(),
             foreign: foreign(row)?,
         };
         endpoints.insert(endpoint.port, endpoint);
@@ -487,6 +496,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             endpoint.addresses.push(address);
         }
     }
+    vlans::load_endpoints(connection, &mut endpoints)?;
     Ok(endpoints)
 }
 

@@ -23,6 +23,7 @@ use crate::model::{
     PublicationTarget, StpFrames,
 };
 use crate::port_settings::AdminState;
+use crate::vlans::VlanFiltering;
 
 /// An uplink that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +142,10 @@ fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
             },
         },
         mac_limit: endpoint.settings.mac_limit,
-        vlans: None,
+        vlans: match network.vlans.filtering {
+            VlanFiltering::Off => None,
+            VlanFiltering::On => Some(Box::new(endpoint.vlans.clone())),
+        },
     }
 }
 
@@ -152,6 +156,9 @@ fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
     }
     if network.loop_detect != LoopDetect::Off {
         flags = flags.with(PortFlags::LOOP_DETECT);
+    }
+    if network.vlans.filtering == VlanFiltering::On {
+        flags = flags.with(PortFlags::FILTERING);
     }
     flags
 }
@@ -170,6 +177,9 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
             addresses: network.subnets.iter().map(|s| s.gateway).collect(),
             mtu: network.mtu,
         });
+    }
+    if network.vlans.filtering == VlanFiltering::On {
+        domain.gateway_vlan = network.vlans.gateway;
     }
     domain.nat = network
         .nat

@@ -6,7 +6,7 @@
 
 use tests::bridges::model::{Difference, Model, Side};
 use tests::bridges::script::Script;
-use tests::bridges::{agree, play, scripts};
+use tests::bridges::{agree, play, scripts, scripts_of};
 use tests::lab::{self, Lab};
 use tests::oracle::causeway::{Causeway, Devices, LANES};
 use tests::oracle::kernel::KernelBridge;
@@ -48,6 +48,26 @@ fn causeway_does_with_every_frame_what_the_model_says() {
         if share == 1 {
             model.check_coverage();
         }
+    }
+}
+
+#[test]
+fn causeway_does_with_vlans_what_the_model_says() {
+    if !lab::require_root("causeway_does_with_vlans_what_the_model_says") {
+        return;
+    }
+    for (devices, workers, share) in [(Devices::Taps, 2, 4), (Devices::Veths, 1, 8)] {
+        let lab = Lab::new("causeway-vlans");
+        let mut causeway = Causeway::new(&lab, devices, workers);
+        let mut model = Model::new(Side::Causeway);
+        let scripts: Vec<Script> = scripts_of(share, Script::vlans).collect();
+        for scripts in scripts.chunks(LANES) {
+            for (script, found) in scripts.iter().zip(causeway.play(scripts)) {
+                agree("causeway", script, &play(&mut model, script), &found);
+            }
+        }
+        println!("{devices:?}, {workers} workers, {} scripts", scripts.len());
+        model.check_coverage_of_vlans();
     }
 }
 

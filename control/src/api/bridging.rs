@@ -5,17 +5,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use dataplane_core::addr::{MacAddr, MacAddrError};
+use dataplane_core::addr::{MacAddr, MacAddrError, VlanId};
 use dataplane_core::fdb::{FdbKind, Flush};
 use dataplane_core::l2::PortFlags;
 use serde::{Deserialize, Serialize};
 
 use super::handlers::JsonBody;
 use super::types::PortView;
-use crate::engine::Engine;
+use crate::engine::{Engine, FdbRequest};
 use crate::error::Error;
 use crate::model::{Asked, FdbKindError, fdb_kind};
 use crate::port_settings::{AdminState, PortChange};
+use crate::vlans;
 
 /// The flags of a port, as bridge(8) has them. What a change leaves out stays as it is; a listing
 /// leaves nothing out.
@@ -153,14 +154,23 @@ pub struct FdbSet {
     pub mac: String,
     /// Name or id of its port.
     pub port: String,
+    /// Its VLAN, where VLANs count; the port's PVID when left out.
+    pub vlan: Option<i64>,
     /// `static`, `sticky` or `local`; `static` when left out.
     pub state: Option<String>,
 }
 
-/// `DELETE /v1/networks/{name}/fdb?port=PORT&all=true`
+/// `DELETE /v1/networks/{name}/fdb/{mac}?vlan=VID`
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct FdbRemoval {
+    vlan: Option<i64>,
+}
+
+/// `DELETE /v1/networks/{name}/fdb?port=PORT&vlan=VID&all=true`
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct FdbFlush {
     port: Option<String>,
+    vlan: Option<i64>,
     /// What commands have set as well.
     #[serde(default)]
     all: bool,
@@ -210,9 +220,13 @@ pub async fn set_fdb_entry(
         FdbKind::Dynamic => return Err(FdbKindError(kind.to_owned()).into()),
         kind @ (FdbKind::Sticky | FdbKind::Static | FdbKind::Local) => kind,
     };
-    engine
-        .set_fdb_entry(&name, station(&body.mac)?, &body.port, kind)
-        .await?;
+    let entry = FdbRequest {
+        mac: station(&body.mac)?,
+        vlan: vlan(body.vlan)?,
+        port: body.port,
+        kind,
+    };
+    engine.set_fdb_entry(&name, entry).await?;
     Ok(StatusCode::CREATED)
 }
 
@@ -220,8 +234,10 @@ pub async fn set_fdb_entry(
 pub async fn remove_fdb_entry(
     State(engine): Shared,
     Path((name, mac)): Path<(String, String)>,
+    Query(query): Query<FdbRemoval>,
 ) -> Result<StatusCode, Error> {
-    engine.remove_fdb_entry(&name, station(&mac)?).await?;
+    let vlan = vlan(query.vlan)?;
+    engine.remove_fdb_entry(&name, station(&mac)?, vlan).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -237,9 +253,13 @@ pub async fn flush_fdb(
         Flush::Learned
     };
     engine
-        .flush_fdb(&name, query.port.as_deref(), flush)
+        .flush_fdb(&name, query.port.as_deref(), vlan(query.vlan)?, flush)
         .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn vlan(number: Option<i64>) -> Result<Option<VlanId>, Error> {
+    Ok(number.map(vlans::vlan).transpose()?)
 }
 
 fn station(text: &str) -> Result<MacAddr, Error> {

@@ -30,6 +30,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 use crate::model::{self, Asked, Backend, NatRequest};
+use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
 type Shared = State<Arc<Engine>>;
 type Answer<T> = Result<Json<T>, Error>;
@@ -107,6 +108,7 @@ pub async fn create_network(
         ageing_seconds: body.ageing_seconds,
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
+        vlans: vlans_request(body.vlan_filtering, body.gateway_vlan)?,
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],
@@ -117,6 +119,20 @@ pub async fn create_network(
     let name = engine.create_network(request).await?.name;
     let view = engine.network(name.as_str()).await?;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// What is asked of a network's VLANs.
+fn vlans_request(
+    filtering: Option<bool>,
+    gateway: Option<i64>,
+) -> Result<NetworkVlansChange, Error> {
+    Ok(NetworkVlansChange {
+        filtering: filtering.map(|filtering| match filtering {
+            true => VlanFiltering::On,
+            false => VlanFiltering::Off,
+        }),
+        gateway: gateway.map(vlans::vlan).transpose()?,
+    })
 }
 
 /// What is asked of a network's NAT: its mapping and filtering, and its modes in IPv4 and IPv6.
@@ -141,6 +157,7 @@ pub async fn change_network(
         ageing_seconds: body.ageing_seconds,
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
+        vlans: vlans_request(body.vlan_filtering, body.gateway_vlan)?,
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],

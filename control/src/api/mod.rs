@@ -8,6 +8,7 @@ pub mod debugging;
 pub mod following;
 mod handlers;
 pub mod types;
+pub mod vlans;
 
 use std::fs;
 use std::io;
@@ -109,6 +110,9 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
             "/v1/ports/{port}",
             get(bridging::port).patch(bridging::set_port),
         )
+        .route("/v1/vlans", get(vlans::list))
+        .route("/v1/ports/{port}/vlans", post(vlans::add))
+        .route("/v1/ports/{port}/vlans/{vlans}", delete(vlans::remove))
         .route("/v1/nat/sessions", get(h::nat_sessions))
         .route("/v1/nat/rules", get(h::nat_rules))
         .route("/v1/nat/rules/counters", delete(h::zero_nat_rules))

@@ -44,6 +44,10 @@ pub struct NetworkCreate {
     pub stp_frames: Option<String>,
     /// What is done about loops: `off`, `event` or `block`.
     pub loop_detect: Option<String>,
+    /// VLANs count: a frame reaches only ports in its own.
+    pub vlan_filtering: Option<bool>,
+    /// The VLAN that the gateway is in, where they count.
+    pub gateway_vlan: Option<i64>,
     /// On what of the remote an external port depends, as RFC 4787 calls it, or `default`.
     pub nat_mapping: Option<String>,
     /// On what of the remote it depends whether it is let in.
@@ -64,6 +68,10 @@ pub struct NetworkSet {
     pub stp_frames: Option<String>,
     /// What is done about loops: `off`, `event` or `block`.
     pub loop_detect: Option<String>,
+    /// VLANs count: a frame reaches only ports in its own.
+    pub vlan_filtering: Option<bool>,
+    /// The VLAN that the gateway is in, where they count.
+    pub gateway_vlan: Option<i64>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
     pub nat_mapping: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
@@ -97,6 +105,12 @@ pub struct NetworkView {
     /// What is done about loops: `off`, `event` or `block`.
     #[serde(default)]
     pub loop_detect: String,
+    /// VLANs count: a frame reaches only ports in its own.
+    #[serde(default)]
+    pub vlan_filtering: bool,
+    /// The VLAN that the gateway is in, where they count.
+    #[serde(default)]
+    pub gateway_vlan: u16,
     /// On what of the remote an external port depends: what is in force.
     #[serde(default)]
     pub nat_mapping: String,

@@ -8,6 +8,7 @@ use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use super::events::EventsArgs;
+use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
 /// A userspace Ethernet switch and NAT for network namespaces.
@@ -61,6 +62,9 @@ pub enum Command {
     /// The forwarding database
     #[command(subcommand)]
     Fdb(FdbCommand),
+    /// VLANs (802.1Q): in which ones ports are
+    #[command(subcommand)]
+    Vlan(VlanCommand),
     /// Network address translation
     #[command(subcommand)]
     Nat(NatCommand),
@@ -197,6 +201,8 @@ pub struct NetworkCreateArgs {
     #[arg(long, value_name = "WHAT")]
     pub loop_detect: Option<String>,
     #[command(flatten)]
+    pub vlans: NetworkVlanArgs,
+    #[command(flatten)]
     pub nat: NatArgs,
 }
 
@@ -243,6 +249,8 @@ pub struct NetworkSetArgs {
     /// block
     #[arg(long, value_name = "WHAT")]
     pub loop_detect: Option<String>,
+    #[command(flatten)]
+    pub vlans: NetworkVlanArgs,
     #[command(flatten)]
     pub nat: NatArgs,
 }
@@ -534,6 +542,9 @@ Static and local entries are kept over restarts and end with their port."
         /// Its port: an endpoint's name, or the port's number
         #[arg(long)]
         port: String,
+        /// Its VLAN, where VLANs count [default: the port's PVID]
+        #[arg(long, value_name = "VID", allow_negative_numbers = true)]
+        vlan: Option<i64>,
         /// It neither ages nor moves [default]
         #[arg(long = "static", id = "static")]
         fixed: bool,
@@ -550,6 +561,9 @@ Static and local entries are kept over restarts and end with their port."
         network: String,
         /// The station
         mac: String,
+        /// Only in this VLAN [default: in every one]
+        #[arg(long, value_name = "VID", allow_negative_numbers = true)]
+        vlan: Option<i64>,
     },
     /// Forget what was learned
     #[command(
@@ -565,6 +579,9 @@ Static and local entries are kept over restarts and end with their port."
         /// Only on this port: an endpoint's name, or the port's number
         #[arg(long)]
         port: Option<String>,
+        /// Only in this VLAN
+        #[arg(long, value_name = "VID", allow_negative_numbers = true)]
+        vlan: Option<i64>,
         /// What was learned, and sticky entries [default]
         #[arg(long)]
         dynamic: bool,

@@ -14,6 +14,7 @@ pub(super) async fn fdb(client: &Client, command: FdbCommand) -> anyhow::Result<
             network,
             mac,
             port,
+            vlan,
             fixed: _,
             sticky,
             local,
@@ -24,21 +25,30 @@ pub(super) async fn fdb(client: &Client, command: FdbCommand) -> anyhow::Result<
                 (false, false) => FdbKind::Static,
             };
             let state = Some(kind.label().to_owned());
-            let body = FdbSet { mac, port, state };
+            let body = FdbSet {
+                mac,
+                port,
+                vlan,
+                state,
+            };
             client.create(&path(&network), &body).await?;
         }
-        FdbCommand::Del { network, mac } => {
+        FdbCommand::Del { network, mac, vlan } => {
+            let vlan = vlan.map(|vlan| format!("?vlan={vlan}"));
             let entry = format!("{}/{}", path(&network), escape(&mac));
-            client.delete(&entry).await?;
+            client.delete(&(entry + &vlan.unwrap_or_default())).await?;
         }
         FdbCommand::Flush {
             network,
             port,
+            vlan,
             dynamic: _,
             all,
         } => {
             let port = port.map(|port| format!("&port={}", escape(&port)));
-            let query = format!("?all={all}{}", port.unwrap_or_default());
+            let vlan = vlan.map(|vlan| format!("&vlan={vlan}"));
+            let (port, vlan) = (port.unwrap_or_default(), vlan.unwrap_or_default());
+            let query = format!("?all={all}{port}{vlan}");
             client.delete(&(path(&network) + &query)).await?;
         }
     }

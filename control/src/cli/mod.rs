@@ -14,6 +14,7 @@ mod port;
 mod publish;
 mod run;
 mod table;
+mod vlan;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -110,6 +111,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => detach(&client, args).await?,
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,
+        Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => nat::sessions(&client, args.json).await?,
@@ -180,6 +182,8 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                 ageing_seconds: args.ageing,
                 stp_frames: args.stp_frames,
                 loop_detect: args.loop_detect,
+                vlan_filtering: args.vlans.filtering(),
+                gateway_vlan: args.vlans.gateway_vlan,
                 nat_mapping: args.nat.nat_mapping,
                 nat_filtering: args.nat.nat_filtering,
                 nat4: args.nat.nat4,
@@ -225,6 +229,8 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         ageing_seconds: args.ageing,
         stp_frames: args.stp_frames,
         loop_detect: args.loop_detect,
+        vlan_filtering: args.vlans.filtering(),
+        gateway_vlan: args.vlans.gateway_vlan,
         nat_mapping: args.nat.nat_mapping,
         nat_filtering: args.nat.nat_filtering,
         nat4: args.nat.nat4,

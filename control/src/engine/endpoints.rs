@@ -19,6 +19,7 @@ use crate::model::{
 };
 use crate::netns::{NAMED_DIR, Netns};
 use crate::port_settings::PortSettings;
+use dataplane_core::l2::PortVlans;
 
 /// Which sandbox somebody means.
 #[derive(Clone, Debug)]
@@ -154,6 +155,7 @@ impl Engine {
         let (mut endpoint, network) = made?;
         endpoint.port = port;
         endpoint.settings = old.settings;
+        endpoint.vlans = old.vlans.clone();
         let published = state.desired.publications_of(port).next().is_some();
         if network.internal && published {
             return Err(Error::Invalid(format!(
@@ -289,6 +291,7 @@ impl Engine {
             backend: request.backend,
             phase: Phase::Attaching,
             settings: PortSettings::default(),
+            vlans: PortVlans::default(),
             attached_at: now_millis(),
             foreign: request.foreign,
         };

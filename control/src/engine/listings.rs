@@ -26,6 +26,7 @@ use crate::model::{
 };
 use crate::publish::PublishSpec;
 use crate::topology;
+use crate::vlans::VlanFiltering;
 
 /// Sessions listed at a time; the table may hold a million.
 const SESSIONS_LISTED_MAX: usize = 10_000;
@@ -466,6 +467,8 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         ageing_seconds: network.ageing_seconds,
         stp_frames: network.stp_frames.label().to_owned(),
         loop_detect: network.loop_detect.label().to_owned(),
+        vlan_filtering: network.vlans.filtering == VlanFiltering::On,
+        gateway_vlan: network.vlans.gateway.0,
         nat_mapping: label(behaviour.mapping),
         nat_filtering: label(behaviour.filtering),
         nat4: mode(modes.v4),

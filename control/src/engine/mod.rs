@@ -24,6 +24,7 @@ mod reservations;
 mod stations;
 mod targets;
 mod uplinks;
+mod vlans;
 mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,7 @@ pub use clean::clean;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
 pub use networks::{NetworkChange, NetworkRequest};
 pub use publications::{Clash, PublishRequest};
+pub use stations::FdbRequest;
 pub use targets::TargetChange;
 
 use kept::keeper;

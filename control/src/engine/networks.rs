@@ -17,6 +17,7 @@ use crate::model::{
     ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat,
     StpFrames, Subnet,
 };
+use crate::vlans::{NetworkVlans, NetworkVlansChange};
 
 /// Longest ageing time: what IEEE 802.1Q-2018 table 8-6 allows.
 const AGEING_SECONDS_MAX: u32 = 1_000_000;
@@ -50,6 +51,8 @@ pub struct NetworkRequest {
     pub stp_frames: Option<StpFrames>,
     /// What is done about loops.
     pub loop_detect: Option<LoopDetect>,
+    /// Whether VLANs count.
+    pub vlans: NetworkVlansChange,
     /// How its packets are translated.
     pub nat: NatRequest,
     /// Who else knows it.
@@ -65,6 +68,8 @@ pub struct NetworkChange {
     pub stp_frames: Option<StpFrames>,
     /// What is done about loops.
     pub loop_detect: Option<LoopDetect>,
+    /// Whether VLANs count.
+    pub vlans: NetworkVlansChange,
     /// How its packets are translated.
     pub nat: NatRequest,
 }
@@ -130,6 +135,7 @@ impl Engine {
             ageing_seconds,
             stp_frames: request.stp_frames.unwrap_or_default(),
             loop_detect: request.loop_detect.unwrap_or_default(),
+            vlans: request.vlans.over(NetworkVlans::default()),
             nat: request.nat.over(NetworkNat::default()),
             foreign: request.foreign,
         })
@@ -194,17 +200,24 @@ impl Engine {
             ageing_seconds: change.ageing_seconds.unwrap_or(before.ageing_seconds),
             stp_frames: change.stp_frames.unwrap_or(before.stp_frames),
             loop_detect: change.loop_detect.unwrap_or(before.loop_detect),
+            vlans: change.vlans.over(before.vlans),
             nat: change.nat.over(before.nat),
             ..before.clone()
         };
         check_ageing(after.ageing_seconds)?;
         check_routed(&state, &after)?;
         let (domain, modes) = (after.domain, [before.nat_modes(), after.nat_modes()]);
+        let refiltered = before.vlans.filtering != after.vlans.filtering;
         if let Err(error) = self.put_changed(&mut state, after) {
             self.put_changed(&mut state, before)?;
             return Err(error);
         }
         self.end_untranslatable(domain, modes);
+        if refiltered {
+            // Stations are in other VLANs now than those that they were learned in.
+            let fdb = self.dataplane.fdb();
+            fdb.flush_domain(domain, None, Flush::Learned);
+        }
         let text = format!("network '{name}' was changed");
         self.tell_network(EventKind::NetworkChanged, name, text);
         Ok(())

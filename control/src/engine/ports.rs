@@ -47,7 +47,11 @@ impl Engine {
         Ok(before.port)
     }
 
-    async fn put_settings(&self, state: &mut State, endpoint: Endpoint) -> Result<(), Error> {
+    pub(super) async fn put_settings(
+        &self,
+        state: &mut State,
+        endpoint: Endpoint,
+    ) -> Result<(), Error> {
         self.store.put_endpoint(&endpoint)?;
         state
             .desired

@@ -1,32 +1,42 @@
 //! FDB entries: set, removed, flushed, listed.
 
-use dataplane_core::addr::{DomainId, MacAddr, PortId, VlanId};
+use std::time::Duration;
+
+use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind, FdbRow, Flush, Full};
+use dataplane_core::l2::TRANSPARENT;
 
 use super::{Engine, State};
 use crate::api::bridging::FdbView;
 use crate::error::Error;
-use crate::model::{FdbSetting, Network};
+use crate::model::{Endpoint, FdbPlace, FdbSetting, Network};
+use crate::vlans::VlanFiltering;
 
 /// Entries that commands may set for good, on all networks together. Each is a row of the store and
 /// is set anew whenever its port is opened.
 pub const FDB_SETTINGS_MAX: usize = 4_096;
 
-/// Every network is transparent to tags.
-const VLAN: VlanId = VlanId(0);
+/// An entry that somebody wants.
+#[derive(Clone, Debug)]
+pub struct FdbRequest {
+    /// The station.
+    pub mac: MacAddr,
+    /// Its VLAN; the PVID of its port when left out.
+    pub vlan: Option<VlanId>,
+    /// Name or id of its port.
+    pub port: String,
+    /// What it is to be.
+    pub kind: FdbKind,
+}
 
 impl Engine {
     /// Sets an FDB entry of a network, in place of one that is there.
     ///
     /// # Errors
     /// Names what is unknown, impossible or full; nothing is changed.
-    pub async fn set_fdb_entry(
-        &self,
-        network: &str,
-        mac: MacAddr,
-        port: &str,
-        kind: FdbKind,
-    ) -> Result<(), Error> {
+    pub async fn set_fdb_entry(&self, network: &str, request: FdbRequest) -> Result<(), Error> {
+        let FdbRequest { mac, kind, .. } = request;
+        let port = request.port.as_str();
         let mut state = self.state().await;
         let network = network_of(&state, network)?.clone();
         check_station(&network, mac)?;
@@ -40,7 +50,8 @@ impl Engine {
                 network.name
             )));
         }
-        let key = (network.domain, mac);
+        let vlan = vlan_of_entry(&network, endpoint, request.vlan)?;
+        let key = (network.domain, vlan, mac);
         let setting = FdbSetting {
             port: endpoint.port,
             kind,
@@ -66,22 +77,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes an FDB entry, learned or set.
+    /// Removes a station's FDB entry, learned or set, in one VLAN or in all.
     ///
     /// # Errors
     /// [`Error::Unknown`], [`Error::Invalid`]; nothing is changed.
-    pub async fn remove_fdb_entry(&self, network: &str, mac: MacAddr) -> Result<(), Error> {
+    pub async fn remove_fdb_entry(
+        &self,
+        network: &str,
+        mac: MacAddr,
+        vlan: Option<VlanId>,
+    ) -> Result<(), Error> {
         let mut state = self.state().await;
         let network = network_of(&state, network)?.clone();
         check_station(&network, mac)?;
-        self.forget_settings(&mut state, |key, _| *key == (network.domain, mac))?;
-        if !self.dataplane.fdb().remove(network.domain, VLAN, mac) {
+        let meant = |other: VlanId| vlan.is_none_or(|vlan| other == vlan);
+        self.forget_settings(&mut state, |(domain, vlan, station), _| {
+            (*domain, *station) == (network.domain, mac) && meant(*vlan)
+        })?;
+        let (fdb, now) = (self.dataplane.fdb(), self.dataplane.now());
+        let ageing = Duration::from_secs(network.ageing_seconds.into());
+        let rows = fdb.rows(network.domain, now, ageing).into_iter();
+        let rows = rows.filter(|row| row.mac == mac && meant(row.vlan));
+        let removed = rows.filter(|row| fdb.remove(network.domain, row.vlan, mac));
+        if removed.count() == 0 {
             return Err(Error::unknown_fdb_entry(mac, network.name.as_str()));
         }
         Ok(())
     }
 
-    /// Forgets what a network has learned, on one port or on all; with [`Flush::All`] what is set
+    /// Forgets what a network has learned, on one port or on all, in one VLAN or in all; with [`Flush::All`] what is set
     /// as well.
     ///
     /// # Errors
@@ -90,6 +114,7 @@ impl Engine {
         &self,
         network: &str,
         port: Option<&str>,
+        vlan: Option<VlanId>,
         flush: Flush,
     ) -> Result<(), Error> {
         let mut state = self.state().await;
@@ -99,11 +124,17 @@ impl Engine {
             None => None,
         };
         if flush == Flush::All {
-            self.forget_settings(&mut state, |(other, _), setting| {
-                *other == domain && port.is_none_or(|port| port == setting.port)
+            self.forget_settings(&mut state, |(other, of, _), setting| {
+                *other == domain
+                    && vlan.is_none_or(|vlan| vlan == *of)
+                    && port.is_none_or(|port| port == setting.port)
             })?;
         }
-        self.dataplane.fdb().flush_domain(domain, port, flush);
+        let fdb = self.dataplane.fdb();
+        match vlan {
+            None => fdb.flush_domain(domain, port, flush),
+            Some(vlan) => fdb.flush_vlans(domain, vlan..=vlan, port, flush),
+        };
         Ok(())
     }
 
@@ -141,7 +172,7 @@ impl Engine {
     pub(super) fn restore_fdb_entries(&self, state: &State, port: PortId) {
         for (key, setting) in &state.desired.fdb {
             if setting.port == port && self.put_in_fdb(*key, *setting).is_err() {
-                let (_, mac) = key;
+                let (_, _, mac) = key;
                 tracing::error!(%mac, %port, "no room in the FDB for what was set");
             }
         }
@@ -157,7 +188,7 @@ impl Engine {
     pub(super) fn forget_settings(
         &self,
         state: &mut State,
-        meant: impl Fn(&(DomainId, MacAddr), &FdbSetting) -> bool,
+        meant: impl Fn(&FdbPlace, &FdbSetting) -> bool,
     ) -> Result<(), Error> {
         let settings = state.desired.fdb.iter();
         let gone = settings.filter(|(key, setting)| meant(key, setting));
@@ -169,12 +200,8 @@ impl Engine {
         Ok(())
     }
 
-    fn put_in_fdb(
-        &self,
-        (domain, mac): (DomainId, MacAddr),
-        setting: FdbSetting,
-    ) -> Result<(), Full> {
-        let key = FdbKey::new(domain, VLAN, mac);
+    fn put_in_fdb(&self, (domain, vlan, mac): FdbPlace, setting: FdbSetting) -> Result<(), Full> {
+        let key = FdbKey::new(domain, vlan, mac);
         let now = self.dataplane.now();
         self.dataplane
             .fdb()
@@ -185,6 +212,31 @@ impl Engine {
 fn network_of<'s>(state: &'s State, name: &str) -> Result<&'s Network, Error> {
     let network = state.desired.network(name);
     network.ok_or_else(|| Error::unknown_network(name))
+}
+
+/// The VLAN of an entry on an endpoint's port: one that the port is in, 0 where VLANs do not count.
+fn vlan_of_entry(
+    network: &Network,
+    endpoint: &Endpoint,
+    asked: Option<VlanId>,
+) -> Result<VlanId, Error> {
+    let (port, name) = (&endpoint.name, &network.name);
+    match (network.vlans.filtering, asked) {
+        (VlanFiltering::Off, None) => Ok(TRANSPARENT),
+        (VlanFiltering::Off, Some(_)) => Err(Error::Invalid(format!(
+            "VLANs do not count in network '{name}'; leave --vlan out, or let them count by \
+             `causeway network set {name} --vlan-filtering on`"
+        ))),
+        (VlanFiltering::On, None) => endpoint.vlans.pvid().ok_or_else(|| {
+            Error::Invalid(format!(
+                "port '{port}' has no VLAN for frames without a tag; name the entry's by --vlan"
+            ))
+        }),
+        (VlanFiltering::On, Some(vlan)) if endpoint.vlans.form(vlan).is_some() => Ok(vlan),
+        (VlanFiltering::On, Some(VlanId(vlan))) => Err(Error::Invalid(format!(
+            "port '{port}' is not in VLAN {vlan}; put it there by `causeway vlan add {port} {vlan}`"
+        ))),
+    }
 }
 
 /// Whether an FDB can have an entry for an address.

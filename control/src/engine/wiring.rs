@@ -249,6 +249,7 @@ mod tests {
             backend: Backend::Tap,
             phase: Phase::Attached,
             settings: Default::default(),
+            vlans: Default::default(),
             attached_at,
             foreign: None,
         }

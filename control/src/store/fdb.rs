@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use dataplane_core::addr::{DomainId, MacAddr, PortId};
+use dataplane_core::addr::{DomainId, PortId, VlanId};
 use dataplane_core::fdb::FdbKind;
 use rusqlite::{Connection, params};
 
 use super::{Error, Store, text, unreadable};
-use crate::model::{FdbSetting, fdb_kind};
+use crate::model::{FdbPlace, FdbSetting, fdb_kind};
 
 /// What is set ends with its network or its port.
 pub(super) const ENTRIES: &str = "
@@ -24,14 +24,15 @@ impl Store {
     /// [`Error::Database`].
     pub fn put_fdb_entry(
         &self,
-        (domain, mac): (DomainId, MacAddr),
+        (domain, vlan, mac): FdbPlace,
         setting: FdbSetting,
     ) -> Result<(), Error> {
         self.transaction(|connection| {
             connection.execute(
-                "INSERT OR REPLACE INTO fdb_entry VALUES (?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO fdb_entry VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     domain.0,
+                    vlan.0,
                     mac.to_string(),
                     setting.port.0,
                     setting.kind.label()
@@ -45,12 +46,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn remove_fdb_entries(&self, keys: &[(DomainId, MacAddr)]) -> Result<(), Error> {
+    pub fn remove_fdb_entries(&self, keys: &[FdbPlace]) -> Result<(), Error> {
         self.transaction(|connection| {
-            for (domain, mac) in keys {
+            for (domain, vlan, mac) in keys {
                 connection.execute(
-                    "DELETE FROM fdb_entry WHERE domain = ?1 AND mac = ?2",
-                    params![domain.0, mac.to_string()],
+                    "DELETE FROM fdb_entry WHERE domain = ?1 AND vlan = ?2 AND mac = ?3",
+                    params![domain.0, vlan.0, mac.to_string()],
                 )?;
             }
             Ok(())
@@ -58,9 +59,7 @@ impl Store {
     }
 }
 
-pub(super) fn load(
-    connection: &Connection,
-) -> rusqlite::Result<BTreeMap<(DomainId, MacAddr), FdbSetting>> {
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<BTreeMap<FdbPlace, FdbSetting>> {
     let mut entries = BTreeMap::new();
     let mut statement = connection.prepare("SELECT * FROM fdb_entry")?;
     let mut rows = statement.query([])?;
@@ -71,7 +70,9 @@ pub(super) fn load(
             port: PortId(row.get("port")?),
             kind,
         };
-        entries.insert((DomainId(row.get("domain")?), text(row, "mac")?), setting);
+        let (domain, vlan) = (row.get("domain")?, row.get("vlan")?);
+        let place = (DomainId(domain), VlanId(vlan), text(row, "mac")?);
+        entries.insert(place, setting);
     }
     Ok(entries)
 }

@@ -5,7 +5,8 @@ use crate::model::{
     Backend, FdbSetting, LoopDetect, MTU_DEFAULT, Publication, PublicationTarget, StpFrames,
 };
 use crate::port_settings::{AdminState, PortSettings};
-use dataplane_core::addr::MacAddr;
+use crate::vlans::{NetworkVlans, VlanFiltering};
+use dataplane_core::addr::{MacAddr, VlanId};
 use dataplane_core::fdb::FdbKind;
 use dataplane_core::l2::PortFlags;
 use dataplane_core::nat::{Balance, Duty, Transport};
@@ -42,6 +43,10 @@ pub(super) fn example() -> DesiredState {
         ageing_seconds: 17,
         stp_frames: StpFrames::Forward,
         loop_detect: LoopDetect::Block,
+        vlans: NetworkVlans {
+            filtering: VlanFiltering::On,
+            gateway: VlanId(5),
+        },
         nat: NetworkNat {
             mapping: Some(Dependence::AddressDependent),
             filtering: Some(Dependence::EndpointIndependent),
@@ -71,6 +76,7 @@ pub(super) fn example() -> DesiredState {
             mac_limit: Some(3),
             state: AdminState::Down,
         },
+        vlans: crate::vlans::read("5 pvid, 7 untagged, 10-20").unwrap(),
         attached_at: u64::MAX - 3,
         foreign: None,
     };
@@ -80,6 +86,7 @@ pub(super) fn example() -> DesiredState {
         addresses: vec!["10.88.0.3".parse().unwrap()],
         phase: Phase::Attached,
         settings: PortSettings::default(),
+        vlans: PortVlans::default(),
         ..endpoint.clone()
     };
     let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {
@@ -101,7 +108,7 @@ pub(super) fn example() -> DesiredState {
             target(&second, 1, Duty::Draining),
         ],
     };
-    let station = (network.domain, MacAddr([2, 0, 0, 0, 0, 9]));
+    let station = (network.domain, VlanId(7), MacAddr([2, 0, 0, 0, 0, 9]));
     let setting = FdbSetting {
         port: second.port,
         kind: FdbKind::Local,

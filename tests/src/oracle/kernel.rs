@@ -187,6 +187,24 @@ impl Bridge for KernelBridge {
     }
 }
 
+/// Joins interfaces of a namespace by a bridge of the kernel, which is transparent to tags.
+///
+/// # Panics
+/// When it cannot.
+pub fn join(ns: &Namespace, interfaces: &[&str]) {
+    let handle = handle(ns);
+    lab::block_on(async {
+        let bridge = LinkBridge::new(BRIDGE).mcast_snooping(false).up().build();
+        handle.link().add(bridge).execute().await
+    })
+    .expect("a bridge");
+    let bridge = ns.link(BRIDGE).index;
+    for interface in interfaces {
+        let index = ns.link(interface).index;
+        lab::block_on(ns.netlink().set_controller(index, bridge)).expect("a port");
+    }
+}
+
 /// A broadcast of a protocol that nobody speaks.
 fn probe() -> Vec<u8> {
     let mut probe = [[0xff; 6], [0x0a, 0, 0, 0, 0, 1]].concat();

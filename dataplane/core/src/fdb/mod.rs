@@ -32,6 +32,7 @@ mod index;
 mod view;
 mod vlans;
 
+use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -325,11 +326,24 @@ impl Fdb {
 
     /// Forgets entries of a domain, those of one port or of all. Walks the table; not for a worker.
     pub fn flush_domain(&self, domain: DomainId, port: Option<PortId>, flush: Flush) -> usize {
+        self.flush_vlans(domain, VlanId(0)..=VlanId(u16::MAX), port, flush)
+    }
+
+    /// The same of some VLANs.
+    pub fn flush_vlans(
+        &self,
+        domain: DomainId,
+        vlans: RangeInclusive<VlanId>,
+        port: Option<PortId>,
+        flush: Flush,
+    ) -> usize {
         let meant = |entry: FdbEntry| {
             port.is_none_or(|port| entry.port() == port)
                 && (flush == Flush::All || !entry.kind().is_permanent())
         };
-        let removed = self.remove_where(|key, entry| key.domain() == domain && meant(entry));
+        let removed = self.remove_where(|key, entry| {
+            key.domain() == domain && vlans.contains(&key.vlan()) && meant(entry)
+        });
         self.bump_epoch();
         removed
     }
