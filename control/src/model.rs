@@ -4,6 +4,8 @@
 //! They are not serializable on purpose; the store, the API and the configuration file each have
 //! formats of their own, so that none of them can force its shape on the model.
 
+mod fdb;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,8 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, VlanId};
-use dataplane_core::fdb::FdbKind;
+use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix};
 use dataplane_core::l2::PortVlans;
 use dataplane_core::nat::{Balance, Behaviour, Dependence, Duty, Transport};
 use dataplane_core::topology::{NatMode, NatModes};
@@ -21,6 +22,8 @@ use ipnet::IpNet;
 use crate::ipam;
 use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
+
+pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -558,35 +561,6 @@ pub const fn transport_label(transport: Transport) -> &'static str {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",
     }
-}
-
-/// Where an FDB entry is: its domain, its VLAN, 0 where they do not count, and its station.
-pub type FdbPlace = (DomainId, VlanId, MacAddr);
-
-/// An FDB entry that a command has set for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FdbSetting {
-    /// The station's port.
-    pub port: PortId,
-    /// Static or local.
-    pub kind: FdbKind,
-}
-
-/// Text that names no kind of FDB entry that can be set.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no state that an FDB entry can be set to; choose static, sticky or local")]
-pub struct FdbKindError(pub String);
-
-/// Reads the word for a kind of FDB entry.
-///
-/// # Errors
-/// [`FdbKindError`] for any other text.
-pub fn fdb_kind(text: &str) -> Result<FdbKind, FdbKindError> {
-    let of_label = |kind: &FdbKind| kind.label() == text;
-    FdbKind::ALL
-        .into_iter()
-        .find(of_label)
-        .ok_or_else(|| FdbKindError(text.to_owned()))
 }
 
 /// Everything that the user wants.

@@ -14,6 +14,9 @@ use std::net::{SocketAddr, UdpSocket};
 
 use dataplane::Config;
 use dataplane::stats::Stats;
+use dataplane_core::addr::VlanId;
+use dataplane_core::l2::{Form, PortFlags, PortVlans, VLAN_DEFAULT};
+use dataplane_core::topology::Role;
 use dataplane_core::verdict::VerdictKind;
 use tests::lab::{self, DEADLINE, Namespace};
 use tests::rig::{Backend, Rig};
@@ -81,6 +84,32 @@ fn round(ways: &[Way], dead_ends: &[DeadEnd], count: u64) {
     }
 }
 
+/// Whether VLANs count on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vlans {
+    Ignored,
+    Counted,
+}
+
+/// Has VLANs count: every sandbox is in VLAN 1, c with a tag, so that floods leave in both forms.
+fn count_vlans(rig: &mut Rig) {
+    for domain in rig.topology.domains.iter_mut().flatten() {
+        domain.gateway_vlan = VLAN_DEFAULT;
+    }
+    let mut trunk = PortVlans::access(VlanId(2));
+    trunk.add(1..=1, Form::Tagged);
+    for port in rig.topology.ports.iter_mut().flatten() {
+        if let Role::Bridge(_) = port.role {
+            let vlans = match &*port.name {
+                "c" => trunk.clone(),
+                _ => PortVlans::default(),
+            };
+            port.flags = port.flags.with(PortFlags::FILTERING);
+            port.profile.vlans = Some(Box::new(vlans));
+        }
+    }
+}
+
 fn dropped(stats: &Stats) -> u64 {
     stats.drops.iter().map(|(_, count)| count).sum()
 }
@@ -90,7 +119,11 @@ fn nothing_is_allocated_for_a_frame() {
     if !lab::require_root("alloc") {
         return;
     }
-    for workers in [1, 2] {
+    for (workers, vlans) in [
+        (1, Vlans::Ignored),
+        (2, Vlans::Ignored),
+        (1, Vlans::Counted),
+    ] {
         let config = Config {
             workers,
             ..Config::default()
@@ -104,6 +137,9 @@ fn nothing_is_allocated_for_a_frame() {
         let outside = rig.add_uplink(1_500);
         let down = rig.sandbox("down", "10.0.0.5/24", Backend::Tap, 1_500);
         rig.topology.ports[down.port.index()].as_mut().unwrap().up = false;
+        if vlans == Vlans::Counted {
+            count_vlans(&mut rig);
+        }
         rig.install();
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let at = |address, port| SocketAddr::new(address, port);
