@@ -9,7 +9,7 @@ use dataplane_core::ahead::look_ahead;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
-use dataplane_core::l2::{self, Identity, PortFlags, ProbeKey};
+use dataplane_core::l2::{self, Identity, PortFlags, ProbeKey, StormMeters, StormView};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
@@ -86,6 +86,7 @@ fn switch() -> Switch {
         topology: Arc::new(topology),
         fdb: FdbView::live(fdb),
         bridge: l2::State::new(ProbeKey::new(1)),
+        storm: StormView::live(StormMeters::new()),
         gateway: State::live(&Tables::new(1)),
         counters: Arc::new(Counters::default()),
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dataplane_core::l2::PortFlags;
+use dataplane_core::l2::{FloodClass, PortFlags, StormLimit, StormLimits};
 use dataplane_port::Carrier;
 
 use crate::model::Asked;
@@ -16,6 +16,8 @@ pub struct PortSettings {
     pub mac_limit: Option<u32>,
     /// Whether frames are to flow.
     pub state: AdminState,
+    /// How much may be flooded that enters by it.
+    pub storm: StormLimits,
 }
 
 /// Whether frames are to flow by a port.
@@ -45,6 +47,7 @@ impl Default for PortSettings {
             flags: PortFlags::default().with(PortFlags::SECURED),
             mac_limit: None,
             state: AdminState::Up,
+            storm: StormLimits::default(),
         }
     }
 }
@@ -60,6 +63,8 @@ pub struct PortChange {
     pub mac_limit: Asked<u32>,
     /// Whether frames are to flow.
     pub state: Option<AdminState>,
+    /// How much may be flooded that enters by it, by class.
+    pub storm: [Asked<StormLimit>; FloodClass::ALL.len()],
 }
 
 impl Default for PortChange {
@@ -69,6 +74,7 @@ impl Default for PortChange {
             off: PortFlags::NONE,
             mac_limit: Asked::Nothing,
             state: None,
+            storm: [Asked::Nothing; FloodClass::ALL.len()],
         }
     }
 }
@@ -76,10 +82,16 @@ impl Default for PortChange {
 impl PortChange {
     /// The settings after the request.
     pub fn over(self, before: PortSettings) -> PortSettings {
+        let mut storm = before.storm;
+        for class in FloodClass::ALL {
+            let asked = self.storm[class as usize];
+            *storm.of_mut(class) = asked.over(before.storm.of(class));
+        }
         PortSettings {
             flags: before.flags.with(self.on).without(self.off),
             mac_limit: self.mac_limit.over(before.mac_limit),
             state: self.state.unwrap_or(before.state),
+            storm,
         }
     }
 }
@@ -121,7 +133,11 @@ pub struct FlagError {
 
 fn flag_words() -> String {
     let flags = PortFlags::ALL.map(|(_, word)| word).join(", ");
-    format!("{flags}, each with on or off, mac-limit with a number or none, up and down")
+    format!(
+        "{flags}, each with on or off, mac-limit with a number or none, \
+         storm-broadcast, storm-multicast and storm-unknown-unicast with frames per second or none, \
+         up and down"
+    )
 }
 
 /// Flags that are not as for a new port, a word each: `no-learning isolated`.
@@ -200,6 +216,7 @@ mod tests {
             flags: PortSettings::default().flags.with(PortFlags::HAIRPIN),
             mac_limit: Some(7),
             state: AdminState::Down,
+            storm: "broadcast 5, multicast 6".parse().unwrap(),
         };
         let change = PortChange {
             on: PortFlags::ISOLATED,
@@ -213,12 +230,17 @@ mod tests {
         let after = change.over(before);
         let words = "no-learning isolated hairpin no-port-security";
         assert_eq!(changed(after.flags), words);
-        let kept = (after.mac_limit, after.state);
-        assert_eq!(kept, (Some(7), AdminState::Down));
+        let kept = (after.mac_limit, after.state, after.storm);
+        assert_eq!(kept, (Some(7), AdminState::Down, before.storm));
         let change = PortChange {
             mac_limit: Asked::Default,
             ..PortChange::default()
         };
         assert_eq!(change.over(after).mac_limit, None);
+        let mut change = PortChange::default();
+        change.storm[FloodClass::Broadcast as usize] = Asked::Default;
+        change.storm[FloodClass::UnknownUnicast as usize] = Asked::Value("9".parse().unwrap());
+        let storm = change.over(after).storm.to_string();
+        assert_eq!(storm, "unknown-unicast 9 burst 1, multicast 6 burst 1");
     }
 }

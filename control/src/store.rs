@@ -9,6 +9,7 @@
 
 mod fdb;
 mod publications;
+mod storm;
 mod vlans;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE endpoint ADD COLUMN attached_at INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE network ADD COLUMN loop_detect TEXT NOT NULL DEFAULT 'off';",
     vlans::VLANS,
+    storm::LIMITS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -285,7 +287,7 @@ impl Store {
                     params![port, address.to_string()],
                 )?;
             }
-            Ok(())
+            storm::put(connection, endpoint)
         })
     }
 
@@ -481,6 +483,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
                     true => AdminState::Down,
                     false => AdminState::Up,
                 },
+                ..PortSettings::default()
             },
             attached_at: row.get::<_, i64>("attached_at")?.cast_unsigned(),
             vlans: PortVlans::default(),
@@ -497,6 +500,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
         }
     }
     vlans::load_endpoints(connection, &mut endpoints)?;
+    storm::load(connection, &mut endpoints)?;
     Ok(endpoints)
 }
 

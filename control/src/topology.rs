@@ -146,6 +146,7 @@ fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
             VlanFiltering::Off => None,
             VlanFiltering::On => Some(Box::new(endpoint.vlans.clone())),
         },
+        storm: endpoint.settings.storm,
     }
 }
 
@@ -153,6 +154,9 @@ fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
     let mut flags = endpoint.settings.flags;
     if network.stp_frames == StpFrames::Forward {
         flags = flags.with(PortFlags::BPDUS);
+    }
+    if !endpoint.settings.storm.is_empty() {
+        flags = flags.with(PortFlags::STORM);
     }
     if network.loop_detect != LoopDetect::Off {
         flags = flags.with(PortFlags::LOOP_DETECT);

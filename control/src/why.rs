@@ -353,6 +353,11 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::PortIsolated => {
             "let one of the two ports reach the other: 'causeway port set PORT isolated off'"
         }
+        DropReason::StormBroadcast
+        | DropReason::StormMulticast
+        | DropReason::StormUnknownUnicast => {
+            "flood less, or raise the limit: 'causeway port set PORT storm-CLASS none'"
+        }
         DropReason::EgressDown => "bring the destination's interface up, or attach it again",
         DropReason::TaggedForGateway => "send it untagged: gateways are in no VLAN",
         DropReason::MartianSource => "give the sender an address of its network",

@@ -31,7 +31,7 @@ use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::gso::Segmenter;
-use dataplane_core::l2::{self, ProbeKey};
+use dataplane_core::l2::{self, ProbeKey, StormMeters, StormView};
 use dataplane_core::path::Switch;
 use dataplane_core::route;
 use dataplane_core::time::Instant;
@@ -161,6 +161,7 @@ pub struct Dataplane {
     workers: Vec<WorkerHandle>,
     shared: Arc<Shared>,
     fdb: Arc<Fdb>,
+    storm: Arc<StormMeters>,
     gateway: Arc<route::Tables>,
     /// By which loop probes of this process are known.
     probe_key: ProbeKey,
@@ -231,6 +232,7 @@ impl Dataplane {
             workers: Vec::new(),
             shared,
             fdb,
+            storm: StormMeters::new(),
             gateway,
             probe_key: ProbeKey::new(config.seed),
             notices,
@@ -260,6 +262,7 @@ impl Dataplane {
                 topology: Arc::default(),
                 fdb: FdbView::live(Arc::clone(&self.fdb)),
                 bridge: l2::State::new(self.probe_key),
+                storm: StormView::live(Arc::clone(&self.storm)),
                 gateway: route::State::live(&self.gateway),
                 counters: Arc::clone(&core),
             },
@@ -406,6 +409,7 @@ impl Dataplane {
         let mut ports = lock(&self.ports);
         self.order_all(|_| Command::Detach(id))?;
         self.fdb.forget_port(id);
+        self.storm.forget_port(id);
         if let Some(record) = ports.remove(&id) {
             lock(&self.retired).absorb(&PortStats::sum(id, &record.counters));
         }
@@ -467,6 +471,11 @@ impl Dataplane {
     /// The forwarding database.
     pub fn fdb(&self) -> &Arc<Fdb> {
         &self.fdb
+    }
+
+    /// The meters of storm control.
+    pub fn storm(&self) -> &StormMeters {
+        &self.storm
     }
 
     /// The tables of the gateways: address translations.

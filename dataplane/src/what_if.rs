@@ -11,7 +11,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::FdbView;
 use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
-use dataplane_core::l2::{self, TRANSPARENT, reshape};
+use dataplane_core::l2::{self, StormView, TRANSPARENT, reshape};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::State;
 use dataplane_core::topology::Topology;
@@ -48,6 +48,7 @@ impl Dataplane {
                 topology: self.topology(),
                 fdb: FdbView::overlay(Arc::clone(self.fdb())),
                 bridge: l2::State::new(self.probe_key),
+                storm: StormView::overlay(Arc::clone(&self.storm)),
                 gateway: State::overlay(self.gateway()),
                 counters: Arc::new(Counters::default()),
             },

@@ -22,7 +22,7 @@ use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::headers::{Headers, L3, L4Kind, protocol};
-use dataplane_core::l2::{self, ProbeKey};
+use dataplane_core::l2::{self, ProbeKey, StormMeters, StormView};
 use dataplane_core::nat::{StaticRule, StaticRules, Target, Transport};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
@@ -190,6 +190,7 @@ impl Sim {
             topology: Arc::clone(&shared),
             fdb: FdbView::live(Arc::clone(&fdb)),
             bridge: l2::State::new(ProbeKey::new(1)),
+            storm: StormView::live(StormMeters::new()),
             gateway: State::live(&tables),
             counters: Arc::new(Counters::default()),
         };

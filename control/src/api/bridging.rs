@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use dataplane_core::addr::{MacAddr, MacAddrError, VlanId};
 use dataplane_core::fdb::{FdbKind, Flush};
-use dataplane_core::l2::PortFlags;
+use dataplane_core::l2::{FloodClass, PortFlags};
 use serde::{Deserialize, Serialize};
 
 use super::handlers::JsonBody;
@@ -77,6 +77,23 @@ pub struct PortSet {
     pub mac_limit: Option<LimitBody>,
     /// Whether frames are to flow.
     pub up: Option<bool>,
+    /// Broadcasts that may enter by it: `1000` frames per second, `1000 burst 50`, or `none`.
+    pub storm_broadcast: Option<String>,
+    /// The same of multicast.
+    pub storm_multicast: Option<String>,
+    /// The same of unicast to stations that nobody knows.
+    pub storm_unknown_unicast: Option<String>,
+}
+
+/// Storm control of one class of flooded frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormView {
+    /// `broadcast`, `multicast` or `unknown-unicast`.
+    pub class: String,
+    /// `1000 burst 100`, in frames per second and frames; absent where there is no limit.
+    pub limit: Option<String>,
+    /// Frames that were too many.
+    pub dropped: u64,
 }
 
 /// A number, or a word for there being none.
@@ -102,7 +119,28 @@ impl LimitBody {
     }
 }
 
+/// A setting in words, of which `none` takes the setting away.
+fn asked<T>(text: &str) -> Result<Asked<T>, Error>
+where
+    T: std::str::FromStr<Err: std::error::Error>,
+{
+    if text == "none" {
+        return Ok(Asked::Default);
+    }
+    let value = text.parse().map(Asked::Value);
+    value.map_err(|error: T::Err| Error::Invalid(error.to_string()))
+}
+
 impl PortSet {
+    /// What storm control of a class is to be, to be set.
+    pub const fn storm(&mut self, class: FloodClass) -> &mut Option<String> {
+        match class {
+            FloodClass::Broadcast => &mut self.storm_broadcast,
+            FloodClass::Multicast => &mut self.storm_multicast,
+            FloodClass::UnknownUnicast => &mut self.storm_unknown_unicast,
+        }
+    }
+
     fn change(mut self) -> Result<PortChange, Error> {
         let mut change = PortChange {
             state: self.up.map(|up| match up {
@@ -113,6 +151,11 @@ impl PortSet {
         };
         if let Some(limit) = &self.mac_limit {
             change.mac_limit = limit.asked()?;
+        }
+        for class in FloodClass::ALL {
+            if let Some(text) = self.storm(class) {
+                change.storm[class as usize] = asked(text)?;
+            }
         }
         for (flag, _) in PortFlags::ALL {
             match self.flags.entry(flag).and_then(|entry| *entry) {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bridging::FlagsBody;
+use super::bridging::{FlagsBody, StormView};
 
 /// An error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -362,6 +362,9 @@ pub struct PortView {
     /// Frames whose source was not learned for that limit.
     #[serde(default)]
     pub mac_limit_refused: u64,
+    /// Storm control by class, of an endpoint's port.
+    #[serde(default)]
+    pub storm: Vec<StormView>,
 }
 
 /// A NAT session.

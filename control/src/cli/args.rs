@@ -505,12 +505,15 @@ const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
   hairpin on|off        a bridged frame may go back to it [off]
   port-security on|off  only frames of the endpoint's own MAC and addresses enter by it [on]
   mac-limit N|none      no more stations are learned on it; frames pass all the same [none]
+  storm-broadcast N [burst F]|none, storm-multicast ..., storm-unknown-unicast ...
+                        no more frames a second that enter by it are flooded; F at once [none]
   up, down              frames flow or not, and the sandbox sees its cable or none [up]
 
 Examples:
   causeway port set web1 isolated on
   causeway port set web1 learning off flood off
   causeway port set router1 port-security off mac-limit 100
+  causeway port set web1 storm-broadcast 1000 storm-unknown-unicast 500 burst 100
   causeway port set web1 down";
 
 /// `fdb`

@@ -1,9 +1,10 @@
 //! `port ls`, `show` and `set`: switch ports with their counters, and what is set of them.
 
 use std::io::{self, Write};
+use std::iter::Peekable;
 
 use anyhow::bail;
-use dataplane_core::l2::PortFlags;
+use dataplane_core::l2::{FloodClass, PortFlags};
 
 use super::args::{PortArgs, PortCommand};
 use super::client::{Client, escape};
@@ -72,7 +73,11 @@ fn state(port: &PortView) -> &'static str {
 fn unusual(port: &PortView) -> String {
     let flags = port.flags.map(|body| port_settings::changed(flags(body)));
     let limit = port.mac_limit.map(|limit| format!("mac-limit {limit}"));
-    let words = flags.into_iter().chain(limit);
+    let storm = port.storm.iter().filter_map(|storm| {
+        let limit = storm.limit.as_ref()?;
+        Some(format!("storm-{} {limit}", storm.class))
+    });
+    let words = flags.into_iter().chain(limit).chain(storm);
     let words: Vec<String> = words.filter(|words| !words.is_empty()).collect();
     words.join(" ")
 }
@@ -120,6 +125,11 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
             out,
             "  stations learned {stations}, frames over the limit {refused}"
         )?;
+        for storm in &port.storm {
+            let limit = storm.limit.as_deref().unwrap_or("none");
+            let (class, dropped) = (&storm.class, storm.dropped);
+            writeln!(out, "  storm-{class} {limit}, dropped {dropped}")?;
+        }
     }
     Ok(())
 }
@@ -141,27 +151,48 @@ fn value<'w>(word: &str, value: Option<&'w String>) -> anyhow::Result<&'w str> {
     }
 }
 
-/// Reads pairs of words: a flag with `on` or `off`, `mac-limit` with a number or `none`.
+fn set_flag(set: &mut PortSet, word: &str, state: Option<&String>) -> anyhow::Result<()> {
+    let flag = port_settings::flag(word)?;
+    let on = match value(word, state)? {
+        "on" => true,
+        "off" => false,
+        other => bail!("'{other}' is neither on nor off; write '{word} on' or '{word} off'"),
+    };
+    if let Some(entry) = set.flags.entry(flag) {
+        *entry = Some(on);
+    }
+    Ok(())
+}
+
+/// The class of flooded frames that `storm-CLASS` is about.
+fn storm_class(word: &str) -> Option<FloodClass> {
+    FloodClass::named(word.strip_prefix("storm-")?)
+}
+
+/// Takes the words of a limit: `1000`, `1000 burst 50` or `none`.
+fn limit_words<'w>(
+    word: &str,
+    words: &mut Peekable<impl Iterator<Item = &'w String>>,
+) -> anyhow::Result<String> {
+    let limit = value(word, words.next())?.to_owned();
+    match words.next_if(|word| *word == "burst") {
+        Some(_) => Ok(format!("{limit} burst {}", value("burst", words.next())?)),
+        None => Ok(limit),
+    }
+}
+
+/// Reads pairs of words: a flag with `on` or `off`, a limit with its value or `none`.
 fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
     let mut set = PortSet::default();
-    let mut words = words.iter();
+    let mut words = words.iter().peekable();
     while let Some(word) = words.next() {
         match word.as_str() {
             "up" | "down" => set.up = Some(word == "up"),
             "mac-limit" => set.mac_limit = Some(limit(value(word, words.next())?)?),
-            flag => {
-                let flag = port_settings::flag(flag)?;
-                let on = match value(word, words.next())? {
-                    "on" => true,
-                    "off" => false,
-                    other => {
-                        bail!("'{other}' is neither on nor off; write '{word} on' or '{word} off'")
-                    }
-                };
-                if let Some(entry) = set.flags.entry(flag) {
-                    *entry = Some(on);
-                }
-            }
+            word => match storm_class(word) {
+                Some(class) => *set.storm(class) = Some(limit_words(word, &mut words)?),
+                None => set_flag(&mut set, word, words.next())?,
+            },
         }
     }
     Ok(set)

@@ -4,6 +4,7 @@ use dataplane::balance::{Loads, PortLoad};
 use dataplane::stats::Stats;
 use dataplane::tracing::Record;
 use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::l2::FloodClass;
 use dataplane_core::nat::{Account, Behaviour, Dependence, Totals};
 use dataplane_core::time::Duration;
 use dataplane_core::topology::{NatMode, Role, Topology};
@@ -13,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use super::ports::port_id;
 use super::{Engine, State, features};
+use crate::api::bridging::StormView;
 use crate::api::types::{
     CountView, DropView, EndpointView, NatSetView, NetworkView, PortLoadView, PortView,
     PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
@@ -206,9 +208,22 @@ impl Engine {
                 mac_limit: port.profile.mac_limit,
                 stations: usage.stations,
                 mac_limit_refused: usage.refused,
+                storm: self.storm_views(port),
             }
         };
         topology.ports.iter().flatten().map(view).collect()
+    }
+
+    fn storm_views(&self, port: &dataplane_core::topology::Port) -> Vec<StormView> {
+        let view = |class: FloodClass| StormView {
+            class: class.label().to_owned(),
+            limit: port.profile.storm.of(class).map(|limit| limit.to_string()),
+            dropped: self.dataplane.storm().dropped(port.id, class),
+        };
+        match port.role {
+            Role::Bridge(_) => FloodClass::ALL.map(view).into(),
+            Role::HostLink | Role::Uplink(_) => Vec::new(),
+        }
     }
 
     /// One switch port, by its name or its id.

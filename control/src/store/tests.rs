@@ -75,6 +75,7 @@ pub(super) fn example() -> DesiredState {
             flags: PortFlags::default().with(PortFlags::ISOLATED),
             mac_limit: Some(3),
             state: AdminState::Down,
+            storm: "broadcast 1000, multicast 7 burst 3".parse().unwrap(),
         },
         vlans: crate::vlans::read("5 pvid, 7 untagged, 10-20").unwrap(),
         attached_at: u64::MAX - 3,

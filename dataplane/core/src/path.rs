@@ -12,7 +12,7 @@ use crate::counters::Counters;
 use crate::fdb::{FdbKey, FdbView, Learn, Place};
 use crate::frame::Frame;
 use crate::headers::Headers;
-use crate::l2::{self, PortFlags};
+use crate::l2::{self, PortFlags, StormView};
 use crate::route::{self, Passage};
 use crate::time::Instant;
 use crate::topology::{Domain, Port, Topology};
@@ -28,6 +28,8 @@ pub struct Switch {
     pub fdb: FdbView,
     /// What is kept of bridge domains besides.
     pub bridge: l2::State,
+    /// How much has been flooded that entered by limited ports.
+    pub storm: StormView,
     /// What the gateways keep: translations, held frames, the budget of errors.
     pub gateway: route::State,
     /// What this worker counts.
@@ -94,6 +96,7 @@ fn path<T: Trace>(
     match (target, domain) {
         (Target::Unicast(egress), _) => l2::bridge(topology, port, frame, egress, vlan),
         (Target::Flood, Some(domain)) => {
+            sw.storm.admit(port, frame, headers.dst, now)?;
             l2::flood(topology, frame.ingress, domain.id, vlan, headers.dst)
         }
         (Target::Gateway, _) | (Target::Flood, None) => Passage {

@@ -188,6 +188,9 @@ drop_reasons! {
     VlanIngress, Admit, "vlan_ingress", "the ingress port is no member of the frame's VLAN";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";
     SamePort, Lookup, "same_port", "the destination was learned on the ingress port itself";
+    StormBroadcast, Lookup, "storm_broadcast", "more broadcasts have entered by the port than its storm control lets through";
+    StormMulticast, Lookup, "storm_multicast", "more multicasts have entered by the port than its storm control lets through";
+    StormUnknownUnicast, Lookup, "storm_unknown_unicast", "more frames to unknown stations have entered by the port than its storm control lets through";
     NoOtherPort, Egress, "no_other_port", "no other port of the domain takes flooded frames";
     EgressDown, Egress, "egress_down", "the destination's port is down or no longer configured";
     PortIsolated, Egress, "port_isolated", "the ingress port and the destination's port are both isolated";

@@ -99,6 +99,30 @@ pub fn a_loop_that_is_found(s: &mut Story) {
     s.send(2, &ProbeKey::new(PROBE_SEED + 1).probe(PortId(1)));
 }
 
+pub fn storm_control(s: &mut Story) {
+    s.world.edit(|t| {
+        if let Some(Some(port)) = t.ports.get_mut(1) {
+            port.flags = port.flags.with(PortFlags::STORM);
+            let limits = "broadcast 10 burst 2, multicast 10 burst 1, unknown-unicast 10 burst 1";
+            port.profile.storm = limits.parse().unwrap_or_default();
+        }
+    });
+    s.say("a may send two broadcasts at once, and ten in a second");
+    for _ in 0..3 {
+        s.send(1, &from(1, MacAddr::BROADCAST));
+    }
+    s.say("one multicast, and one frame to a station that nobody knows");
+    for dst in [MacAddr([0x01, 0, 0x5e, 0, 0, 1]), mac(0x77)] {
+        s.send(1, &from(1, dst));
+        s.send(1, &from(1, dst));
+    }
+    s.say("b's port has no limit, and a is known to it");
+    s.send(2, &from(2, MacAddr::BROADCAST));
+    s.send(2, &from(2, mac(1)));
+    s.wait(1);
+    s.send(1, &from(1, MacAddr::BROADCAST));
+}
+
 pub fn flags_of_ports(s: &mut Story) {
     s.send(2, &from(2, MacAddr::BROADCAST));
     s.say("a's port learns nothing any more, and c's takes no unknown unicast");

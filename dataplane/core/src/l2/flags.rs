@@ -35,6 +35,9 @@ impl PortFlags {
     /// VLANs count: a frame enters and leaves by it only in one of its own. Set of a network.
     pub const FILTERING: Self = Self(1 << 9);
 
+    /// What is flooded that enters by it is metered. Follows from the port's limits.
+    pub const STORM: Self = Self(1 << 12);
+
     /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
     /// without any of it pays for one test however many there are.
     pub const EXAMINED: Self = Self::SECURED.with(Self::LOOP_DETECT).with(Self::FILTERING);
@@ -130,6 +133,21 @@ pub enum FloodClass {
 impl FloodClass {
     /// Every class.
     pub const ALL: [Self; 3] = [Self::UnknownUnicast, Self::Multicast, Self::Broadcast];
+
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::UnknownUnicast => "unknown-unicast",
+            Self::Multicast => "multicast",
+            Self::Broadcast => "broadcast",
+        }
+    }
+
+    /// The class that a word names.
+    pub fn named(word: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|class| class.label() == word)
+    }
 
     /// The class of a frame to `dst` that is flooded.
     #[inline]

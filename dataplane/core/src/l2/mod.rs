@@ -5,6 +5,7 @@ mod flags;
 mod probe;
 mod profile;
 mod security;
+mod storm;
 mod vlan;
 mod watch;
 
@@ -21,6 +22,8 @@ pub use profile::PortProfile;
 pub use security::{Families, Identity};
 pub use vlan::{Form, PortVlans, VLAN_DEFAULT, VLANS, VlanSpan, reshape};
 pub use watch::{FLAP_MOVES, FLAP_WINDOW, Sighting, Watch};
+pub use storm::{STORM_BURST_MAX, STORM_RATE_MAX};
+pub use storm::{StormLimit, StormLimitError, StormLimits, StormMeters, StormView};
 
 /// The VLAN of every frame in a domain that is transparent to tags.
 pub const TRANSPARENT: VlanId = VlanId(0);

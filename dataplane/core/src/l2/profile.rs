@@ -1,6 +1,6 @@
 //! What a bridge port has beyond its flags: read only where a flag asks for it.
 
-use super::Identity;
+use super::{Identity, StormLimits};
 use super::vlan::{Form, PortVlans};
 use crate::addr::VlanId;
 use crate::headers::VlanTag;
@@ -17,6 +17,9 @@ pub struct PortProfile {
     /// The VLANs that it is in; asked where
     /// [`PortFlags::FILTERING`](super::PortFlags::FILTERING) is on.
     pub vlans: Option<Box<PortVlans>>,
+    /// How much may be flooded that enters by it; asked where
+    /// [`PortFlags::STORM`](super::PortFlags::STORM) is on.
+    pub storm: StormLimits,
 }
 
 impl PortProfile {

@@ -7,7 +7,8 @@ use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbKey, FdbKind, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::l2::{
-    self, FloodClass, Form, PortFlags, ProbeKey, TRANSPARENT, VLAN_DEFAULT, reshape,
+    self, FloodClass, Form, PortFlags, ProbeKey, StormMeters, StormView, TRANSPARENT, VLAN_DEFAULT,
+    reshape,
 };
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
@@ -120,6 +121,7 @@ impl Default for Bottle {
                 topology: Arc::new(topology(1)),
                 fdb: FdbView::live(Arc::clone(&fdb)),
                 bridge: l2::State::new(ProbeKey::new(1)),
+                storm: StormView::live(StormMeters::new()),
                 gateway: State::live(&Tables::new(1)),
                 counters: Arc::new(Counters::default()),
             },

@@ -23,7 +23,7 @@ use dataplane_core::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId};
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
-use dataplane_core::l2::{self, ProbeKey};
+use dataplane_core::l2::{self, ProbeKey, StormMeters, StormView};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -48,6 +48,7 @@ pub const SECOND_ROUTER_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfc]);
 pub struct World {
     pub sw: Switch,
     pub fdb: Arc<Fdb>,
+    pub storm: Arc<StormMeters>,
     pub tables: Arc<Tables>,
     pub now: Instant,
 }
@@ -213,16 +214,19 @@ impl World {
     pub fn with(topology: Topology) -> Self {
         let fdb = Fdb::new(Limits::default(), 1);
         let tables = Tables::new(1);
+        let storm = StormMeters::new();
         let sw = Switch {
             topology: Arc::new(topology),
             fdb: FdbView::live(Arc::clone(&fdb)),
             bridge: l2::State::new(ProbeKey::new(PROBE_SEED)),
+            storm: StormView::live(Arc::clone(&storm)),
             gateway: State::live(&tables),
             counters: Arc::new(Counters::default()),
         };
         Self {
             sw,
             fdb,
+            storm,
             tables,
             now: Instant::from_secs(1_000),
         }
@@ -290,6 +294,7 @@ impl World {
             topology: Arc::clone(&self.sw.topology),
             fdb: FdbView::overlay(Arc::clone(&self.fdb)),
             bridge: l2::State::new(ProbeKey::new(PROBE_SEED)),
+            storm: StormView::overlay(Arc::clone(&self.storm)),
             gateway: State::overlay(&self.tables),
             counters: Arc::new(Counters::default()),
         };
