@@ -397,9 +397,17 @@ impl Worker {
     /// Gives a frame to an own queue, for the next flush.
     pub fn push(&mut self, port: PortId, buf: FrameBuf) {
         let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
-        let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(port.index()) else {
+        let lane = match self.lanes.get_mut(port.index()) {
+            Some(Slot::Own { lane, .. }) => lane,
+            // Handed over by a worker that was redirected before the queue has come.
+            Some(Slot::Expected { waiting, counters }) => {
+                if let Some(buf) = expect_frame(waiting, counters, buf) {
+                    self.batch.recycle(buf);
+                }
+                return;
+            }
             // The port's removal overtook this frame; its counters are gone with it.
-            return self.batch.recycle(buf);
+            Some(Slot::Remote { .. } | Slot::Empty) | None => return self.batch.recycle(buf),
         };
         lane.push(buf, mtu, &mut self.batch, &mut self.segmenter);
         if lane.has_waiting() && self.touched.last() != Some(&port) {
