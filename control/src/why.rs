@@ -336,6 +336,11 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::ArpNotForGateway
         | DropReason::MartianDestination
         | DropReason::SamePort => return None,
+        DropReason::LinkLost => "take the impairment away: 'causeway impair clear PORT'",
+        DropReason::RateLimited => {
+            "send less, or raise the rate: 'causeway port set PORT rate-in none'"
+        }
+        DropReason::LinkFull => "send less, or over a link of less delay",
         DropReason::NoOtherPort => "attach another endpoint: there is nobody else to flood to",
         DropReason::LoopProbe => {
             "disconnect the two ports outside the switch; `causeway events --kind loop` names them"

@@ -582,7 +582,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 24] = [
+const STORIES: [Tale; 25] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -612,6 +612,7 @@ const STORIES: [Tale; 24] = [
         stories::vlans::the_gateway_in_its_vlan,
     ),
     ("25-storm-control", stories::storm_control),
+    ("26-links", stories::links::links_before_the_switch),
     ("32-loop-probe", stories::a_loop_that_is_found),
 ];
 

@@ -97,6 +97,12 @@ impl Counters {
         self.refusals[reason as usize].get()
     }
 
+    /// Counts the last frame that entered `forward` as a held one that was taken up again.
+    pub fn count_released(&self) {
+        self.rx.add(0u64.wrapping_sub(1));
+        self.released.add(1);
+    }
+
     /// Counts what learning came to.
     #[inline]
     pub fn record_learn(&self, learn: Learn) {

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod gso;
 pub mod headers;
 pub mod l2;
+pub mod link;
 pub mod nat;
 pub mod path;
 pub mod policy;

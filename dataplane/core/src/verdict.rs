@@ -48,6 +48,8 @@ pub enum Awaited {
     Fragment,
     /// A connection from inside that would make a SYN from outside welcome.
     Connection,
+    /// The moment at which its port's link has carried it.
+    Link,
 }
 
 impl fmt::Display for Awaited {
@@ -58,6 +60,7 @@ impl fmt::Display for Awaited {
                 "the first fragment of its packet has come, or two seconds have passed"
             }
             Self::Connection => "a connection from inside meets it, or six seconds have passed",
+            Self::Link => "its port's link has carried it",
         })
     }
 }
@@ -178,6 +181,9 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     PortDown, Ingress, "port_down", "the ingress port is down or no longer configured";
+    LinkLost, Ingress, "link_lost", "the port's link is set to lose frames";
+    RateLimited, Ingress, "rate_limited", "the frame exceeds the port's rate, and as many wait as may";
+    LinkFull, Ingress, "link_full", "as many frames are on their way over the port's link as may be held";
     Runt, Parse, "runt", "the frame ends before its Ethernet header does";
     SourceZero, Admit, "source_zero", "the source MAC is all zero";
     SourceGroup, Admit, "source_group", "the source MAC is a group address";

@@ -1,5 +1,6 @@
 //! Stories of the bridge, and of several uplinks.
 
+pub mod links;
 pub mod uplinks;
 pub mod vlans;
 
