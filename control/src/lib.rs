@@ -14,6 +14,7 @@ pub mod events;
 pub mod explain;
 pub mod host_link;
 pub mod hostnet;
+pub mod impairment;
 pub mod ipam;
 pub mod keep;
 pub mod link;

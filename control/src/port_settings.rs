@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dataplane_core::l2::{FloodClass, PortFlags, StormLimit, StormLimits};
+use dataplane_core::link::{Direction, Impairment, LinkSpec, RateLimit};
 use dataplane_port::Carrier;
 
 use crate::model::Asked;
@@ -18,6 +19,8 @@ pub struct PortSettings {
     pub state: AdminState,
     /// How much may be flooded that enters by it.
     pub storm: StormLimits,
+    /// Rate limits and impairments, by direction.
+    pub links: [LinkSpec; Direction::ALL.len()],
 }
 
 /// Whether frames are to flow by a port.
@@ -48,6 +51,7 @@ impl Default for PortSettings {
             mac_limit: None,
             state: AdminState::Up,
             storm: StormLimits::default(),
+            links: [LinkSpec::default(); Direction::ALL.len()],
         }
     }
 }
@@ -65,6 +69,10 @@ pub struct PortChange {
     pub state: Option<AdminState>,
     /// How much may be flooded that enters by it, by class.
     pub storm: [Asked<StormLimit>; FloodClass::ALL.len()],
+    /// The rates that it may have, by direction.
+    pub rates: [Asked<RateLimit>; Direction::ALL.len()],
+    /// What is wrong with its links, by direction.
+    pub impairments: [Asked<Impairment>; Direction::ALL.len()],
 }
 
 impl Default for PortChange {
@@ -75,6 +83,8 @@ impl Default for PortChange {
             mac_limit: Asked::Nothing,
             state: None,
             storm: [Asked::Nothing; FloodClass::ALL.len()],
+            rates: [Asked::Nothing; Direction::ALL.len()],
+            impairments: [Asked::Nothing; Direction::ALL.len()],
         }
     }
 }
@@ -87,11 +97,20 @@ impl PortChange {
             let asked = self.storm[class as usize];
             *storm.of_mut(class) = asked.over(before.storm.of(class));
         }
+        let links = Direction::ALL.map(|direction| {
+            let link = before.links[direction as usize];
+            let impaired = self.impairments[direction as usize].over(Some(link.impairment));
+            LinkSpec {
+                limit: self.rates[direction as usize].over(link.limit),
+                impairment: impaired.unwrap_or_default(),
+            }
+        });
         PortSettings {
             flags: before.flags.with(self.on).without(self.off),
             mac_limit: self.mac_limit.over(before.mac_limit),
             state: self.state.unwrap_or(before.state),
             storm,
+            links,
         }
     }
 }
@@ -136,6 +155,7 @@ fn flag_words() -> String {
     format!(
         "{flags}, each with on or off, mac-limit with a number or none, \
          storm-broadcast, storm-multicast and storm-unknown-unicast with frames per second or none, \
+         rate-in and rate-out with a rate or none, \
          up and down"
     )
 }
@@ -217,6 +237,7 @@ mod tests {
             mac_limit: Some(7),
             state: AdminState::Down,
             storm: "broadcast 5, multicast 6".parse().unwrap(),
+            ..PortSettings::default()
         };
         let change = PortChange {
             on: PortFlags::ISOLATED,
@@ -240,7 +261,15 @@ mod tests {
         let mut change = PortChange::default();
         change.storm[FloodClass::Broadcast as usize] = Asked::Default;
         change.storm[FloodClass::UnknownUnicast as usize] = Asked::Value("9".parse().unwrap());
-        let storm = change.over(after).storm.to_string();
+        change.rates = [Asked::Value("1mbit".parse().unwrap()), Asked::Nothing];
+        let changed = change.over(after);
+        let limits = changed
+            .links
+            .map(|link| link.limit.map(|limit| limit.to_string()));
+        assert_eq!(limits, [Some("1mbit burst 3028".to_owned()), None]);
+        let kept = PortChange::default().over(changed);
+        assert_eq!(kept, changed);
+        let storm = changed.storm.to_string();
         assert_eq!(storm, "unknown-unicast 9 burst 1, multicast 6 burst 1");
     }
 }

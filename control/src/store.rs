@@ -8,6 +8,7 @@
 //! that is not busy, and only the control plane waits for them.
 
 mod fdb;
+mod links;
 mod publications;
 mod storm;
 mod vlans;
@@ -50,6 +51,7 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE network ADD COLUMN loop_detect TEXT NOT NULL DEFAULT 'off';",
     vlans::VLANS,
     storm::LIMITS,
+    links::LINKS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -287,7 +289,8 @@ impl Store {
                     params![port, address.to_string()],
                 )?;
             }
-            storm::put(connection, endpoint)
+            storm::put(connection, endpoint)?;
+            links::put(connection, endpoint)
         })
     }
 
@@ -501,6 +504,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
     }
     vlans::load_endpoints(connection, &mut endpoints)?;
     storm::load(connection, &mut endpoints)?;
+    links::load(connection, &mut endpoints)?;
     Ok(endpoints)
 }
 

@@ -147,6 +147,7 @@ fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
             VlanFiltering::On => Some(Box::new(endpoint.vlans.clone())),
         },
         storm: endpoint.settings.storm,
+        links: endpoint.settings.links,
     }
 }
 

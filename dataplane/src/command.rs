@@ -10,9 +10,11 @@ use crossbeam::channel::Sender;
 use dataplane_core::addr::{PortId, UplinkId};
 use dataplane_core::frame::FrameBuf;
 use dataplane_core::l2::{ProbeKey, Sighting};
+use dataplane_core::link::Direction;
 use dataplane_core::topology::Topology;
 use dataplane_port::{Carrier, PortIo};
 
+use crate::links::SharedLink;
 use crate::stats::PortCounters;
 use crate::tracing::Tap;
 
@@ -32,6 +34,8 @@ pub(crate) enum Command {
     Release(PortId, usize, Sender<Released>),
     /// Takes over the only queue of a port.
     Adopt(PortId, Released),
+    /// Gives a port a link, or takes it away.
+    SetLink(PortId, Direction, Option<Arc<SharedLink>>),
     /// Plugs or unplugs a port's cable, as its far side sees it.
     SetCarrier(PortId, Carrier),
     /// Changes nothing: for a worker that a change does not concern.

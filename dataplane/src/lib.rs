@@ -12,9 +12,11 @@
 pub mod balance;
 mod command;
 mod egress;
+mod links;
 mod own_frames;
 mod ports;
 pub mod stats;
+mod timer;
 pub mod tracing;
 pub mod what_if;
 mod worker;
@@ -45,8 +47,11 @@ pub use command::Notice;
 use command::{Attachment, Command, Order};
 use egress::Handover;
 pub use egress::{HANDOVER_MAX, QUEUE_MAX};
+pub use links::LinkStats;
+use links::{Links, Registry};
 use stats::{PortCounters, PortStats, Stats, WorkerCounters, WorkerStats};
-use worker::{Shared, WAKE, Worker};
+use timer::Timer;
+use worker::{Shared, TIMER, WAKE, Worker};
 
 /// Worker threads of one dataplane.
 pub const WORKERS_MAX: usize = 64;
@@ -172,6 +177,8 @@ pub struct Dataplane {
     /// Counters of ports that were removed, so that the law of frames still holds.
     retired: Mutex<PortStats>,
     traces: Mutex<Traces>,
+    /// Locked while `topology` is, never the other way round.
+    links: Mutex<Registry>,
     /// Locked before `ports`, never while it is held.
     meter: Mutex<Meter>,
 }
@@ -240,6 +247,7 @@ impl Dataplane {
             topology: Mutex::default(),
             retired: Mutex::default(),
             traces: Mutex::default(),
+            links: Mutex::default(),
             meter: Mutex::default(),
         };
         for (index, poll) in polls.into_iter().enumerate() {
@@ -254,6 +262,7 @@ impl Dataplane {
         let (orders, inbox) = unbounded();
         let core = Arc::new(Counters::default());
         let counters = Arc::new(WorkerCounters::default());
+        let timer = Timer::new(poll.registry(), TIMER).map_err(Error::Start)?;
         let worker = Worker {
             index,
             poll,
@@ -277,6 +286,8 @@ impl Dataplane {
             askable: Vec::new(),
             last_busy: Clock::now(),
             touched: Vec::new(),
+            links: Links::new(),
+            timer,
             next_tick: Clock::now(),
             stopped: false,
         };
@@ -410,6 +421,7 @@ impl Dataplane {
         self.order_all(|_| Command::Detach(id))?;
         self.fdb.forget_port(id);
         self.storm.forget_port(id);
+        self.forget_links(id);
         if let Some(record) = ports.remove(&id) {
             lock(&self.retired).absorb(&PortStats::sum(id, &record.counters));
         }
@@ -431,6 +443,7 @@ impl Dataplane {
         for domain in topology.domains().filter(|domain| domain.filters()) {
             self.fdb.open_vlans(domain.id);
         }
+        self.connect_links(&topology)?;
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
         *current = topology;
         Ok(generation)
@@ -507,6 +520,7 @@ impl Dataplane {
             .iter()
             .map(|(id, port)| PortStats::sum(*id, &port.counters))
             .collect();
+        stats.links = self.link_stats();
         stats.retired = lock(&self.retired).clone();
         stats
     }

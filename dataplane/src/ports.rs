@@ -72,6 +72,7 @@ impl Worker {
         let Some(slot) = self.lanes.get_mut(id.index()) else {
             return;
         };
+        self.links.forget(id);
         if let Slot::Own { mut lane, .. } = core::mem::take(slot) {
             lane.abandon(&mut self.batch);
             self.forget(id, &lane);

@@ -11,6 +11,8 @@ use dataplane_core::addr::PortId;
 use dataplane_core::counters::{Counter, Counters};
 use dataplane_core::verdict::{DropReason, VerdictKind};
 
+use crate::links::LinkStats;
+
 macro_rules! egress_drops {
     ($($variant:ident, $label:literal, $sentence:literal;)*) => {
         /// Why a copy of a frame did not leave by a port that its verdict named.
@@ -45,6 +47,9 @@ egress_drops! {
     Oversize, "oversize", "the frame is larger than the port's MTU allows";
     Unsegmentable, "unsegmentable", "the frame must be segmented for this port and cannot be";
     Refused, "refused", "the device refused the frame";
+    LinkLost, "link_lost", "the port's link is set to lose frames";
+    RateLimited, "rate_limited", "the frame exceeds the port's rate, and as many wait as may";
+    LinkFull, "link_full", "as many frames are on their way over the port's link as may be held";
 }
 
 impl fmt::Display for EgressDrop {
@@ -110,6 +115,11 @@ impl PortCounters {
         self.drops[reason as usize].add(1);
     }
 
+    /// Counts egress drops of the same reason.
+    pub fn record_drops(&self, reason: EgressDrop, count: u64) {
+        self.drops[reason as usize].add(count);
+    }
+
     /// Copies dropped for this reason.
     pub fn dropped(&self, reason: EgressDrop) -> u64 {
         self.drops[reason as usize].get()
@@ -169,6 +179,8 @@ pub struct Stats {
     pub retired: PortStats,
     /// By worker.
     pub workers: Vec<WorkerStats>,
+    /// Links that there are, or have been since their port was added.
+    pub links: Vec<LinkStats>,
 }
 
 /// A reading of one port's counters, all workers together.
@@ -243,7 +255,7 @@ impl Stats {
         self.ports.iter().find(|port| port.port == id)
     }
 
-    /// Checks both conservation laws. Exact when no frame is on its way; call it when idle.
+    /// Checks all conservation laws. Exact when no frame is on its way; call it when idle.
     ///
     /// # Errors
     /// A sentence that names the law that does not hold, with both sides.
@@ -268,7 +280,7 @@ impl Stats {
                 ));
             }
         }
-        Ok(())
+        self.links.iter().try_for_each(LinkStats::check_law)
     }
 
     pub(crate) fn add_core(&mut self, counters: &Counters) {

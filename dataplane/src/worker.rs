@@ -21,6 +21,7 @@ use dataplane_core::ahead::look_ahead;
 use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::l2::{FloodClass, Form, TRANSPARENT, reshape};
+use dataplane_core::link::{Direction, Unseen, resume};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::Topology;
@@ -32,7 +33,9 @@ use mio::{Events, Poll, Token, Waker};
 use crate::Waiting;
 use crate::command::{Command, Notice, Order};
 use crate::egress::{Handover, Lane, QUEUE_MAX};
+use crate::links::Links;
 use crate::stats::{EgressDrop, PortCounters, WorkerCounters};
+use crate::timer::Timer;
 use crate::tracing::{Record, Tap};
 use crate::what_if::egress_ports;
 
@@ -51,6 +54,9 @@ const EXPIRE_BUDGET: usize = 4_096;
 
 /// The token of commands and handed-over frames; port tokens are below it.
 pub(crate) const WAKE: Token = Token(usize::MAX);
+
+/// The token of the timer, which is set for the first frame that a link holds.
+pub(crate) const TIMER: Token = Token(usize::MAX - 1);
 
 /// What every worker shares.
 pub(crate) struct Shared {
@@ -91,6 +97,9 @@ pub(crate) struct Worker {
     pub last_busy: Clock,
     /// Ports with frames for the next flush.
     pub touched: Vec<PortId>,
+    /// Rate limits and impairments of ports.
+    pub links: Links,
+    pub timer: Timer,
     pub next_tick: Clock,
     pub stopped: bool,
 }
@@ -115,6 +124,17 @@ pub(crate) enum Slot {
     },
 }
 
+impl Slot {
+    /// The counters of the port, where the worker knows it.
+    pub fn counters(&self) -> Option<&Arc<PortCounters>> {
+        match self {
+            Self::Own { lane, .. } => Some(&lane.counters),
+            Self::Remote { counters, .. } | Self::Expected { counters, .. } => Some(counters),
+            Self::Empty => None,
+        }
+    }
+}
+
 impl Worker {
     /// Takes turns until told to stop.
     pub fn run(mut self) {
@@ -123,6 +143,7 @@ impl Worker {
             self.take_orders();
             self.poll(&mut events);
             for _ in 0..BATCHES_PER_POLL {
+                self.pass_due();
                 if !self.take_batch() {
                     break;
                 }
@@ -159,6 +180,7 @@ impl Worker {
             Command::Probe(key) => self.send_probes(key),
             Command::Trace(tap) => self.taps.push(tap),
             Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
+            Command::SetLink(id, direction, link) => self.links.set(id, direction, link),
             Command::SetCarrier(id, carrier) => return self.set_carrier(id, carrier),
             Command::Pass => {}
             Command::Stop => self.stopped = true,
@@ -176,12 +198,14 @@ impl Worker {
             return;
         }
         self.counters.sleeps.add(1);
-        let timeout = self.next_tick.saturating_duration_since(Clock::now());
+        let clock = Clock::now();
+        self.timer.set(self.links.next_due(), self.instant(clock));
+        let timeout = self.next_tick.saturating_duration_since(clock);
         self.poll_once(events, timeout);
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.orders.is_empty()
+        !self.ready.is_empty() || !self.orders.is_empty() || self.has_due()
     }
 
     /// Looks for readiness without sleeping, as long as the waiting mode allows. `true` when
@@ -216,7 +240,7 @@ impl Worker {
             Err(error) => panic!("a worker cannot poll any more: {error}"),
         }
         for event in events.iter() {
-            if event.token() != WAKE {
+            if ![WAKE, TIMER].contains(&event.token()) {
                 self.mark_ready(PortId(event.token().0 as u16));
             }
         }
@@ -278,12 +302,15 @@ impl Worker {
         self.counters.batches.add(1);
         let mut frames = self.batch.take_frames();
         self.count_received(ingress, &frames);
+        if self.links.any(Direction::In) && self.links.has(ingress, Direction::In) {
+            self.enter_by_link(ingress, &mut frames, now);
+        }
         look_ahead(&self.switch, ingress, frames.iter());
         for frame in frames.drain(..) {
             if self.taps.is_empty() {
                 self.forward_one(ingress, frame, now);
             } else {
-                self.forward_traced(ingress, frame, now);
+                self.forward_traced(ingress, frame, now, forward);
             }
         }
         self.batch.return_list(frames);
@@ -325,13 +352,29 @@ impl Worker {
         self.dispatch(ingress, buf, verdict);
     }
 
-    fn forward_traced(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
+    /// Forwards a frame that its port's link has held.
+    pub fn forward_released(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
+        if !self.taps.is_empty() {
+            return self.forward_traced(ingress, buf, now, resume);
+        }
+        let mut frame = Frame::new(ingress, &mut buf);
+        let verdict = resume(&mut self.switch, &mut frame, now, &mut Unseen);
+        self.dispatch(ingress, buf, verdict);
+    }
+
+    fn forward_traced(
+        &mut self,
+        ingress: PortId,
+        mut buf: FrameBuf,
+        now: Instant,
+        judge: impl FnOnce(&mut Switch, &mut Frame<'_>, Instant, &mut Recorder) -> Verdict,
+    ) {
         let snap_size = self.taps.iter().map(|tap| tap.snap_size).max().unwrap_or(0);
         let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(snap_size)].to_vec();
         let (size, offload, before) = (buf.len(), buf.offload, snap(&buf));
         let mut recorder = Recorder::new();
         let mut frame = Frame::new(ingress, &mut buf);
-        let verdict = forward(&mut self.switch, &mut frame, now, &mut recorder);
+        let verdict = judge(&mut self.switch, &mut frame, now, &mut recorder);
         let record = Record {
             sequence: 0,
             worker: self.index,
@@ -347,9 +390,13 @@ impl Worker {
             egress: egress_ports(&self.switch.topology, ingress, verdict),
             steps: recorder.take(),
         };
-        let lost = self.taps.iter().filter(|tap| !tap.send(&record)).count();
-        self.counters.traces_lost.add(lost as u64);
+        self.tell_taps(&record);
         self.dispatch(ingress, buf, verdict);
+    }
+
+    pub fn tell_taps(&self, record: &Record) {
+        let lost = self.taps.iter().filter(|tap| !tap.send(record)).count();
+        self.counters.traces_lost.add(lost as u64);
     }
 
     /// Carries out a verdict.
@@ -371,7 +418,17 @@ impl Worker {
     }
 
     /// Puts a frame on its way to one port.
+    #[inline]
     pub fn enqueue(&mut self, port: PortId, buf: FrameBuf) {
+        if self.links.any(Direction::Out) && self.leave_by_link(port, &buf) {
+            return self.batch.recycle(buf);
+        }
+        self.enqueue_past_link(port, buf);
+    }
+
+    /// Puts a frame on its way to one port, whose link it has behind it.
+    #[inline]
+    pub fn enqueue_past_link(&mut self, port: PortId, buf: FrameBuf) {
         let freed = match self.lanes.get_mut(port.index()) {
             Some(Slot::Own { lane, .. }) => {
                 lane.counters.enqueued.add(1);
@@ -469,6 +526,9 @@ impl Worker {
         buf: &mut FrameBuf,
     ) {
         for port in ports {
+            if self.links.any(Direction::Out) && self.leave_by_link(port, buf) {
+                continue;
+            }
             let mtu = topology.port(port).map_or(0, |port| port.mtu);
             match self.lanes.get_mut(port.index()) {
                 Some(Slot::Own { lane, .. }) if lane.has_waiting() => {
@@ -602,7 +662,7 @@ impl Worker {
         self.flush_touched();
     }
 
-    fn now(&self) -> Instant {
+    pub fn now(&self) -> Instant {
         self.instant(Clock::now())
     }
 

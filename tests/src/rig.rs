@@ -316,7 +316,7 @@ impl Rig {
             .expect("workers that answer");
     }
 
-    /// Checks both conservation laws, waiting for frames on their way.
+    /// Checks all conservation laws, waiting for frames on their way.
     ///
     /// # Panics
     /// When a law does not hold within [`lab::DEADLINE`].

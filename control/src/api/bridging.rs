@@ -8,12 +8,14 @@ use axum::http::StatusCode;
 use dataplane_core::addr::{MacAddr, MacAddrError, VlanId};
 use dataplane_core::fdb::{FdbKind, Flush};
 use dataplane_core::l2::{FloodClass, PortFlags};
+use dataplane_core::link::{Direction, Impairment};
 use serde::{Deserialize, Serialize};
 
 use super::handlers::JsonBody;
 use super::types::PortView;
 use crate::engine::{Engine, FdbRequest};
 use crate::error::Error;
+use crate::impairment::ImpairmentBody;
 use crate::model::{Asked, FdbKindError, fdb_kind};
 use crate::port_settings::{AdminState, PortChange};
 use crate::vlans;
@@ -83,6 +85,69 @@ pub struct PortSet {
     pub storm_multicast: Option<String>,
     /// The same of unicast to stations that nobody knows.
     pub storm_unknown_unicast: Option<String>,
+    /// The rate of frames that enter by it: `10mbit`, `10mbit burst 32k`, or `none`.
+    pub rate_in: Option<String>,
+    /// The same of those that leave.
+    pub rate_out: Option<String>,
+    /// What is wrong with its link into the switch, or `none`.
+    pub impair_in: Option<ImpairmentSet>,
+    /// The same of the link out of it.
+    pub impair_out: Option<ImpairmentSet>,
+}
+
+/// An impairment, or a word for there being none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ImpairmentSet {
+    /// `none`.
+    Word(String),
+    /// This.
+    Set(Box<ImpairmentBody>),
+}
+
+impl ImpairmentSet {
+    fn asked(&self) -> Result<Asked<Impairment>, Error> {
+        match self {
+            Self::Set(body) => {
+                let impairment = body.impairment();
+                let impairment = impairment.map_err(|error| Error::Invalid(error.to_string()))?;
+                Ok(Asked::Value(impairment))
+            }
+            Self::Word(word) if word == "none" => Ok(Asked::Default),
+            Self::Word(word) => Err(Error::Invalid(format!(
+                "'{word}' is no impairment; give one, or none"
+            ))),
+        }
+    }
+}
+
+/// A link of a port, and what it has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// `in` or `out`.
+    pub direction: String,
+    /// `10mbit burst 3028`; absent where there is no limit.
+    pub rate: Option<String>,
+    /// What is wrong with it, if anything.
+    pub impairment: Option<ImpairmentBody>,
+    /// Frames on their way over it.
+    pub held: u64,
+    /// Frames that came.
+    pub entered: u64,
+    /// Those that it has let go.
+    pub passed: u64,
+    /// Lost, as the impairment says.
+    pub lost: u64,
+    /// Dropped for exceeding the rate.
+    pub rate_limited: u64,
+    /// Dropped for want of room.
+    pub overflowed: u64,
+    /// Doubled.
+    pub duplicated: u64,
+    /// Let overtake.
+    pub reordered: u64,
+    /// Changed by one bit.
+    pub corrupted: u64,
 }
 
 /// Storm control of one class of flooded frames.
@@ -151,6 +216,17 @@ impl PortSet {
         };
         if let Some(limit) = &self.mac_limit {
             change.mac_limit = limit.asked()?;
+        }
+        let rates = [&self.rate_in, &self.rate_out];
+        let impairments = [&self.impair_in, &self.impair_out];
+        for direction in Direction::ALL {
+            let index = direction as usize;
+            if let Some(text) = rates[index] {
+                change.rates[index] = asked(text)?;
+            }
+            if let Some(set) = impairments[index] {
+                change.impairments[index] = set.asked()?;
+            }
         }
         for class in FloodClass::ALL {
             if let Some(text) = self.storm(class) {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bridging::{FlagsBody, StormView};
+use super::bridging::{FlagsBody, LinkView, StormView};
 
 /// An error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -365,6 +365,9 @@ pub struct PortView {
     /// Storm control by class, of an endpoint's port.
     #[serde(default)]
     pub storm: Vec<StormView>,
+    /// Its links that are no plain cable, or were none.
+    #[serde(default)]
+    pub links: Vec<LinkView>,
 }
 
 /// A NAT session.

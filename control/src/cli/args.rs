@@ -8,6 +8,7 @@ use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use super::events::EventsArgs;
+use super::impair::ImpairCommand;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
@@ -59,6 +60,9 @@ pub enum Command {
     Publish(PublishCommand),
     /// `port NAME`: an endpoint's published ports; `port ls`: switch ports with counters
     Port(PortArgs),
+    /// What is wrong with the links of ports, for experiments: delay, loss and the like
+    #[command(subcommand)]
+    Impair(ImpairCommand),
     /// The forwarding database
     #[command(subcommand)]
     Fdb(FdbCommand),
@@ -507,6 +511,8 @@ const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
   mac-limit N|none      no more stations are learned on it; frames pass all the same [none]
   storm-broadcast N [burst F]|none, storm-multicast ..., storm-unknown-unicast ...
                         no more frames a second that enter by it are flooded; F at once [none]
+  rate-in R [burst B]|none, rate-out ...
+                        bits per second that enter or leave by it, as 10mbit; B bytes at once [none]
   up, down              frames flow or not, and the sandbox sees its cable or none [up]
 
 Examples:
@@ -514,6 +520,7 @@ Examples:
   causeway port set web1 learning off flood off
   causeway port set router1 port-security off mac-limit 100
   causeway port set web1 storm-broadcast 1000 storm-unknown-unicast 500 burst 100
+  causeway port set web1 rate-in 100mbit rate-out 10mbit burst 32k
   causeway port set web1 down";
 
 /// `fdb`

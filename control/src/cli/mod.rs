@@ -8,6 +8,7 @@ mod debugging;
 mod demo;
 mod events;
 mod fdb;
+mod impair;
 mod lab;
 mod nat;
 mod port;
@@ -111,6 +112,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach(args) => detach(&client, args).await?,
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,
+        Command::Impair(command) => impair::impair(&client, command).await?,
         Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,

@@ -9,7 +9,7 @@ use dataplane_core::l2::{FloodClass, PortFlags};
 use super::args::{PortArgs, PortCommand};
 use super::client::{Client, escape};
 use super::{print_json, publish, table};
-use crate::api::bridging::{FlagsBody, LimitBody, PortSet};
+use crate::api::bridging::{FlagsBody, LimitBody, LinkView, PortSet};
 use crate::api::types::PortView;
 use crate::port_settings;
 
@@ -77,7 +77,14 @@ fn unusual(port: &PortView) -> String {
         let limit = storm.limit.as_ref()?;
         Some(format!("storm-{} {limit}", storm.class))
     });
-    let words = flags.into_iter().chain(limit).chain(storm);
+    let links = port.links.iter().flat_map(|link| {
+        let direction = &link.direction;
+        let rate = link.rate.iter();
+        let rate = rate.map(move |rate| format!("rate-{direction} {rate}"));
+        let impaired = link.impairment.iter();
+        rate.chain(impaired.map(move |_| format!("impaired-{direction}")))
+    });
+    let words = flags.into_iter().chain(limit).chain(storm).chain(links);
     let words: Vec<String> = words.filter(|words| !words.is_empty()).collect();
     words.join(" ")
 }
@@ -131,7 +138,37 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
             writeln!(out, "  storm-{class} {limit}, dropped {dropped}")?;
         }
     }
+    for link in &port.links {
+        show_link(&mut out, link)?;
+    }
     Ok(())
+}
+
+fn show_link(out: &mut impl Write, link: &LinkView) -> io::Result<()> {
+    let direction = &link.direction;
+    let rate = link.rate.as_deref().unwrap_or("none");
+    writeln!(out, "  rate-{direction} {rate}")?;
+    if let Some(impairment) = &link.impairment {
+        writeln!(out, "  impaired-{direction} {}", impairment.words())?;
+    }
+    let (entered, passed, held) = (link.entered, link.passed, link.held);
+    writeln!(out, "    entered {entered}, passed {passed}, held {held}")?;
+    let counts = [
+        ("lost", link.lost),
+        ("rate-limited", link.rate_limited),
+        ("overflowed", link.overflowed),
+        ("duplicated", link.duplicated),
+        ("reordered", link.reordered),
+        ("corrupted", link.corrupted),
+    ];
+    let counts = counts.iter().filter(|(_, count)| *count > 0);
+    let words: Vec<String> = counts
+        .map(|(word, count)| format!("{word} {count}"))
+        .collect();
+    if words.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "    {}", words.join(", "))
 }
 
 fn limit(value: &str) -> anyhow::Result<LimitBody> {
@@ -189,6 +226,8 @@ fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
         match word.as_str() {
             "up" | "down" => set.up = Some(word == "up"),
             "mac-limit" => set.mac_limit = Some(limit(value(word, words.next())?)?),
+            "rate-in" => set.rate_in = Some(limit_words(word, &mut words)?),
+            "rate-out" => set.rate_out = Some(limit_words(word, &mut words)?),
             word => match storm_class(word) {
                 Some(class) => *set.storm(class) = Some(limit_words(word, &mut words)?),
                 None => set_flag(&mut set, word, words.next())?,

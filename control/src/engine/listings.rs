@@ -1,5 +1,6 @@
 //! What requests may look at. Nothing here changes anything.
 
+use dataplane::LinkStats;
 use dataplane::balance::{Loads, PortLoad};
 use dataplane::stats::Stats;
 use dataplane::tracing::Record;
@@ -14,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use super::ports::port_id;
 use super::{Engine, State, features};
-use crate::api::bridging::StormView;
+use crate::api::bridging::{LinkView, StormView};
 use crate::api::types::{
     CountView, DropView, EndpointView, NatSetView, NetworkView, PortLoadView, PortView,
     PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
@@ -209,6 +210,7 @@ impl Engine {
                 stations: usage.stations,
                 mac_limit_refused: usage.refused,
                 storm: self.storm_views(port),
+                links: link_views(&stats, port),
             }
         };
         topology.ports.iter().flatten().map(view).collect()
@@ -370,6 +372,30 @@ impl Engine {
             features,
         }
     }
+}
+
+/// The links of a port.
+fn link_views(stats: &Stats, port: &dataplane_core::topology::Port) -> Vec<LinkView> {
+    let links = stats.links.iter().filter(|link| link.port == port.id);
+    let view = |link: &LinkStats| {
+        let spec = port.profile.links[link.direction as usize];
+        let impaired = !spec.impairment.is_none();
+        LinkView {
+            direction: link.direction.label().to_owned(),
+            rate: spec.limit.map(|limit| limit.to_string()),
+            impairment: impaired.then(|| spec.impairment.into()),
+            held: link.held,
+            entered: link.counts.entered,
+            passed: link.passed,
+            lost: link.counts.lost,
+            rate_limited: link.counts.limited,
+            overflowed: link.counts.overflowed,
+            duplicated: link.counts.duplicated,
+            reordered: link.counts.reordered,
+            corrupted: link.counts.corrupted,
+        }
+    };
+    links.map(view).collect()
 }
 
 /// What learning has come to, by label.

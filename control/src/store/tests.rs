@@ -4,6 +4,10 @@ use super::*;
 use crate::model::{
     Backend, FdbSetting, LoopDetect, MTU_DEFAULT, Publication, PublicationTarget, StpFrames,
 };
+use std::time::Duration;
+
+use dataplane_core::link::{Impairment, LinkSpec};
+
 use crate::port_settings::{AdminState, PortSettings};
 use crate::vlans::{NetworkVlans, VlanFiltering};
 use dataplane_core::addr::{MacAddr, VlanId};
@@ -75,6 +79,20 @@ pub(super) fn example() -> DesiredState {
             flags: PortFlags::default().with(PortFlags::ISOLATED),
             mac_limit: Some(3),
             state: AdminState::Down,
+            links: [
+                LinkSpec {
+                    limit: Some("10mbit burst 5000".parse().unwrap()),
+                    impairment: Impairment::default(),
+                },
+                LinkSpec {
+                    limit: None,
+                    impairment: Impairment {
+                        delay: Duration::from_millis(20),
+                        seed: 7,
+                        ..Impairment::default()
+                    },
+                },
+            ],
             storm: "broadcast 1000, multicast 7 burst 3".parse().unwrap(),
         },
         vlans: crate::vlans::read("5 pvid, 7 untagged, 10-20").unwrap(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use control::explain::{explain, summary};
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::frame::{Frame, FrameBuf};
-use dataplane_core::link::{Chance, Impairment, Link, LinkSpec, LossModel};
+use dataplane_core::link::{Chance, Direction, Impairment, Link, LinkSpec, LossModel};
 use dataplane_core::trace::Step;
 use dataplane_core::verdict::{Awaited, DropReason, Verdict};
 use tests::wire;
@@ -42,7 +42,7 @@ pub fn links_before_the_switch(s: &mut Story) {
     s.say("a's link has a delay; when that has passed the frame enters the switch");
     let mut delayed = LinkSpec::default();
     delayed.impairment.delay = dataplane_core::time::Duration::from_secs(1);
-    over(s, &mut Link::new(delayed), &hello);
+    over(s, &mut Link::new(delayed, Direction::In), &hello);
     s.wait(1);
     s.send(1, &hello);
     s.say("it loses every frame");
@@ -54,12 +54,13 @@ pub fn links_before_the_switch(s: &mut Story) {
         limit: None,
         impairment,
     };
-    over(s, &mut Link::new(lossy), &hello);
+    over(s, &mut Link::new(lossy, Direction::In), &hello);
     s.say("it has a rate, and 32 KiB wait already");
-    let mut slow = Link::new(LinkSpec {
+    let limited = LinkSpec {
         limit: "8kbit burst 100".parse().ok(),
         impairment: Impairment::default(),
-    });
+    };
+    let mut slow = Link::new(limited, Direction::In);
     while slow.pass(hello.len(), s.world.now).is_ok() {}
     over(s, &mut slow, &hello);
     s.say("more frames are on their way than are held at once");

@@ -4,6 +4,7 @@ use super::{Identity, StormLimits};
 use super::vlan::{Form, PortVlans};
 use crate::addr::VlanId;
 use crate::headers::VlanTag;
+use crate::link::LinkSpec;
 use crate::verdict::DropReason;
 
 /// Who is behind a bridge port, and what it is allowed. Apart from
@@ -20,6 +21,8 @@ pub struct PortProfile {
     /// How much may be flooded that enters by it; asked where
     /// [`PortFlags::STORM`](super::PortFlags::STORM) is on.
     pub storm: StormLimits,
+    /// What its links are, by [`Direction`](crate::link::Direction): the worker's business.
+    pub links: [LinkSpec; 2],
 }
 
 impl PortProfile {

@@ -95,6 +95,7 @@ impl LinkSpec {
 #[derive(Debug)]
 pub struct Link {
     spec: LinkSpec,
+    direction: Direction,
     limiter: Option<Shaper>,
     line: Option<Shaper>,
     rng: Rng,
@@ -161,14 +162,18 @@ pub type Arrivals = (Arrival, Option<Arrival>);
 
 impl Link {
     /// A link on which nothing has been yet.
-    pub fn new(spec: LinkSpec) -> Self {
+    pub fn new(spec: LinkSpec, direction: Direction) -> Self {
+        // The two directions of a port share a seed, and draw apart all the same.
+        let mut seeds = Rng::with_seed(spec.impairment.seed);
+        let seeds = Direction::ALL.map(|_| seeds.u64(..));
         Self {
             limiter: spec.limit.map(Shaper::new),
             line: spec.impairment.rate.map(Shaper::line),
-            rng: Rng::with_seed(spec.impairment.seed),
+            rng: Rng::with_seed(seeds[direction as usize]),
             bad: false,
             counts: LinkCounts::default(),
             spec,
+            direction,
         }
     }
 
@@ -182,7 +187,7 @@ impl Link {
         if self.spec != spec {
             *self = Self {
                 counts: self.counts,
-                ..Self::new(spec)
+                ..Self::new(spec, self.direction)
             };
         }
     }

@@ -17,9 +17,13 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+fn link(spec: LinkSpec) -> Link {
+    Link::new(spec, Direction::Out)
+}
+
 fn impaired(impairment: Impairment) -> Link {
     impairment.check().unwrap();
-    Link::new(LinkSpec {
+    link(LinkSpec {
         limit: None,
         impairment,
     })
@@ -61,7 +65,7 @@ fn assert_binomial(what: &str, count: usize, expected: f64) {
 
 #[test]
 fn a_plain_link_passes_every_frame_at_once() {
-    let mut link = Link::new(LinkSpec::default());
+    let mut link = link(LinkSpec::default());
     assert!(link.spec().is_plain());
     for (came, passed) in run(&mut link) {
         let arrival = Arrival {
@@ -141,7 +145,8 @@ fn random_loss_duplication_corruption_and_reordering_are_as_likely_as_they_are_s
         seed: 7,
         ..Impairment::default()
     });
-    let (mut vanished, mut twice, mut corrupted, mut overtook, mut arrivals) = (0, 0, 0, 0, 0);
+    let (mut vanished, mut twice, mut corrupted, mut overtook, mut arrivals) =
+        (0, 0, 0, 0, 0_usize);
     for (came, passed) in run(&mut link) {
         let Ok((first, second)) = passed else {
             assert_eq!(passed, Err(Loss::Lost));
@@ -226,19 +231,26 @@ fn gilbert_elliott_may_lose_a_little_while_it_is_good_and_spare_some_while_it_is
 
 #[test]
 fn the_same_seed_draws_the_same_and_another_one_does_not() {
-    let outcomes = |seed| {
-        run(&mut impaired(Impairment {
+    let outcomes = |seed, direction| {
+        let impairment = Impairment {
             delay: millis(5),
             jitter: millis(5),
             loss: LossModel::Random(chance("20%")),
             duplicate: chance("20%"),
             seed,
             ..Impairment::default()
-        }))
+        };
+        let limit = None;
+        run(&mut Link::new(LinkSpec { limit, impairment }, direction))
     };
-    let first = outcomes(1);
-    assert_eq!(first, outcomes(1));
-    assert_ne!(first, outcomes(2));
+    let first = outcomes(1, Direction::In);
+    assert_eq!(first, outcomes(1, Direction::In));
+    assert_ne!(first, outcomes(2, Direction::In));
+    assert_ne!(
+        first,
+        outcomes(1, Direction::Out),
+        "the directions draw apart"
+    );
 }
 
 #[test]
@@ -261,7 +273,7 @@ fn a_line_rate_comes_before_the_delay_and_keeps_the_order() {
 
 #[test]
 fn a_rate_limit_lets_a_hundred_thousand_frames_through_at_its_rate() {
-    let mut link = Link::new(LinkSpec {
+    let mut link = link(LinkSpec {
         limit: Some("400mbit burst 1000".parse().unwrap()),
         impairment: Impairment::default(),
     });
@@ -295,7 +307,7 @@ fn a_change_of_settings_begins_anew_and_the_same_settings_do_not() {
         impairment: Impairment::default(),
     };
     let now = Instant::from_secs(5);
-    let mut link = Link::new(spec);
+    let mut link = link(spec);
     assert_eq!(link.pass(SIZE, now).unwrap().0.due, now);
     link.set(spec);
     assert!(
