@@ -172,6 +172,13 @@ impl FrameBuf {
         self.storage.len() - self.start
     }
 
+    /// Whether the largest frame can be received into it: not so of one made for a frame that is
+    /// known.
+    #[inline]
+    pub fn takes_any(&self) -> bool {
+        self.storage.len() >= HEADROOM + FRAME_SIZE_MAX
+    }
+
     /// Forgets the frame: empty, full headroom, no offload.
     #[inline]
     pub fn clear(&mut self) {
@@ -356,6 +363,7 @@ mod tests {
     #[test]
     fn copies_and_sizes_stop_at_the_capacity() {
         let mut buf = FrameBuf::with_capacity(4);
+        assert!(!buf.takes_any() && FrameBuf::new().takes_any());
         buf.copy_from(b"abcdef", Offload::NONE);
         assert_eq!(buf.bytes(), b"abcd");
         assert!(!buf.resize(5));

@@ -174,9 +174,10 @@ impl Batch {
         core::mem::take(&mut self.drained)
     }
 
-    /// Returns a buffer to the pool.
+    /// Returns a buffer to the pool. One that is too small to receive into ends: a frame that the
+    /// gateway had held is in one of its own size.
     pub fn recycle(&mut self, buf: FrameBuf) {
-        if self.pool.len() < BUFFERS_MAX {
+        if self.pool.len() < BUFFERS_MAX && buf.takes_any() {
             self.pool.push(buf);
         }
     }
@@ -290,5 +291,26 @@ pub trait PortIo: Send {
     /// Loss at the kernel's edge.
     fn edge_stats(&self) -> EdgeStats {
         EdgeStats::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane_core::frame::FRAME_SIZE_MAX;
+
+    #[test]
+    fn every_buffer_of_a_batch_takes_the_largest_frame_whatever_was_given_back() {
+        let mut batch = Batch::new();
+        for _ in 0..BATCH_MAX {
+            let _ = batch.take_buffer();
+            batch.recycle(FrameBuf::with_capacity(60));
+        }
+        let mut count = 0;
+        while let Some(buf) = batch.take_buffer() {
+            assert!(buf.capacity() >= FRAME_SIZE_MAX);
+            count += 1;
+        }
+        assert_eq!(count, BUFFERS_MAX - BATCH_MAX);
     }
 }
