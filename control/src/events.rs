@@ -46,13 +46,17 @@ pub enum EventKind {
     MacFlap,
     /// A loop probe came back: two ports are connected outside the switch.
     Loop,
+    /// A port floods more than its storm control lets through.
+    StormBegan,
+    /// It no longer does.
+    StormEnded,
     /// A limit is near, or something was refused for it.
     Limit,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::EndpointAttached,
         Self::EndpointDetached,
         Self::PortChanged,
@@ -67,6 +71,8 @@ impl EventKind {
         Self::Unpublished,
         Self::MacFlap,
         Self::Loop,
+        Self::StormBegan,
+        Self::StormEnded,
         Self::Limit,
     ];
 
@@ -87,6 +93,8 @@ impl EventKind {
             Self::Unpublished => "unpublished",
             Self::MacFlap => "mac_flap",
             Self::Loop => "loop",
+            Self::StormBegan => "storm_began",
+            Self::StormEnded => "storm_ended",
             Self::Limit => "limit",
         }
     }
@@ -94,12 +102,18 @@ impl EventKind {
     /// Whether somebody should look at it.
     pub const fn is_trouble(self) -> bool {
         match self {
-            Self::PortDown | Self::PortBlocked | Self::MacFlap | Self::Loop | Self::Limit => true,
+            Self::PortDown
+            | Self::PortBlocked
+            | Self::MacFlap
+            | Self::Loop
+            | Self::StormBegan
+            | Self::Limit => true,
             Self::EndpointAttached
             | Self::EndpointDetached
             | Self::PortChanged
             | Self::PortUp
             | Self::PortUnblocked
+            | Self::StormEnded
             | Self::NetworkCreated
             | Self::NetworkChanged
             | Self::NetworkRemoved

@@ -235,6 +235,7 @@ async fn watch_pressure(engine: Weak<Engine>) {
             return;
         };
         engine.watch_pressure().await;
+        engine.watch_storms().await;
     }
 }
 

@@ -22,6 +22,7 @@ mod pressure;
 mod publications;
 mod reservations;
 mod stations;
+mod storms;
 mod targets;
 mod uplinks;
 mod vlans;
@@ -111,6 +112,8 @@ struct State {
     unplugged: BTreeSet<PortId>,
     /// What was told of loops.
     sighted: wiring::Sighted,
+    /// Storms that storm control is holding back.
+    storms: storms::Storms,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
 }
