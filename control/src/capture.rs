@@ -16,6 +16,7 @@ use dataplane::tracing::Record;
 use dataplane::what_if::as_it_leaves;
 use dataplane_core::addr::PortId;
 use dataplane_core::topology::Topology;
+use dataplane_core::verdict::{Awaited, Verdict};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
@@ -65,11 +66,15 @@ impl<W: Write> Capture<W> {
         })
     }
 
-    /// Writes a frame as each captured port saw it.
+    /// Writes a frame as each captured port saw it. One that its port's link holds is written when
+    /// it enters the switch, not twice.
     ///
     /// # Errors
     /// What the writer said.
     pub fn write(&mut self, record: &Record, topology: &Topology) -> io::Result<()> {
+        if record.verdict == Verdict::Held(Awaited::Link) {
+            return Ok(());
+        }
         let lines = explain(&record.steps, topology);
         let story = lines
             .last()
@@ -161,7 +166,6 @@ mod tests {
     use dataplane_core::time::Instant;
     use dataplane_core::topology::{Port, Role};
     use dataplane_core::trace::Step;
-    use dataplane_core::verdict::Verdict;
     use pcap_file::pcapng::{Block, PcapNgReader};
 
     fn topology() -> Topology {
@@ -189,6 +193,22 @@ mod tests {
             egress: vec![PortId(2)],
             steps: vec![Step::Verdict(verdict)],
         }
+    }
+
+    #[test]
+    fn what_a_link_holds_is_written_when_it_enters() {
+        let mut capture = Capture::new(Vec::new(), None, Duration::from_secs(100), 96).unwrap();
+        let verdict = Verdict::Held(Awaited::Link);
+        let held = Record {
+            verdict,
+            egress: Vec::new(),
+            steps: vec![Step::Verdict(verdict)],
+            ..record()
+        };
+        capture.write(&held, &topology()).unwrap();
+        capture.write(&record(), &topology()).unwrap();
+        let (_, packets) = read(capture.get_mut());
+        assert_eq!(packets.len(), 2, "in by the one and out by the other");
     }
 
     /// (interface, direction, first byte, whole size, comment) of a packet block.

@@ -8,8 +8,8 @@
 //! of the port share: only frames of such ports ever see a lock. Until it is due its worker holds a
 //! copy in a timer wheel; no worker sleeps meanwhile, but until the first is due.
 //!
-//! Held frames have buffers of their own, so the batches never lack any. There are as many as were
-//! ever held at once, and no more than [`HELD_MAX`].
+//! Held frames have buffers of their own, so the batches never lack any. They are made when
+//! the first link is, and when more are held than ever before, up to [`HELD_MAX`].
 //!
 //! In the law of frames a frame that enters by a link has the verdict *held* (or its drop, if no
 //! copy of it comes through), and each copy counts as *released* when it is forwarded. In the law of
@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant as Clock;
 
 use dataplane_core::addr::PortId;
 use dataplane_core::frame::FrameBuf;
@@ -35,6 +36,10 @@ use crate::stats::EgressDrop;
 use crate::tracing::Record;
 use crate::worker::{Slot, Worker};
 use crate::{Dataplane, Error, lock};
+
+/// Buffers for held frames that there are as soon as there is a link; more are made when as many
+/// frames are held for the first time.
+const SPARE_MIN: usize = 256;
 
 /// Held frames that are let go before the worker looks at its queues again.
 const RELEASED_MAX: usize = 256;
@@ -252,6 +257,10 @@ impl Links {
         if self.ports.len() <= port.index() {
             self.ports.resize_with(port.index() + 1, PortLinks::default);
         }
+        if link.is_some() && self.spare.capacity() == 0 {
+            self.spare.reserve_exact(HELD_MAX);
+            self.spare.resize_with(SPARE_MIN, FrameBuf::new);
+        }
         let place = &mut self.ports[port.index()].links[direction as usize];
         let count = &mut self.counts[direction as usize];
         *count -= usize::from(place.is_some());
@@ -431,7 +440,11 @@ impl Worker {
 
     #[cold]
     fn pass_some(&mut self) {
-        let now = self.now();
+        let clock = Clock::now();
+        let now = self.instant(clock);
+        if self.links.next_due().is_none_or(|due| due > now) {
+            return;
+        }
         self.switch.fdb.begin_batch();
         for _ in 0..RELEASED_MAX {
             let Some(held) = self.links.take_due(now) else {
@@ -449,6 +462,7 @@ impl Worker {
             }
         }
         self.flush_touched();
+        self.count_busy(None, clock);
     }
 
     /// Gives up a frame that is due, when every buffer waits for slow devices.

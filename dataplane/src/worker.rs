@@ -330,7 +330,7 @@ impl Worker {
     }
 
     /// Books the time since `since` on the worker, and on the port whose frames took it.
-    fn count_busy(&mut self, port: Option<PortId>, since: Clock) {
+    pub fn count_busy(&mut self, port: Option<PortId>, since: Clock) {
         self.last_busy = Clock::now();
         let nanos = self.last_busy.saturating_duration_since(since).as_nanos() as u64;
         self.counters.busy_nanos.add(nanos);
@@ -666,7 +666,7 @@ impl Worker {
         self.instant(Clock::now())
     }
 
-    fn instant(&self, clock: Clock) -> Instant {
+    pub fn instant(&self, clock: Clock) -> Instant {
         self.shared.instant(clock)
     }
 

@@ -1,5 +1,5 @@
-//! A worker on real TAPs allocates nothing for a frame that it forwards, floods, translates or
-//! drops.
+//! A worker on real TAPs allocates nothing for a frame that it forwards, floods, translates, drops
+//! or holds on a link.
 //!
 //! Every allocation of the process counts, on whatever thread: the test's own sending and
 //! receiving makes none. So this file is one test with nothing beside it.
@@ -11,11 +11,13 @@
 mod counting;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use dataplane::Config;
 use dataplane::stats::Stats;
 use dataplane_core::addr::VlanId;
 use dataplane_core::l2::{Form, PortFlags, PortVlans, VLAN_DEFAULT};
+use dataplane_core::link::{Direction, Impairment, LinkSpec};
 use dataplane_core::topology::Role;
 use dataplane_core::verdict::VerdictKind;
 use tests::lab::{self, DEADLINE, Namespace};
@@ -174,5 +176,26 @@ fn nothing_is_allocated_for_a_frame() {
         let frames = after.rx - before.rx;
         println!("workers {workers}: {allocations} allocations for {frames} frames");
         assert_eq!(allocations, 0, "for {frames} frames");
+
+        let link = LinkSpec {
+            limit: "1gbit".parse().ok(),
+            impairment: Impairment {
+                delay: Duration::from_micros(50),
+                ..Impairment::default()
+            },
+        };
+        for (port, direction) in [(a.port, Direction::In), (b.port, Direction::Out)] {
+            let port = rig.topology.ports[port.index()].as_mut().unwrap();
+            port.profile.links[direction as usize] = link;
+        }
+        rig.install();
+        round(&ways, &dead_ends, WARM_UP);
+        let start = counting::of_the_process();
+        round(&ways, &dead_ends, FRAMES);
+        let allocations = counting::of_the_process() - start;
+        rig.check_laws();
+        let held = rig.dataplane.stats().verdict(VerdictKind::Held);
+        assert!(held >= 2 * FRAMES, "{held}");
+        assert_eq!(allocations, 0, "over links");
     }
 }
