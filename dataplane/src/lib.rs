@@ -17,6 +17,7 @@ mod own_frames;
 mod ports;
 pub mod stats;
 mod timer;
+mod traced;
 pub mod tracing;
 pub mod what_if;
 mod worker;

@@ -22,18 +22,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant as Clock;
 
 use dataplane_core::addr::PortId;
-use dataplane_core::frame::FrameBuf;
+use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::link::{self, Arrival, Direction, HELD_MAX, LINK_HELD_MAX, Link, LinkCounts};
-use dataplane_core::link::{LinkSpec, Loss, Wheel};
+use dataplane_core::link::{LinkSpec, Loss, Unseen, Wheel, resume};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::Topology;
-use dataplane_core::trace::Step;
 use dataplane_core::verdict::{Awaited, DropReason, Verdict};
 
 use crate::command::Command;
 use crate::stats::EgressDrop;
-use crate::tracing::Record;
 use crate::worker::{Slot, Worker};
 use crate::{Dataplane, Error, lock};
 
@@ -381,32 +379,6 @@ impl Worker {
         }
     }
 
-    /// Tells the traces of a frame that has come to the link, and no further yet.
-    fn trace_link(&self, ingress: PortId, buf: &FrameBuf, verdict: Verdict, now: Instant) {
-        let snap_size = self.taps.iter().map(|tap| tap.snap_size).max().unwrap_or(0);
-        let snap = buf.bytes()[..buf.len().min(snap_size)].to_vec();
-        let entered = Step::Ingress {
-            port: ingress,
-            size: buf.len(),
-            offload: buf.offload,
-        };
-        self.tell_taps(&Record {
-            sequence: 0,
-            worker: self.index,
-            at: now,
-            ingress,
-            size: buf.len(),
-            offload: buf.offload,
-            before: snap.clone(),
-            after: snap,
-            size_after: buf.len(),
-            offload_after: buf.offload,
-            verdict,
-            egress: Vec::new(),
-            steps: vec![entered, Step::Verdict(verdict)],
-        });
-    }
-
     /// Sends a copy over the link of its port; `false` when the port has none.
     #[cold]
     pub fn leave_by_link(&mut self, port: PortId, frame: &FrameBuf) -> bool {
@@ -463,6 +435,16 @@ impl Worker {
         }
         self.flush_touched();
         self.count_busy(None, clock);
+    }
+
+    /// Forwards a frame that its port's link has held.
+    fn forward_released(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
+        if !self.taps.is_empty() {
+            return self.forward_traced(ingress, buf, now, resume);
+        }
+        let mut frame = Frame::new(ingress, &mut buf);
+        let verdict = resume(&mut self.switch, &mut frame, now, &mut Unseen);
+        self.dispatch(ingress, buf, verdict);
     }
 
     /// Gives up a frame that is due, when every buffer waits for slow devices.

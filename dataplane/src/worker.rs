@@ -21,11 +21,11 @@ use dataplane_core::ahead::look_ahead;
 use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::l2::{FloodClass, Form, TRANSPARENT, reshape};
-use dataplane_core::link::{Direction, Unseen, resume};
+use dataplane_core::link::Direction;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::Topology;
-use dataplane_core::trace::{Off, Recorder};
+use dataplane_core::trace::Off;
 use dataplane_core::verdict::{Consumer, Verdict};
 use dataplane_port::Batch;
 use mio::{Events, Poll, Token, Waker};
@@ -36,8 +36,7 @@ use crate::egress::{Handover, Lane, QUEUE_MAX};
 use crate::links::Links;
 use crate::stats::{EgressDrop, PortCounters, WorkerCounters};
 use crate::timer::Timer;
-use crate::tracing::{Record, Tap};
-use crate::what_if::egress_ports;
+use crate::tracing::Tap;
 
 /// Events taken from one poll; more wait for the next.
 const EVENTS_MAX: usize = 256;
@@ -352,56 +351,9 @@ impl Worker {
         self.dispatch(ingress, buf, verdict);
     }
 
-    /// Forwards a frame that its port's link has held.
-    pub fn forward_released(&mut self, ingress: PortId, mut buf: FrameBuf, now: Instant) {
-        if !self.taps.is_empty() {
-            return self.forward_traced(ingress, buf, now, resume);
-        }
-        let mut frame = Frame::new(ingress, &mut buf);
-        let verdict = resume(&mut self.switch, &mut frame, now, &mut Unseen);
-        self.dispatch(ingress, buf, verdict);
-    }
-
-    fn forward_traced(
-        &mut self,
-        ingress: PortId,
-        mut buf: FrameBuf,
-        now: Instant,
-        judge: impl FnOnce(&mut Switch, &mut Frame<'_>, Instant, &mut Recorder) -> Verdict,
-    ) {
-        let snap_size = self.taps.iter().map(|tap| tap.snap_size).max().unwrap_or(0);
-        let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(snap_size)].to_vec();
-        let (size, offload, before) = (buf.len(), buf.offload, snap(&buf));
-        let mut recorder = Recorder::new();
-        let mut frame = Frame::new(ingress, &mut buf);
-        let verdict = judge(&mut self.switch, &mut frame, now, &mut recorder);
-        let record = Record {
-            sequence: 0,
-            worker: self.index,
-            at: now,
-            ingress,
-            size,
-            offload,
-            before,
-            after: snap(&buf),
-            size_after: buf.len(),
-            offload_after: buf.offload,
-            verdict,
-            egress: egress_ports(&self.switch.topology, ingress, verdict),
-            steps: recorder.take(),
-        };
-        self.tell_taps(&record);
-        self.dispatch(ingress, buf, verdict);
-    }
-
-    pub fn tell_taps(&self, record: &Record) {
-        let lost = self.taps.iter().filter(|tap| !tap.send(record)).count();
-        self.counters.traces_lost.add(lost as u64);
-    }
-
     /// Carries out a verdict.
     #[inline]
-    fn dispatch(&mut self, ingress: PortId, buf: FrameBuf, verdict: Verdict) {
+    pub fn dispatch(&mut self, ingress: PortId, buf: FrameBuf, verdict: Verdict) {
         match verdict {
             Verdict::Bridged(port)
             | Verdict::Routed(port)

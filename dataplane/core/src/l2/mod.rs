@@ -20,9 +20,9 @@ pub use flags::{FloodClass, PortFlags};
 pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
 pub use profile::PortProfile;
 pub use security::{Families, Identity};
-pub use vlan::{Form, PortVlans, VLAN_DEFAULT, VLANS, VlanSpan, reshape};
 pub use storm::{STORM_BURST_MAX, STORM_RATE_MAX};
 pub use storm::{StormLimit, StormLimitError, StormLimits, StormMeters, StormView};
+pub use vlan::{Form, PortVlans, VLAN_DEFAULT, VLANS, VlanSpan, reshape};
 pub use watch::{FLAP_MOVES, FLAP_WINDOW, Sighting, Watch};
 
 /// The VLAN of every frame in a domain that is transparent to tags.

@@ -1,7 +1,7 @@
 //! What a bridge port has beyond its flags: read only where a flag asks for it.
 
-use super::{Identity, StormLimits};
 use super::vlan::{Form, PortVlans};
+use super::{Identity, StormLimits};
 use crate::addr::VlanId;
 use crate::headers::VlanTag;
 use crate::link::LinkSpec;
