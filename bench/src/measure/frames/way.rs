@@ -7,6 +7,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use ::tests::lab::{Namespace, block_on};
+use control::link::Link;
+use control::link::inet::{Neighbour, Route};
 use dataplane_core::addr::MacAddr;
 use etherparse::PacketBuilder;
 
@@ -30,38 +32,58 @@ pub struct Way {
     next_hop: MacAddr,
 }
 
-impl Way {
+/// What a sandbox knows of the ways out of it, as of one moment.
+pub struct Ways {
+    routes: Vec<Route>,
+    neighbours: Vec<Neighbour>,
+    links: Vec<Link>,
+}
+
+impl Ways {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn of(ns: &Namespace) -> Result<Self, MeasureError> {
+        let unread = |error: control::link::Error| stuck(&error.to_string());
+        let netlink = ns.netlink();
+        Ok(Self {
+            routes: block_on(netlink.routes()).map_err(unread)?,
+            neighbours: block_on(netlink.neighbours()).map_err(unread)?,
+            links: block_on(netlink.links()).map_err(unread)?,
+        })
+    }
+
     /// The way to an address that something has just been sent to, so that the kernel knows the
     /// MAC of the next hop.
     ///
     /// # Errors
     /// When the sandbox has no route to the address, or knows no MAC.
-    pub fn find(ns: &Namespace, to: IpAddr) -> Result<Self, MeasureError> {
-        let stuck = |what: &str| MeasureError::Stuck(format!("the way to {to}: {what}"));
-        let unread = |error: control::link::Error| stuck(&error.to_string());
-        let netlink = ns.netlink();
-        let routes = block_on(netlink.routes()).map_err(unread)?;
-        let longest = routes
-            .into_iter()
-            .filter(|route| route.prefix.contains(to))
-            .max_by_key(|route| route.prefix.len);
+    pub fn to(&self, to: IpAddr) -> Result<Way, MeasureError> {
+        let stuck = |what: &str| stuck(&format!("to {to}: {what}"));
+        let matching = self.routes.iter().filter(|route| route.prefix.contains(to));
+        let longest = matching.max_by_key(|route| route.prefix.len);
         let route = longest.ok_or_else(|| stuck("no route"))?;
         let next_hop = route.gateway.unwrap_or(to);
-        let neighbours = block_on(netlink.neighbours()).map_err(unread)?;
-        let found = neighbours
-            .iter()
-            .find(|known| known.link == route.link && known.address == next_hop);
-        let link = block_on(netlink.link_by_index(route.link)).map_err(unread)?;
+        let is_meant = |known: &&Neighbour| known.link == route.link && known.address == next_hop;
+        let found = self.neighbours.iter().find(is_meant);
+        let link = self.links.iter().find(|link| link.index == route.link);
         let link = link.ok_or_else(|| stuck("its interface is gone"))?;
-        Ok(Self {
+        Ok(Way {
             own: link.mac.ok_or_else(|| stuck("its interface has no MAC"))?,
             next_hop: found
                 .and_then(|known| known.mac)
                 .ok_or_else(|| stuck("the MAC of the next hop is not known"))?,
-            interface: link.name,
+            interface: link.name.clone(),
         })
     }
+}
 
+fn stuck(what: &str) -> MeasureError {
+    MeasureError::Stuck(format!("the way {what}"))
+}
+
+impl Way {
     /// The interface's MAC, which no other one has.
     pub const fn sender(&self) -> MacAddr {
         self.own
