@@ -10,6 +10,7 @@ use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::l2::{self, Identity, PortFlags, ProbeKey, StormMeters, StormView};
+use dataplane_core::multicast::{Mdb, MdbView};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::Instant;
@@ -87,6 +88,7 @@ fn switch() -> Switch {
         fdb: FdbView::live(fdb),
         bridge: l2::State::new(ProbeKey::new(1)),
         storm: StormView::live(StormMeters::new()),
+        groups: MdbView::live(Mdb::new(1)),
         gateway: State::live(&Tables::new(1)),
         counters: Arc::new(Counters::default()),
     }

@@ -10,6 +10,7 @@ use dataplane_core::fdb::Learn;
 use dataplane_core::frame::Offload;
 use dataplane_core::headers::{Headers, L3, L4Kind};
 use dataplane_core::l2::TRANSPARENT;
+use dataplane_core::multicast::Heard;
 use dataplane_core::topology::{Port, Role, Topology};
 use dataplane_core::trace::{Answer, IcmpErrorKind, NatKind, Step, Target, Way};
 use dataplane_core::verdict::{Consumer, Verdict};
@@ -171,6 +172,7 @@ impl Names<'_> {
             Step::Admitted(vlan) => line("admit", format!("into VLAN {}", vlan.0)),
             Step::Learned(learn) => line("learn", self.learned(*learn)?),
             Step::Lookup(target) => line("lookup", self.target(*target)),
+            Step::Snooped(heard) => line("snoop", snooped(*heard)),
             Step::Policy(None) => None,
             Step::Policy(Some(rule)) => line("policy", format!("rule {rule} lets it pass")),
             Step::Route(way) => line("route", self.way(*way)),
@@ -247,6 +249,12 @@ impl Names<'_> {
         match verdict {
             Verdict::Bridged(port) => format!("bridged to {}", self.port(port)),
             Verdict::Flooded(domain, vlan, _) => self.flooded(domain, vlan),
+            Verdict::Multicast(domain, _) => {
+                format!(
+                    "sent to the listeners of its group on {}, and to router ports",
+                    self.domain(domain)
+                )
+            }
             Verdict::Routed(port) => format!("routed to {}", self.port(port)),
             Verdict::Replied(port) => format!("answered in place, back by {}", self.port(port)),
             Verdict::Delivered(Consumer::HostLink(_)) => "delivered to the host".to_owned(),
@@ -301,6 +309,32 @@ fn parsed(headers: &Headers) -> String {
         }
     }
     text
+}
+
+fn snooped(heard: Heard) -> String {
+    let Heard {
+        joined,
+        left,
+        refused,
+        queries,
+    } = heard;
+    if queries > 0 {
+        return "a query: somebody asks who listens".to_owned();
+    }
+    let mut said = Vec::new();
+    for (count, what) in [
+        (joined, "listened to"),
+        (left, "left"),
+        (refused, "over the limit"),
+    ] {
+        if count > 0 {
+            said.push(format!("{count} {what}"));
+        }
+    }
+    match said.is_empty() {
+        true => "a message that changes nothing".to_owned(),
+        false => format!("groups: {}", said.join(", ")),
+    }
 }
 
 fn translation(

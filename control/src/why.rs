@@ -335,6 +335,7 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::NotIp
         | DropReason::ArpNotForGateway
         | DropReason::MartianDestination
+        | DropReason::GroupMessageMalformed
         | DropReason::SamePort => return None,
         DropReason::LinkLost => "take the impairment away: 'causeway impair clear PORT'",
         DropReason::RateLimited => {
@@ -362,6 +363,10 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         | DropReason::StormMulticast
         | DropReason::StormUnknownUnicast => {
             "flood less, or raise the limit: 'causeway port set PORT storm-CLASS none'"
+        }
+        DropReason::NoListener => {
+            "have somebody join the group, or flood it: 'causeway network set NETWORK \
+             --mcast-snooping off'; 'causeway mdb show' lists who listens"
         }
         DropReason::EgressDown => "bring the destination's interface up, or attach it again",
         DropReason::TaggedForGateway => "send it untagged: gateways are in no VLAN",

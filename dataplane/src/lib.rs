@@ -35,6 +35,7 @@ use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::l2::{self, ProbeKey, StormMeters, StormView};
+use dataplane_core::multicast::{Forget, Mdb, MdbView};
 use dataplane_core::path::Switch;
 use dataplane_core::route;
 use dataplane_core::time::Instant;
@@ -168,6 +169,7 @@ pub struct Dataplane {
     shared: Arc<Shared>,
     fdb: Arc<Fdb>,
     storm: Arc<StormMeters>,
+    mdb: Arc<Mdb>,
     gateway: Arc<route::Tables>,
     /// By which loop probes of this process are known.
     probe_key: ProbeKey,
@@ -235,12 +237,14 @@ impl Dataplane {
             waiting: config.waiting,
         });
         let fdb = Fdb::new(config.fdb_limits, config.seed);
+        let mdb = Mdb::new(config.seed);
         let gateway = route::Tables::new(config.seed);
         let mut dataplane = Self {
             workers: Vec::new(),
             shared,
             fdb,
             storm: StormMeters::new(),
+            mdb,
             gateway,
             probe_key: ProbeKey::new(config.seed),
             notices,
@@ -273,6 +277,7 @@ impl Dataplane {
                 fdb: FdbView::live(Arc::clone(&self.fdb)),
                 bridge: l2::State::new(self.probe_key),
                 storm: StormView::live(Arc::clone(&self.storm)),
+                groups: MdbView::live(Arc::clone(&self.mdb)),
                 gateway: route::State::live(&self.gateway),
                 counters: Arc::clone(&core),
             },
@@ -289,6 +294,7 @@ impl Dataplane {
             touched: Vec::new(),
             links: Links::new(),
             timer,
+            questions: Vec::new(),
             next_tick: Clock::now(),
             stopped: false,
         };
@@ -423,6 +429,7 @@ impl Dataplane {
         self.fdb.forget_port(id);
         self.storm.forget_port(id);
         self.forget_links(id);
+        self.mdb.forget_port(id, Forget::All);
         if let Some(record) = ports.remove(&id) {
             lock(&self.retired).absorb(&PortStats::sum(id, &record.counters));
         }
@@ -490,6 +497,11 @@ impl Dataplane {
     /// The meters of storm control.
     pub fn storm(&self) -> &StormMeters {
         &self.storm
+    }
+
+    /// Who listens to which groups.
+    pub fn mdb(&self) -> &Arc<Mdb> {
+        &self.mdb
     }
 
     /// The tables of the gateways: address translations.

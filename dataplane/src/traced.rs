@@ -38,7 +38,7 @@ impl Worker {
             size_after: buf.len(),
             offload_after: buf.offload,
             verdict,
-            egress: egress_ports(&self.switch.topology, ingress, verdict),
+            egress: egress_ports(&self.switch, ingress, verdict),
             steps: recorder.take(),
         };
         self.tell_taps(&record);

@@ -12,6 +12,7 @@ use dataplane_core::counters::Counters;
 use dataplane_core::fdb::FdbView;
 use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
 use dataplane_core::l2::{self, StormView, TRANSPARENT, reshape};
+use dataplane_core::multicast::MdbView;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::State;
 use dataplane_core::topology::Topology;
@@ -49,6 +50,7 @@ impl Dataplane {
                 fdb: FdbView::overlay(Arc::clone(self.fdb())),
                 bridge: l2::State::new(self.probe_key),
                 storm: StormView::overlay(Arc::clone(&self.storm)),
+                groups: MdbView::overlay(Arc::clone(self.mdb())),
                 gateway: State::overlay(self.gateway()),
                 counters: Arc::new(Counters::default()),
             },
@@ -56,10 +58,11 @@ impl Dataplane {
         }
     }
 
-    /// A hash of everything that frames change: FDB and NAT. Equal states have equal hashes.
+    /// A hash of everything that frames change: FDB, MDB and NAT. Equal states have equal hashes.
     pub fn state_hash(&self) -> u64 {
         self.fdb()
             .state_hash()
+            .wrapping_add(self.mdb().state_hash().rotate_left(2))
             .wrapping_add(self.gateway().nat.state_hash().rotate_left(1))
     }
 }
@@ -88,7 +91,7 @@ impl WhatIf {
             verdict,
             steps: recorder.take(),
             frame: buf.bytes().to_vec(),
-            egress: egress_ports(&self.switch.topology, ingress, verdict),
+            egress: egress_ports(&self.switch, ingress, verdict),
         })
     }
 
@@ -106,7 +109,7 @@ pub fn as_it_leaves<'f>(
     port: PortId,
     frame: &'f [u8],
 ) -> Cow<'f, [u8]> {
-    let Verdict::Flooded(_, vlan, _) = verdict else {
+    let (Verdict::Flooded(_, vlan, _) | Verdict::Multicast(_, vlan)) = verdict else {
         return Cow::Borrowed(frame);
     };
     let port = topology.port(port).filter(|_| vlan != TRANSPARENT);
@@ -119,8 +122,8 @@ pub fn as_it_leaves<'f>(
     Cow::Owned(buf.bytes().to_vec())
 }
 
-/// The ports that a verdict sends a frame to.
-pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> Vec<PortId> {
+/// The ports that a verdict sends a frame to, the last one that the switch has forwarded.
+pub fn egress_ports(switch: &Switch, ingress: PortId, verdict: Verdict) -> Vec<PortId> {
     use dataplane_core::verdict::Consumer;
     match verdict {
         Verdict::Bridged(port)
@@ -128,8 +131,10 @@ pub fn egress_ports(topology: &Topology, ingress: PortId, verdict: Verdict) -> V
         | Verdict::Replied(port)
         | Verdict::Delivered(Consumer::HostLink(port)) => vec![port],
         Verdict::Flooded(domain, vlan, class) => {
-            topology.flood_set(domain, vlan, ingress, class).collect()
+            let takers = switch.topology.flood_set(domain, vlan, ingress, class);
+            takers.collect()
         }
+        Verdict::Multicast(..) => switch.groups.takers().to_vec(),
         Verdict::Delivered(Consumer::Service(_))
         | Verdict::Held(_)
         | Verdict::NotOurs

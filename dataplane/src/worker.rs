@@ -22,6 +22,7 @@ use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::l2::{FloodClass, Form, TRANSPARENT, reshape};
 use dataplane_core::link::Direction;
+use dataplane_core::multicast::Question;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::Topology;
@@ -99,6 +100,8 @@ pub(crate) struct Worker {
     /// Rate limits and impairments of ports.
     pub links: Links,
     pub timer: Timer,
+    /// What is to be asked as a querier; empty between two ticks.
+    pub questions: Vec<Question>,
     pub next_tick: Clock,
     pub stopped: bool,
 }
@@ -283,6 +286,7 @@ impl Worker {
                 if lost {
                     lane.down = true;
                     self.switch.fdb.flush_port(id);
+                    self.switch.groups.flush_port(id);
                     self.notify(Notice::PortDown(id));
                 }
             }
@@ -361,6 +365,11 @@ impl Worker {
             | Verdict::Delivered(Consumer::HostLink(port)) => self.enqueue(port, buf),
             Verdict::Flooded(domain, vlan, class) => {
                 self.flood((domain, vlan), ingress, class, buf);
+            }
+            Verdict::Multicast(_, vlan) => {
+                let takers = self.switch.groups.take_takers();
+                self.send_copies(vlan, || takers.iter().copied(), buf);
+                self.switch.groups.return_takers(takers);
             }
             Verdict::Delivered(Consumer::Service(_))
             | Verdict::Held(_)
@@ -443,18 +452,29 @@ impl Worker {
         }
     }
 
-    /// Sends a frame to every port of its VLAN that takes it, without copying it for own queues:
-    /// where VLANs count, first to those that take it with a tag.
+    /// Sends a frame to every port of its VLAN that takes it.
     pub fn flood(
         &mut self,
         (domain, vlan): (DomainId, VlanId),
         ingress: PortId,
         class: FloodClass,
+        buf: FrameBuf,
+    ) {
+        let topology = Arc::clone(&self.switch.topology);
+        let takers = || topology.flood_set(domain, vlan, ingress, class);
+        self.send_copies(vlan, takers, buf);
+    }
+
+    /// Sends a frame to each of several ports, without copying it for own queues: where VLANs count,
+    /// first to those that take it with a tag.
+    pub fn send_copies<I: Iterator<Item = PortId>>(
+        &mut self,
+        vlan: VlanId,
+        takers: impl Fn() -> I,
         mut buf: FrameBuf,
     ) {
         self.flush_touched();
         let topology = Arc::clone(&self.switch.topology);
-        let takers = || topology.flood_set(domain, vlan, ingress, class);
         if vlan == TRANSPARENT {
             self.send_to(&topology, takers(), &mut buf);
         } else {
@@ -498,6 +518,7 @@ impl Worker {
                     lane.send_now(buf, mtu, &mut self.segmenter);
                     if lane.take_lost() {
                         self.switch.fdb.flush_port(port);
+                        self.switch.groups.flush_port(port);
                     }
                 }
                 Some(Slot::Expected { waiting, counters }) => {
@@ -533,6 +554,7 @@ impl Worker {
             lane.flush(&mut self.batch, &mut self.segmenter);
             if lane.take_lost() {
                 self.switch.fdb.flush_port(port);
+                self.switch.groups.flush_port(port);
             }
             if lane.has_waiting() && !self.blocked.contains(&port) {
                 self.blocked.push(port);
@@ -593,11 +615,34 @@ impl Worker {
             self.notify(Notice::NextHopWanted(uplink, next_hop));
         }
         self.tell_sightings();
+        if self.index == 0 {
+            self.ask_listeners(&topology, now);
+        }
         for index in 0..self.lanes.len() {
             if matches!(&self.lanes[index], Slot::Own { lane, .. } if lane.failed) {
                 self.mark_ready(PortId(index as u16));
             }
         }
+    }
+
+    /// Asks who listens to groups, where the switch is the querier. Its questions enter by no port
+    /// and get no verdict, like announcements; their copies are counted like all others.
+    fn ask_listeners(&mut self, topology: &Topology, now: Instant) {
+        let mut questions = core::mem::take(&mut self.questions);
+        let mdb = Arc::clone(self.switch.groups.mdb());
+        mdb.tick(topology, now, &mut questions);
+        for question in questions.drain(..) {
+            let Some(mut buf) = self.batch.take_buffer() else {
+                break;
+            };
+            if !question.write(topology, &mut buf) {
+                self.batch.recycle(buf);
+                continue;
+            }
+            mdb.count_sent(1);
+            self.send_copies(question.vlan, || topology.asked(question), buf);
+        }
+        self.questions = questions;
     }
 
     /// Takes held frames up again whose next hop is known now, or has not answered in time.

@@ -23,6 +23,7 @@ use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::headers::{Headers, L3, L4Kind, protocol};
 use dataplane_core::l2::{self, ProbeKey, StormMeters, StormView};
+use dataplane_core::multicast::{Mdb, MdbView};
 use dataplane_core::nat::{StaticRule, StaticRules, Target, Transport};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
@@ -184,6 +185,7 @@ impl Sim {
             ..Limits::default()
         };
         let fdb = Fdb::new(limits, scenario.seed);
+        let mdb = Mdb::new(scenario.seed);
         let tables = Tables::new(scenario.seed);
         let shared = Arc::new(topology.clone());
         let worker = |_| Switch {
@@ -191,6 +193,7 @@ impl Sim {
             fdb: FdbView::live(Arc::clone(&fdb)),
             bridge: l2::State::new(ProbeKey::new(1)),
             storm: StormView::live(StormMeters::new()),
+            groups: MdbView::live(Arc::clone(&mdb)),
             gateway: State::live(&tables),
             counters: Arc::new(Counters::default()),
         };
@@ -471,6 +474,7 @@ impl Sim {
             Verdict::Flooded(domain, vlan, class) => {
                 topology.flood_set(domain, vlan, ingress, class).collect()
             }
+            Verdict::Multicast(..) => unreachable!("no network of the simulation snoops"),
             Verdict::Delivered(Consumer::Service(_))
             | Verdict::Held(_)
             | Verdict::NotOurs

@@ -10,7 +10,7 @@
 #[allow(unsafe_code)]
 mod counting;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use dataplane::Config;
@@ -18,15 +18,19 @@ use dataplane::stats::Stats;
 use dataplane_core::addr::VlanId;
 use dataplane_core::l2::{Form, PortFlags, PortVlans, VLAN_DEFAULT};
 use dataplane_core::link::{Direction, Impairment, LinkSpec};
-use dataplane_core::topology::Role;
+use dataplane_core::topology::{Multicast, Role};
 use dataplane_core::verdict::VerdictKind;
 use tests::lab::{self, DEADLINE, Namespace};
-use tests::rig::{Backend, Rig};
+use tests::rig::{Backend, NETWORK, Rig, Sandbox};
+use tests::talk::Witness;
+use tests::world::groups;
 
 /// Frames of each kind after which every buffer and table has reached its size.
 const WARM_UP: u64 = 500;
 /// Frames of each kind that are counted.
 const FRAMES: u64 = 2_000;
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
 /// A datagram's way from one socket to another.
 struct Way {
@@ -112,6 +116,22 @@ fn count_vlans(rig: &mut Rig) {
     }
 }
 
+/// Has a socket of `b` listen to the group, and `a` ask who does, until frames go by the answer.
+fn listen(rig: &Rig, a: &Sandbox, b: &Sandbox, socket: &UdpSocket) {
+    let (IpAddr::V4(from), IpAddr::V4(own)) = (a.address, b.address) else {
+        panic!("the sandboxes have IPv4");
+    };
+    socket.join_multicast_v4(&GROUP, &own).unwrap();
+    let query = groups::query(a.mac, from, 1);
+    Witness::new(&a.ns, "eth0").send(&query);
+    lab::wait_until(DEADLINE, "a listener and a querier", || {
+        let (mdb, now) = (rig.dataplane.mdb(), rig.dataplane.now());
+        let queriers = mdb.queriers(&rig.dataplane.topology(), NETWORK, now);
+        let rows = mdb.rows(NETWORK, now);
+        queriers.iter().any(|querier| querier.trusted) && rows.iter().any(|row| row.port == b.port)
+    });
+}
+
 fn dropped(stats: &Stats) -> u64 {
     stats.drops.iter().map(|(_, count)| count).sum()
 }
@@ -133,7 +153,7 @@ fn nothing_is_allocated_for_a_frame() {
         let mut rig = Rig::new("alloc", &config);
         let a = rig.sandbox("a", "10.0.0.2/24", Backend::Tap, 1_500);
         let b = rig.sandbox("b", "10.0.0.3/24", Backend::Tap, 1_500);
-        let _c = rig.sandbox("c", "10.0.0.4/24", Backend::Tap, 1_500);
+        let c = rig.sandbox("c", "10.0.0.4/24", Backend::Tap, 1_500);
         a.ns.add_default_route("eth0", "10.0.0.1");
         rig.add_gateway(&["10.0.0.1"], 1_500);
         let outside = rig.add_uplink(1_500);
@@ -142,6 +162,12 @@ fn nothing_is_allocated_for_a_frame() {
         if vlans == Vlans::Counted {
             count_vlans(&mut rig);
         }
+        for sandbox in [&a, &b, &c] {
+            // Its hosts join groups at moments of their own, which costs memory.
+            sandbox.ns.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1");
+        }
+        // A group with a listener, on a network where somebody has asked for listeners.
+        rig.domain_mut(NETWORK).multicast = Multicast::Snooped;
         rig.install();
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
         let at = |address, port| SocketAddr::new(address, port);
@@ -149,7 +175,9 @@ fn nothing_is_allocated_for_a_frame() {
             Way::new(&a.ns, &b.ns, any(6_000), at(b.address, 6_000)),
             Way::new(&a.ns, &b.ns, any(6_001), at(lab::ip("10.0.0.255"), 6_001)),
             Way::new(&a.ns, &outside.ns, any(6_002), at(outside.address, 6_002)),
+            Way::new(&a.ns, &b.ns, any(6_003), at(GROUP.into(), 6_003)),
         ];
+        listen(&rig, &a, &b, &ways[3].to);
         // A port that is down drops; where no route leads, the gateway says so, or drops when it
         // has said so too often.
         let dead_ends = [
@@ -167,6 +195,7 @@ fn nothing_is_allocated_for_a_frame() {
         for kind in [
             VerdictKind::Bridged,
             VerdictKind::Flooded,
+            VerdictKind::Multicast,
             VerdictKind::Routed,
         ] {
             assert!(grown(kind) >= FRAMES, "{kind:?}: {}", grown(kind));

@@ -72,7 +72,7 @@ impl Story {
             self.shown.insert(reason.label());
             return outcome;
         }
-        self.text += &stories::leaving(&topology, PortId(port), &outcome);
+        self.text += &stories::leaving(&self.world.sw, PortId(port), &outcome);
         wire::check(outcome.frame.bytes(), &outcome.frame.offload).expect("what leaves is sound");
         outcome
     }
@@ -582,7 +582,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 25] = [
+const STORIES: [Tale; 26] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -613,6 +613,7 @@ const STORIES: [Tale; 25] = [
     ),
     ("25-storm-control", stories::storm_control),
     ("26-links", stories::links::links_before_the_switch),
+    ("28-multicast", stories::groups::snooping),
     ("32-loop-probe", stories::a_loop_that_is_found),
 ];
 

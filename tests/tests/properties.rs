@@ -270,7 +270,7 @@ fn what_the_gateway_makes_of_valid_frames_is_valid() {
                 Verdict::Replied(_) => counts[0] += 1,
                 Verdict::Routed(_) => counts[1] += 1,
                 Verdict::Delivered(_) => counts[2] += 1,
-                Verdict::Bridged(_) | Verdict::Flooded(..) => {
+                Verdict::Bridged(_) | Verdict::Flooded(..) | Verdict::Multicast(..) => {
                     prop_assert_eq!(out.frame.bytes(), &frame[..], "bridging changes nothing");
                 }
                 Verdict::Held(_) | Verdict::NotOurs | Verdict::Drop(_) => continue,

@@ -52,6 +52,8 @@ pub struct Counters {
     pub learned: Counter,
     /// ICMP errors that were not sent because too many had been.
     pub errors_suppressed: Counter,
+    /// Groups that a port has asked for and that there was no room for.
+    pub groups_refused: Counter,
     verdicts: [Counter; VerdictKind::ALL.len()],
     drops: [Counter; DropReason::COUNT],
     refusals: [Counter; DropReason::COUNT],
@@ -69,6 +71,7 @@ impl Default for Counters {
             moved: Counter::default(),
             learned: Counter::default(),
             errors_suppressed: Counter::default(),
+            groups_refused: Counter::default(),
             verdicts: core::array::from_fn(|_| Counter::default()),
             drops: core::array::from_fn(|_| Counter::default()),
             refusals: core::array::from_fn(|_| Counter::default()),

@@ -18,6 +18,7 @@ pub mod gso;
 pub mod headers;
 pub mod l2;
 pub mod link;
+pub mod multicast;
 pub mod nat;
 pub mod path;
 pub mod policy;

@@ -13,6 +13,7 @@ use crate::fdb::{FdbKey, FdbView, Learn, Place};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::l2::{self, PortFlags, StormView};
+use crate::multicast::{MdbView, Snooping};
 use crate::route::{self, Passage};
 use crate::time::Instant;
 use crate::topology::{Domain, Port, Topology};
@@ -30,6 +31,8 @@ pub struct Switch {
     pub bridge: l2::State,
     /// How much has been flooded that entered by limited ports.
     pub storm: StormView,
+    /// Who listens to which groups, as this worker reads it.
+    pub groups: MdbView,
     /// What the gateways keep: translations, held frames, the budget of errors.
     pub gateway: route::State,
     /// What this worker counts.
@@ -95,6 +98,22 @@ fn path<T: Trace>(
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
         (Target::Unicast(egress), _) => l2::bridge(topology, port, frame, egress, vlan),
+        (Target::Flood, Some(domain)) if domain.snoops(headers.dst) => {
+            sw.storm.admit(port, frame, headers.dst, now)?;
+            Snooping {
+                view: &mut sw.groups,
+                topology,
+                domain,
+                port,
+                vlan,
+                headers,
+                frame,
+                counters: &sw.counters,
+                now,
+                trace,
+            }
+            .forward()
+        }
         (Target::Flood, Some(domain)) => {
             sw.storm.admit(port, frame, headers.dst, now)?;
             l2::flood(topology, frame.ingress, domain.id, vlan, headers.dst)

@@ -14,6 +14,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId, VlanId};
 use crate::l2::{FloodClass, Form, PortFlags, PortProfile, TRANSPARENT, Takers};
+use crate::multicast::Question;
 use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
 use crate::route::PrefixTable;
@@ -155,6 +156,10 @@ pub struct Domain {
     pub ageing: Duration,
     /// Its ports, ascending: those that flooded frames may leave by.
     pub flood: Box<[PortId]>,
+    /// How its frames to groups are forwarded.
+    pub multicast: Multicast,
+    /// Its ports with [`PortFlags::MCAST_ROUTER`], ascending.
+    pub mcast_routers: Box<[PortId]>,
     /// Prefixes of the network.
     pub subnets: Vec<Prefix>,
     /// The gateway, if the network has one.
@@ -171,6 +176,18 @@ pub struct Domain {
     pub internal: bool,
     /// The host may reach the network and be reached from it.
     pub host_link: bool,
+}
+
+/// How a network's frames to groups are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Multicast {
+    /// To every port.
+    #[default]
+    Flooded,
+    /// To the ports that listen, where a querier asks for listeners.
+    Snooped,
+    /// The same, and the switch is a querier.
+    Queried,
 }
 
 /// Under which address a network's packets go outside.
@@ -420,6 +437,18 @@ impl Topology {
         takers.into_iter().flatten()
     }
 
+    /// Ports that a question of the switch's own goes to: all of its VLAN that are up, or the one that
+    /// is asked.
+    pub fn asked(&self, question: Question) -> impl Iterator<Item = PortId> {
+        let domain = self.domain(question.domain);
+        let ports = domain.into_iter().flat_map(|domain| &domain.flood).copied();
+        ports.filter(move |id| {
+            let vlan = question.vlan;
+            let member = |port: &Port| vlan == TRANSPARENT || port.form(vlan).is_some();
+            question.to.is_none_or(|asked| asked == *id) && self.port_up(*id).is_some_and(member)
+        })
+    }
+
     /// Puts a port at its index.
     pub fn put_port(&mut self, port: Port) {
         put(&mut self.ports, port.id.index(), port);
@@ -448,13 +477,10 @@ impl Topology {
         }
         for domain in self.domains.iter_mut().flatten() {
             let member = |port: &&Port| port.role == Role::Bridge(domain.id);
-            domain.flood = self
-                .ports
-                .iter()
-                .flatten()
-                .filter(member)
-                .map(|port| port.id)
-                .collect();
+            let members = self.ports.iter().flatten().filter(member);
+            domain.flood = members.clone().map(|port| port.id).collect();
+            let router = |port: &&Port| port.flags.has(PortFlags::MCAST_ROUTER);
+            domain.mcast_routers = members.filter(router).map(|port| port.id).collect();
         }
         // Those linked to the host last, so that they are found where prefixes are shared.
         for linked in [false, true] {
@@ -519,6 +545,8 @@ impl Domain {
             name: name.into(),
             ageing: AGEING_DEFAULT,
             flood: Box::new([]),
+            multicast: Multicast::default(),
+            mcast_routers: Box::new([]),
             subnets: Vec::new(),
             gateway: None,
             gateway_vlan: TRANSPARENT,
@@ -546,6 +574,12 @@ impl Domain {
     /// Whether the outside reaches `address`, which belongs to the network, by itself.
     pub fn is_routed(&self, address: IpAddr) -> bool {
         !self.internal && self.modes.of(address) == NatMode::Routed
+    }
+
+    /// Whether a frame that is flooded may be for a group whose listeners are known.
+    #[inline]
+    pub fn snoops(&self, dst: MacAddr) -> bool {
+        dst.is_group() && self.multicast != Multicast::Flooded && !dst.is_broadcast()
     }
 
     /// Whether `address` belongs to one of the network's prefixes.

@@ -8,6 +8,7 @@ use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId, VlanId};
 use crate::fdb::Learn;
 use crate::frame::{Frame, Offload};
 use crate::headers::Headers;
+use crate::multicast::Heard;
 use crate::verdict::{DropReason, Verdict};
 
 /// One thing that the data path did with a frame.
@@ -30,6 +31,8 @@ pub enum Step {
     Learned(Learn),
     /// Where the destination MAC leads.
     Lookup(Target),
+    /// What a message about groups came to.
+    Snooped(Heard),
     /// The rules let the frame pass; the index of the rule that said so, if any.
     Policy(Option<u16>),
     /// The gateway chose a way.

@@ -16,6 +16,9 @@ pub enum Verdict {
     Bridged(PortId),
     /// Sent to every port of the domain that is up and takes what is flooded of this class.
     Flooded(DomainId, VlanId, FloodClass),
+    /// Sent to the ports of the domain that listen to its group, and to those that lead to multicast
+    /// routers: [`MdbView::takers`](crate::multicast::MdbView::takers).
+    Multicast(DomainId, VlanId),
     /// Handed to a consumer on this host: its IP stack, or one of the switch's own services.
     Delivered(Consumer),
     /// Passed the gateway: new MAC addresses, one hop less to live, possibly translated.
@@ -73,6 +76,8 @@ pub enum VerdictKind {
     Bridged,
     /// [`Verdict::Flooded`]
     Flooded,
+    /// [`Verdict::Multicast`]
+    Multicast,
     /// [`Verdict::Delivered`]
     Delivered,
     /// [`Verdict::Routed`]
@@ -87,9 +92,10 @@ pub enum VerdictKind {
 
 impl VerdictKind {
     /// Every kind, in counter order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Bridged,
         Self::Flooded,
+        Self::Multicast,
         Self::Delivered,
         Self::Routed,
         Self::Replied,
@@ -102,6 +108,7 @@ impl VerdictKind {
         match self {
             Self::Bridged => "bridged",
             Self::Flooded => "flooded",
+            Self::Multicast => "multicast",
             Self::Delivered => "delivered",
             Self::Routed => "routed",
             Self::Replied => "replied",
@@ -118,6 +125,7 @@ impl Verdict {
         match self {
             Self::Bridged(_) => Ok(VerdictKind::Bridged),
             Self::Flooded(..) => Ok(VerdictKind::Flooded),
+            Self::Multicast(..) => Ok(VerdictKind::Multicast),
             Self::Delivered(_) => Ok(VerdictKind::Delivered),
             Self::Routed(_) => Ok(VerdictKind::Routed),
             Self::Replied(_) => Ok(VerdictKind::Replied),
@@ -133,6 +141,12 @@ impl fmt::Display for Verdict {
         match self {
             Self::Bridged(port) => write!(f, "bridged to {port}"),
             Self::Flooded(domain, _, _) => write!(f, "flooded to the other ports of {domain}"),
+            Self::Multicast(domain, _) => {
+                write!(
+                    f,
+                    "sent to the listeners of its group in {domain}, and to router ports"
+                )
+            }
             Self::Delivered(Consumer::HostLink(port)) => {
                 write!(f, "delivered to the host by {port}")
             }
@@ -193,6 +207,8 @@ drop_reasons! {
     VlanNoPvid, Admit, "vlan_no_pvid", "the frame has no VLAN tag, and its port no PVID to put it into a VLAN";
     VlanIngress, Admit, "vlan_ingress", "the ingress port is no member of the frame's VLAN";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";
+    GroupMessageMalformed, Lookup, "group_message_malformed", "an IGMP or MLD message is truncated, contradicts itself or has a wrong checksum";
+    NoListener, Egress, "no_listener", "no other port listens to the group, and none leads to a multicast router";
     SamePort, Lookup, "same_port", "the destination was learned on the ingress port itself";
     StormBroadcast, Lookup, "storm_broadcast", "more broadcasts have entered by the port than its storm control lets through";
     StormMulticast, Lookup, "storm_multicast", "more multicasts have entered by the port than its storm control lets through";

@@ -9,7 +9,7 @@ use dataplane_core::l2::{Families, Identity, PortFlags};
 use dataplane_core::verdict::{DropReason, Verdict};
 use etherparse::PacketBuilder;
 use world::packets::{arp_request, octets6, udp4, udp6};
-use world::{World, ip, mac};
+use world::{World, groups, ip, mac};
 
 const FOREIGN_MAC: Verdict = Verdict::Drop(DropReason::SourceMacForeign);
 const FOREIGN_ADDRESS: Verdict = Verdict::Drop(DropReason::SourceAddressForeign);
@@ -169,6 +169,12 @@ fn what_claims_nothing_passes() {
         .write(&mut dhcp, &[1; 240])
         .unwrap();
     passes(&mut world, &dhcp);
+    let join = groups::igmp(groups::REPORT_V2, 0, groups::v4("239.1.2.3"));
+    let nowhere = groups::v4("0.0.0.0");
+    passes(
+        &mut world,
+        &groups::ipv4(mac(1), nowhere, groups::v4("239.1.2.3"), 2, &join),
+    );
     dhcp[36..38].copy_from_slice(&[0, 69]);
     ends(&mut world, &dhcp, FOREIGN_ADDRESS);
     passes(

@@ -235,6 +235,11 @@ pub fn judge_egress(topology: &Topology, ingress: PortId, verdict: Verdict, egre
                 "the flood set"
             );
         }
+        Verdict::Multicast(domain, _) => {
+            assert_eq!(Some(domain), domain_of(ingress), "a group left its network");
+            let reached = flood_set(topology, domain, ingress);
+            assert!(egress.iter().all(|port| reached.contains(port)));
+        }
         Verdict::Routed(port) => assert_eq!(egress, [port]),
         Verdict::Replied(port) => assert_eq!((port, egress), (ingress, &[port][..])),
         Verdict::Delivered(_) => {}

@@ -1,5 +1,6 @@
 //! Stories of the bridge, and of several uplinks.
 
+pub mod groups;
 pub mod links;
 pub mod uplinks;
 pub mod vlans;
@@ -9,16 +10,17 @@ use dataplane::what_if::{as_it_leaves, egress_ports};
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind};
 use dataplane_core::l2::{Identity, PortFlags, ProbeKey};
-use dataplane_core::topology::Topology;
+use dataplane_core::path::Switch;
 use tests::wire::{self, Link};
 use tests::world::{Outcome, PROBE_SEED, RED, ip, mac};
 
 use super::Story;
 
 /// A line for all ports by which a frame leaves as the same.
-pub fn leaving(topology: &Topology, ingress: PortId, outcome: &Outcome) -> String {
+pub fn leaving(switch: &Switch, ingress: PortId, outcome: &Outcome) -> String {
+    let topology = &switch.topology;
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
-    for id in egress_ports(topology, ingress, outcome.verdict) {
+    for id in egress_ports(switch, ingress, outcome.verdict) {
         let frame = as_it_leaves(topology, outcome.verdict, id, outcome.frame.bytes());
         let (frame, name) = (summary(&frame), topology.port(id).map(|port| &*port.name));
         match lines.iter_mut().find(|(other, _)| *other == frame) {

@@ -2,7 +2,7 @@
 
 use crate::addr::{DomainId, MacAddr, PortId, VlanId};
 use crate::frame::{Frame, FrameBuf};
-use crate::topology::{Port, Topology};
+use crate::topology::{Port, Role, Topology};
 use crate::verdict::{DropReason, Verdict};
 
 use super::{FloodClass, PortFlags, TRANSPARENT, reshape};
@@ -108,6 +108,21 @@ impl Takers {
             wanted: class.flag(),
             vlan,
         }
+    }
+
+    /// Those of frames to a group that is known: no flag of the way out is asked.
+    pub fn of_group(ingress: &Port, vlan: VlanId) -> Self {
+        Self {
+            ingress: ingress.id,
+            mask: ingress.flags & PortFlags::ISOLATED,
+            wanted: PortFlags::NONE,
+            vlan,
+        }
+    }
+
+    /// Whether `port` is one, and of that domain.
+    pub fn include_of(self, port: &Port, domain: DomainId) -> bool {
+        port.role == Role::Bridge(domain) && self.include(port)
     }
 
     /// Whether `port`, which is of the domain, is one.

@@ -34,6 +34,12 @@ impl PortFlags {
     pub const LOOP_DETECT: Self = Self(1 << 8);
     /// VLANs count: a frame enters and leaves by it only in one of its own. Set of a network.
     pub const FILTERING: Self = Self(1 << 9);
+    /// Nobody behind it is asked whether it was the last listener that has left a group.
+    pub const FAST_LEAVE: Self = Self(1 << 13);
+    /// It leads to a multicast router, whether one was heard or not.
+    pub const MCAST_ROUTER: Self = Self(1 << 14);
+    /// It leads to a multicast router while one is heard on it.
+    pub const MCAST_ROUTER_LEARNING: Self = Self(1 << 15);
 
     /// What is flooded that enters by it is metered. Follows from the port's limits.
     pub const STORM: Self = Self(1 << 12);
@@ -48,10 +54,11 @@ impl PortFlags {
     pub const USUAL: Self = Self::LEARNING
         .with(Self::FLOOD)
         .with(Self::MCAST_FLOOD)
-        .with(Self::BCAST_FLOOD);
+        .with(Self::BCAST_FLOOD)
+        .with(Self::MCAST_ROUTER_LEARNING);
 
     /// Every flag that people set, with the word for it.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::LEARNING, "learning"),
         (Self::FLOOD, "flood"),
         (Self::MCAST_FLOOD, "mcast-flood"),
@@ -59,6 +66,9 @@ impl PortFlags {
         (Self::ISOLATED, "isolated"),
         (Self::HAIRPIN, "hairpin"),
         (Self::SECURED, "port-security"),
+        (Self::FAST_LEAVE, "mcast-fast-leave"),
+        (Self::MCAST_ROUTER, "mcast-router"),
+        (Self::MCAST_ROUTER_LEARNING, "mcast-router-learning"),
     ];
 
     /// None of them.
@@ -195,7 +205,8 @@ mod tests {
             .filter(|(flag, _)| PortFlags::default().has(*flag))
             .map(|(_, word)| *word)
             .collect();
-        assert_eq!(on, ["learning", "flood", "mcast-flood", "bcast-flood"]);
+        let floods = ["learning", "flood", "mcast-flood", "bcast-flood"];
+        assert_eq!(on, [&floods[..], &["mcast-router-learning"]].concat());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! What claims an address is the source of an IP packet, the sender of an ARP message and the target
 //! of a neighbour advertisement. Let through besides, because nothing can be claimed by it: DHCP
-//! requests from 0.0.0.0, ARP probes (RFC 5227), ICMPv6 from the unspecified address (duplicate
+//! requests and IGMP (RFC 3376 section 4.2.13) from 0.0.0.0, ARP probes (RFC 5227), ICMPv6 from the unspecified address (duplicate
 //! address detection, RFC 4862; listener reports, RFC 3590), and IPv6 link-local addresses, which
 //! endpoints choose themselves (RFC 7217). Whose claim cannot be read is not believed: a receiver
 //! may be less strict than the parser. Other EtherTypes claim a MAC alone.
@@ -92,6 +92,7 @@ impl Identity {
     fn owns_source(&self, ip: &Ip, headers: &Headers) -> bool {
         let kind = headers.l4.map(|l4| l4.kind);
         match ip.src {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if ip.protocol == protocol::IGMP => true,
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => matches!(
                 kind,
                 Ok(L4Kind::Udp { src, dst }) if (src.0, dst.0) == (DHCP_CLIENT, DHCP_SERVER)

@@ -10,6 +10,7 @@ use dataplane_core::l2::{
     self, FloodClass, Form, PortFlags, ProbeKey, StormMeters, StormView, TRANSPARENT, VLAN_DEFAULT,
     reshape,
 };
+use dataplane_core::multicast::{Mdb, MdbView};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -122,6 +123,7 @@ impl Default for Bottle {
                 fdb: FdbView::live(Arc::clone(&fdb)),
                 bridge: l2::State::new(ProbeKey::new(1)),
                 storm: StormView::live(StormMeters::new()),
+                groups: MdbView::live(Mdb::new(1)),
                 gateway: State::live(&Tables::new(1)),
                 counters: Arc::new(Counters::default()),
             },

@@ -14,7 +14,9 @@
 
 #![allow(dead_code)]
 
+pub mod groups;
 pub mod packets;
+pub mod snooping;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use dataplane_core::counters::Counters;
 use dataplane_core::fdb::{Fdb, FdbView, Limits};
 use dataplane_core::frame::{Frame, FrameBuf, Offload};
 use dataplane_core::l2::{self, ProbeKey, StormMeters, StormView};
+use dataplane_core::multicast::{Mdb, MdbView};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
@@ -49,9 +52,13 @@ pub struct World {
     pub sw: Switch,
     pub fdb: Arc<Fdb>,
     pub storm: Arc<StormMeters>,
+    pub mdb: Arc<Mdb>,
     pub tables: Arc<Tables>,
     pub now: Instant,
 }
+
+/// What a what-if says of a frame: its verdict, the frame then, and who of a group takes it.
+type Foretold = (Verdict, FrameBuf, Vec<PortId>);
 
 /// What became of one frame.
 #[derive(Debug)]
@@ -213,6 +220,7 @@ impl World {
 
     pub fn with(topology: Topology) -> Self {
         let fdb = Fdb::new(Limits::default(), 1);
+        let mdb = Mdb::new(1);
         let tables = Tables::new(1);
         let storm = StormMeters::new();
         let sw = Switch {
@@ -220,6 +228,7 @@ impl World {
             fdb: FdbView::live(Arc::clone(&fdb)),
             bridge: l2::State::new(ProbeKey::new(PROBE_SEED)),
             storm: StormView::live(Arc::clone(&storm)),
+            groups: MdbView::live(Arc::clone(&mdb)),
             gateway: State::live(&tables),
             counters: Arc::new(Counters::default()),
         };
@@ -227,6 +236,7 @@ impl World {
             sw,
             fdb,
             storm,
+            mdb,
             tables,
             now: Instant::from_secs(1_000),
         }
@@ -287,14 +297,18 @@ impl World {
 
     /// What a what-if says of the frame: the same code on overlays of the live tables, which must
     /// leave them as they are.
-    fn foretell(&self, port: u16, bytes: &[u8], offload: Offload) -> (Verdict, FrameBuf) {
-        let state = || (self.fdb.state_hash(), self.tables.nat.state_hash());
+    fn foretell(&self, port: u16, bytes: &[u8], offload: Offload) -> Foretold {
+        let state = || {
+            let (fdb, nat) = (self.fdb.state_hash(), self.tables.nat.state_hash());
+            (fdb, self.mdb.state_hash(), nat)
+        };
         let before = state();
         let mut what_if = Switch {
             topology: Arc::clone(&self.sw.topology),
             fdb: FdbView::overlay(Arc::clone(&self.fdb)),
             bridge: l2::State::new(ProbeKey::new(PROBE_SEED)),
             storm: StormView::overlay(Arc::clone(&self.storm)),
+            groups: MdbView::overlay(Arc::clone(&self.mdb)),
             gateway: State::overlay(&self.tables),
             counters: Arc::new(Counters::default()),
         };
@@ -307,12 +321,13 @@ impl World {
             &mut Recorder::new(),
         );
         assert_eq!(state(), before, "asking changed something");
-        (verdict, frame)
+        let takers = what_if.groups.takers().to_vec();
+        (verdict, frame, takers)
     }
 
     /// Holds the answer against what happened. Two things are a worker's alone to know: how many
     /// frames it holds, and how many errors it has sent this second.
-    fn check_foretold(&self, foretold: &(Verdict, FrameBuf), verdict: Verdict, frame: &FrameBuf) {
+    fn check_foretold(&self, foretold: &Foretold, verdict: Verdict, frame: &FrameBuf) {
         let waits = verdict == Verdict::Drop(DropReason::NextHopUnresolved)
             || matches!(foretold.0, Verdict::Held(_));
         if waits || self.sw.counters.errors_suppressed.get() > 0 {
@@ -320,6 +335,9 @@ impl World {
         }
         assert_eq!(foretold.0, verdict, "foretold and happened");
         assert_eq!(foretold.1.bytes(), frame.bytes(), "foretold and happened");
+        if matches!(verdict, Verdict::Multicast(..)) {
+            assert_eq!(foretold.2, self.sw.groups.takers(), "foretold and happened");
+        }
     }
 
     /// The ports that a flooded frame reaches.
