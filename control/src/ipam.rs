@@ -415,6 +415,7 @@ mod tests {
             stp_frames: Default::default(),
             loop_detect: Default::default(),
             vlans: Default::default(),
+            flood: Default::default(),
             nat: NetworkNat::default(),
             foreign: None,
         }

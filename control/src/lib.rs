@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod events;
 pub mod explain;
+pub mod flood_settings;
 pub mod host_link;
 pub mod hostnet;
 pub mod impairment;

@@ -19,6 +19,7 @@ use dataplane_core::nat::{Balance, Behaviour, Dependence, Duty, Transport};
 use dataplane_core::topology::{NatMode, NatModes};
 use ipnet::IpNet;
 
+use crate::flood_settings::FloodSettings;
 use crate::ipam;
 use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
@@ -122,6 +123,8 @@ pub struct Network {
     pub loop_detect: LoopDetect,
     /// Whether VLANs count in it.
     pub vlans: NetworkVlans,
+    /// What is spared the ports that have no use for it.
+    pub flood: FloodSettings,
     /// How its packets are translated.
     pub nat: NetworkNat,
     /// Who else knows the network, and as what.

@@ -27,6 +27,7 @@ use dataplane_core::topology::NatMode;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::flood_settings::FloodSettings;
 use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
 };
@@ -52,6 +53,8 @@ const MIGRATIONS: &[&str] = &[
     vlans::VLANS,
     storm::LIMITS,
     links::LINKS,
+    "ALTER TABLE network ADD COLUMN mcast_snooping INTEGER NOT NULL DEFAULT 1;
+     ALTER TABLE network ADD COLUMN mcast_querier INTEGER NOT NULL DEFAULT 0;",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -197,11 +200,11 @@ impl Store {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
             connection.execute(
                 "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-                 ?13, ?14)
+                 ?13, ?14, ?15, ?16)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
                  mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8,
                  nat_mapping = ?9, nat_filtering = ?10, nat_v4 = ?11, nat_v6 = ?12,
-                 stp_frames = ?13, loop_detect = ?14",
+                 stp_frames = ?13, loop_detect = ?14, mcast_snooping = ?15, mcast_querier = ?16",
                 params![
                     network.domain.0,
                     network.name.as_str(),
@@ -216,7 +219,9 @@ impl Store {
                     network.nat.v4.map(NatMode::label),
                     network.nat.v6.map(NatMode::label),
                     network.stp_frames.label(),
-                    network.loop_detect.label()
+                    network.loop_detect.label(),
+                    network.flood.mcast_snooping,
+                    network.flood.mcast_querier
                 ],
             )?;
             vlans::put_network(connection, network)?;
@@ -435,6 +440,10 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             stp_frames: text(row, "stp_frames")?,
             loop_detect: text(row, "loop_detect")?,
             vlans: NetworkVlans::default(),
+            flood: FloodSettings {
+                mcast_snooping: row.get("mcast_snooping")?,
+                mcast_querier: row.get("mcast_querier")?,
+            },
             nat: NetworkNat {
                 mapping: optional(row, "nat_mapping", model::dependence)?,
                 filtering: optional(row, "nat_filtering", model::dependence)?,

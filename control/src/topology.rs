@@ -171,6 +171,7 @@ fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
 fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
     let mut domain = Domain::new(network.domain, network.name.as_str());
     domain.ageing = Duration::from_secs(network.ageing_seconds.into());
+    domain.multicast = network.flood.multicast();
     domain.subnets = network
         .subnets
         .iter()

@@ -39,6 +39,12 @@ pub struct FlagsBody {
     pub hairpin: Option<bool>,
     /// Only frames of its endpoint's own MAC and addresses enter by it.
     pub port_security: Option<bool>,
+    /// Who leaves a group by it is not asked whether others listen.
+    pub mcast_fast_leave: Option<bool>,
+    /// It leads to a multicast router, whether one was heard or not.
+    pub mcast_router: Option<bool>,
+    /// It leads to a multicast router while one is heard on it.
+    pub mcast_router_learning: Option<bool>,
 }
 
 impl FlagsBody {
@@ -52,6 +58,9 @@ impl FlagsBody {
             PortFlags::ISOLATED => &mut self.isolated,
             PortFlags::HAIRPIN => &mut self.hairpin,
             PortFlags::SECURED => &mut self.port_security,
+            PortFlags::FAST_LEAVE => &mut self.mcast_fast_leave,
+            PortFlags::MCAST_ROUTER => &mut self.mcast_router,
+            PortFlags::MCAST_ROUTER_LEARNING => &mut self.mcast_router_learning,
             _ => return None,
         })
     }

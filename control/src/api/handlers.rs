@@ -29,6 +29,7 @@ use crate::engine::{
     SandboxRef, TargetChange,
 };
 use crate::error::Error;
+use crate::flood_settings::FloodChange;
 use crate::model::{self, Asked, Backend, NatRequest};
 use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
@@ -109,6 +110,10 @@ pub async fn create_network(
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
         vlans: vlans_request(body.vlan_filtering, body.gateway_vlan)?,
+        flood: FloodChange {
+            mcast_snooping: body.mcast_snooping,
+            mcast_querier: body.mcast_querier,
+        },
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],
@@ -158,6 +163,10 @@ pub async fn change_network(
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
         vlans: vlans_request(body.vlan_filtering, body.gateway_vlan)?,
+        flood: FloodChange {
+            mcast_snooping: body.mcast_snooping,
+            mcast_querier: body.mcast_querier,
+        },
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],

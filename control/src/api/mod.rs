@@ -6,6 +6,7 @@
 pub mod bridging;
 pub mod debugging;
 pub mod following;
+pub mod groups;
 mod handlers;
 pub mod types;
 pub mod vlans;
@@ -81,6 +82,7 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
                 .patch(h::change_network)
                 .delete(h::remove_network),
         )
+        .route("/v1/networks/{name}/mdb", get(groups::mdb))
         .route(
             "/v1/networks/{name}/fdb",
             get(bridging::fdb)

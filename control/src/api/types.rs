@@ -48,6 +48,10 @@ pub struct NetworkCreate {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that the gateway is in, where they count.
     pub gateway_vlan: Option<i64>,
+    /// Frames to a group go to its listeners, where a querier asks for them.
+    pub mcast_snooping: Option<bool>,
+    /// The switch is a querier, where there is snooping.
+    pub mcast_querier: Option<bool>,
     /// On what of the remote an external port depends, as RFC 4787 calls it, or `default`.
     pub nat_mapping: Option<String>,
     /// On what of the remote it depends whether it is let in.
@@ -72,6 +76,10 @@ pub struct NetworkSet {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that the gateway is in, where they count.
     pub gateway_vlan: Option<i64>,
+    /// Frames to a group go to its listeners, where a querier asks for them.
+    pub mcast_snooping: Option<bool>,
+    /// The switch is a querier, where there is snooping.
+    pub mcast_querier: Option<bool>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
     pub nat_mapping: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
@@ -111,6 +119,12 @@ pub struct NetworkView {
     /// The VLAN that the gateway is in, where they count.
     #[serde(default)]
     pub gateway_vlan: u16,
+    /// Frames to a group go to its listeners, where a querier asks for them.
+    #[serde(default)]
+    pub mcast_snooping: bool,
+    /// The switch is a querier, where there is snooping.
+    #[serde(default)]
+    pub mcast_querier: bool,
     /// On what of the remote an external port depends: what is in force.
     #[serde(default)]
     pub nat_mapping: String,
@@ -536,6 +550,9 @@ pub struct StatusView {
     /// What learning has come to.
     #[serde(default)]
     pub learning: Vec<CountView>,
+    /// Who listens to groups: `listeners`, `groups_refused`, `queries_sent`.
+    #[serde(default)]
+    pub multicast: Vec<CountView>,
     /// API handlers that panicked.
     pub api_panics: u64,
     /// What disturbs forwarding, in words.

@@ -69,6 +69,9 @@ pub enum Command {
     /// VLANs (802.1Q): in which ones ports are
     #[command(subcommand)]
     Vlan(VlanCommand),
+    /// The multicast database: who listens to which groups
+    #[command(subcommand)]
+    Mdb(MdbCommand),
     /// Network address translation
     #[command(subcommand)]
     Nat(NatCommand),
@@ -165,6 +168,7 @@ pub enum NetworkCommand {
   causeway network create web --subnet 10.88.0.0/24 --gateway 10.88.0.254 --mtu 9000
   causeway network create dual --subnet 10.89.0.0/24 --subnet6 fd00:89::/64
   causeway network create db --internal
+  causeway network create tv --mcast-querier on
   causeway network create v6 --subnet6 2001:db8:5::/64 --nat6 routed
   causeway network create games --nat-filtering endpoint-independent")]
 pub struct NetworkCreateArgs {
@@ -207,7 +211,28 @@ pub struct NetworkCreateArgs {
     #[command(flatten)]
     pub vlans: NetworkVlanArgs,
     #[command(flatten)]
+    pub flood: FloodArgs,
+    #[command(flatten)]
     pub nat: NatArgs,
+}
+
+/// What of a network's frames is spared the ports that have no use for it.
+#[derive(Debug, Args)]
+pub struct FloodArgs {
+    /// Frames to a group go to its listeners, where a querier asks for them [default: on]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub mcast_snooping: Option<bool>,
+    /// The switch asks for listeners, where there is snooping [default: off]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub mcast_querier: Option<bool>,
+}
+
+fn on_off(word: &str) -> Result<bool, String> {
+    match word {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("give on or off".to_owned()),
+    }
 }
 
 /// How a network's packets are translated.
@@ -237,6 +262,7 @@ pub struct NatArgs {
   causeway network set games --nat-filtering endpoint-independent
   causeway network set games --nat-filtering default        as the configuration says
   causeway network set web --nat6 routed --ageing 60
+  causeway network set web --mcast-querier on               groups go to their listeners only
 
 What is set here goes before the configuration file. Flows that are there go on as they were made; a
 change of --nat4 or --nat6 ends those of the family.")]
@@ -255,6 +281,8 @@ pub struct NetworkSetArgs {
     pub loop_detect: Option<String>,
     #[command(flatten)]
     pub vlans: NetworkVlanArgs,
+    #[command(flatten)]
+    pub flood: FloodArgs,
     #[command(flatten)]
     pub nat: NatArgs,
 }
@@ -598,6 +626,22 @@ Static and local entries are kept over restarts and end with their port."
         /// Everything
         #[arg(long)]
         all: bool,
+    },
+}
+
+/// `mdb`
+#[derive(Debug, Subcommand)]
+pub enum MdbCommand {
+    /// List groups with their listeners, router ports and queriers, as `bridge mdb show`
+    #[command(after_help = "Examples:
+  causeway mdb show
+  causeway mdb show web --json")]
+    Show {
+        /// The network [default: all]
+        network: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -10,6 +10,7 @@ mod events;
 mod fdb;
 mod impair;
 mod lab;
+mod mdb;
 mod nat;
 mod port;
 mod publish;
@@ -115,6 +116,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Impair(command) => impair::impair(&client, command).await?,
         Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,
+        Command::Mdb(command) => mdb::mdb(&client, command).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => nat::sessions(&client, args.json).await?,
         Command::Nat(NatCommand::Rules { zero, json }) => {
@@ -186,6 +188,8 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                 loop_detect: args.loop_detect,
                 vlan_filtering: args.vlans.filtering(),
                 gateway_vlan: args.vlans.gateway_vlan,
+                mcast_snooping: args.flood.mcast_snooping,
+                mcast_querier: args.flood.mcast_querier,
                 nat_mapping: args.nat.nat_mapping,
                 nat_filtering: args.nat.nat_filtering,
                 nat4: args.nat.nat4,
@@ -233,6 +237,8 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         loop_detect: args.loop_detect,
         vlan_filtering: args.vlans.filtering(),
         gateway_vlan: args.vlans.gateway_vlan,
+        mcast_snooping: args.flood.mcast_snooping,
+        mcast_querier: args.flood.mcast_querier,
         nat_mapping: args.nat.nat_mapping,
         nat_filtering: args.nat.nat_filtering,
         nat4: args.nat.nat4,

@@ -367,6 +367,7 @@ impl Engine {
             verdicts: verdicts.collect(),
             dropped: stats.drops.iter().map(|(_, count)| count).sum(),
             learning: learning(&stats),
+            multicast: self.multicast(&stats),
             api_panics: self.panics.load(Ordering::Relaxed),
             warnings,
             features,
@@ -398,6 +399,27 @@ fn link_views(stats: &Stats, port: &dataplane_core::topology::Port) -> Vec<LinkV
     links.map(view).collect()
 }
 
+impl Engine {
+    /// How many groups are listened to, and what has become of others.
+    fn multicast(&self, stats: &Stats) -> Vec<CountView> {
+        let mdb = self.dataplane.mdb();
+        let listeners = u64::try_from(mdb.len()).unwrap_or(u64::MAX);
+        let counts = [
+            ("listeners", listeners),
+            ("groups_refused", stats.groups_refused),
+            ("queries_sent", mdb.queries_sent()),
+        ];
+        counts.map(count_view).into()
+    }
+}
+
+fn count_view((label, count): (&str, u64)) -> CountView {
+    CountView {
+        label: label.to_owned(),
+        count,
+    }
+}
+
 /// What learning has come to, by label.
 fn learning(stats: &Stats) -> Vec<CountView> {
     let counts = [
@@ -408,11 +430,7 @@ fn learning(stats: &Stats) -> Vec<CountView> {
         ("pinned", stats.pinned),
         ("flapping", stats.move_refused),
     ];
-    let view = |(label, count): (&str, u64)| CountView {
-        label: label.to_owned(),
-        count,
-    };
-    counts.map(view).into()
+    counts.map(count_view).into()
 }
 
 fn since_start(time: Duration) -> u64 {
@@ -510,6 +528,8 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         loop_detect: network.loop_detect.label().to_owned(),
         vlan_filtering: network.vlans.filtering == VlanFiltering::On,
         gateway_vlan: network.vlans.gateway.0,
+        mcast_snooping: network.flood.mcast_snooping,
+        mcast_querier: network.flood.mcast_querier,
         nat_mapping: label(behaviour.mapping),
         nat_filtering: label(behaviour.filtering),
         nat4: mode(modes.v4),

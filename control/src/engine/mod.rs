@@ -13,6 +13,7 @@ mod background;
 mod clean;
 mod endpoints;
 mod features;
+mod groups;
 mod kept;
 mod listening;
 mod listings;

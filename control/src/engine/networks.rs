@@ -12,6 +12,7 @@ use super::uplinks::own_address_in;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::events::{EventKind, Subject};
+use crate::flood_settings::{FloodChange, FloodSettings};
 use crate::ipam;
 use crate::model::{
     ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat,
@@ -53,6 +54,8 @@ pub struct NetworkRequest {
     pub loop_detect: Option<LoopDetect>,
     /// Whether VLANs count.
     pub vlans: NetworkVlansChange,
+    /// What is spared the ports that have no use for it.
+    pub flood: FloodChange,
     /// How its packets are translated.
     pub nat: NatRequest,
     /// Who else knows it.
@@ -70,6 +73,8 @@ pub struct NetworkChange {
     pub loop_detect: Option<LoopDetect>,
     /// Whether VLANs count.
     pub vlans: NetworkVlansChange,
+    /// What is spared the ports that have no use for it.
+    pub flood: FloodChange,
     /// How its packets are translated.
     pub nat: NatRequest,
 }
@@ -136,6 +141,7 @@ impl Engine {
             stp_frames: request.stp_frames.unwrap_or_default(),
             loop_detect: request.loop_detect.unwrap_or_default(),
             vlans: request.vlans.over(NetworkVlans::default()),
+            flood: request.flood.over(FloodSettings::default()),
             nat: request.nat.over(NetworkNat::default()),
             foreign: request.foreign,
         })
@@ -201,6 +207,7 @@ impl Engine {
             stp_frames: change.stp_frames.unwrap_or(before.stp_frames),
             loop_detect: change.loop_detect.unwrap_or(before.loop_detect),
             vlans: change.vlans.over(before.vlans),
+            flood: change.flood.over(before.flood),
             nat: change.nat.over(before.nat),
             ..before.clone()
         };

@@ -1,6 +1,7 @@
 //! The store, written and read back.
 
 use super::*;
+use crate::flood_settings::FloodSettings;
 use crate::model::{
     Backend, FdbSetting, LoopDetect, MTU_DEFAULT, Publication, PublicationTarget, StpFrames,
 };
@@ -50,6 +51,9 @@ pub(super) fn example() -> DesiredState {
         vlans: NetworkVlans {
             filtering: VlanFiltering::On,
             gateway: VlanId(5),
+        flood: FloodSettings {
+            mcast_snooping: false,
+            mcast_querier: true,
         },
         nat: NetworkNat {
             mapping: Some(Dependence::AddressDependent),

@@ -1,0 +1,82 @@
+//! Groups of the bridge domains, the MDB: wire format and handlers.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::error::Error;
+
+/// `GET /v1/networks/{name}/mdb`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MdbView {
+    /// The network.
+    pub network: String,
+    /// `off`, `on`, or `querier`.
+    pub snooping: String,
+    /// Who asks for listeners.
+    pub queriers: Vec<QuerierView>,
+    /// Ports that lead to multicast routers.
+    pub routers: Vec<RouterView>,
+    /// Ports that listen to groups.
+    pub groups: Vec<GroupView>,
+}
+
+/// Who asks for listeners.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuerierView {
+    /// The VLAN that it asks in, 0 when untagged.
+    pub vlan: u16,
+    /// `igmp` or `mld`.
+    pub protocol: String,
+    /// Its address.
+    pub address: String,
+    /// The port that it is behind; nothing when it is the switch.
+    pub port: Option<String>,
+    /// Seconds until it counts for gone, if it falls silent.
+    pub left_seconds: Option<u64>,
+    /// Whether frames go by the MDB: listeners have had the time to answer.
+    pub trusted: bool,
+}
+
+/// A port that leads to a multicast router.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RouterView {
+    /// The VLAN that it was heard in, 0 when untagged.
+    pub vlan: u16,
+    /// `igmp` or `mld`.
+    pub protocol: String,
+    /// The port's name.
+    pub port: String,
+    /// `temp` when it was heard, `permanent` when it was set.
+    pub state: String,
+    /// Seconds that are left of one that was heard.
+    pub left_seconds: Option<u64>,
+}
+
+/// A port that listens to a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupView {
+    /// The group.
+    pub group: String,
+    /// The VLAN, 0 when untagged.
+    pub vlan: u16,
+    /// The port.
+    pub port: u16,
+    /// The port's name.
+    pub port_name: String,
+    /// `temp` when it was heard, `permanent` when it was set.
+    pub state: String,
+    /// Seconds that are left of one that was heard.
+    pub left_seconds: Option<u64>,
+}
+
+/// `GET /v1/networks/{name}/mdb`
+pub async fn mdb(
+    State(engine): State<Arc<Engine>>,
+    Path(name): Path<String>,
+) -> Result<Json<MdbView>, Error> {
+    Ok(Json(engine.mdb(&name)?))
+}

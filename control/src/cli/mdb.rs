@@ -1,0 +1,100 @@
+//! `mdb show`: who listens to which groups.
+
+use std::io::{self, Write};
+
+use super::args::MdbCommand;
+use super::client::{Client, escape};
+use super::{print_json, table};
+use crate::api::groups::{MdbView, QuerierView};
+use crate::api::types::NetworkView;
+
+/// `mdb`
+pub(super) async fn mdb(client: &Client, command: MdbCommand) -> anyhow::Result<()> {
+    match command {
+        MdbCommand::Show { network, json } => show(client, network, json).await,
+    }
+}
+
+async fn show(client: &Client, network: Option<String>, json: bool) -> anyhow::Result<()> {
+    let names = match network {
+        Some(name) => vec![name],
+        None => {
+            let networks: Vec<NetworkView> = client.get("/v1/networks").await?;
+            networks.into_iter().map(|network| network.name).collect()
+        }
+    };
+    let mut views: Vec<MdbView> = Vec::new();
+    for name in names {
+        let path = format!("/v1/networks/{}/mdb", escape(&name));
+        views.push(client.get(&path).await?);
+    }
+    if json {
+        return print_json(&views);
+    }
+    print(&views)
+}
+
+fn print(views: &[MdbView]) -> anyhow::Result<()> {
+    let timer = |left: Option<u64>| left.map_or_else(String::new, |left| format!("{left} s"));
+    let mut rows = Vec::new();
+    for view in views {
+        rows.extend(view.groups.iter().map(|group| {
+            vec![
+                view.network.clone(),
+                group.port_name.clone(),
+                group.group.clone(),
+                group.vlan.to_string(),
+                group.state.clone(),
+                timer(group.left_seconds),
+            ]
+        }));
+    }
+    let heading = ["NETWORK", "PORT", "GROUP", "VLAN", "STATE", "TIMER"];
+    table::print(&heading, &rows)?;
+    let mut out = io::stdout().lock();
+    for view in views {
+        for router in &view.routers {
+            writeln!(
+                out,
+                "router port on {}{}: {} ({}, {}) {}",
+                view.network,
+                vlan(router.vlan),
+                router.port,
+                router.protocol,
+                router.state,
+                timer(router.left_seconds)
+            )?;
+        }
+        for querier in &view.queriers {
+            let place = format!("{}{}", view.network, vlan(querier.vlan));
+            writeln!(out, "querier on {place}: {}", told(querier))?;
+        }
+        let flooded = match (view.snooping.as_str(), view.queriers.is_empty()) {
+            ("off", _) => "snooping is off",
+            (_, true) => "no querier, see `causeway network set --help`",
+            (_, false) => continue,
+        };
+        writeln!(out, "{}: all multicast is flooded: {flooded}", view.network)?;
+    }
+    Ok(())
+}
+
+fn vlan(vlan: u16) -> String {
+    match vlan {
+        0 => String::new(),
+        vlan => format!(" VLAN {vlan}"),
+    }
+}
+
+fn told(querier: &QuerierView) -> String {
+    let place = match (&querier.port, querier.left_seconds) {
+        (Some(port), Some(left)) => format!("behind {port}, for {left} s more"),
+        (_, _) => "this switch".to_owned(),
+    };
+    let waits = if querier.trusted {
+        ""
+    } else {
+        "; its first answers are not in, so all is flooded"
+    };
+    format!("{} ({}), {place}{waits}", querier.address, querier.protocol)
+}
