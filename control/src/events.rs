@@ -44,6 +44,8 @@ pub enum EventKind {
     Unpublished,
     /// A station is heard now on one port, now on another.
     MacFlap,
+    /// An address is claimed by another MAC than its endpoint's.
+    DuplicateAddress,
     /// A loop probe came back: two ports are connected outside the switch.
     Loop,
     /// A port floods more than its storm control lets through.
@@ -56,7 +58,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::EndpointAttached,
         Self::EndpointDetached,
         Self::PortChanged,
@@ -70,6 +72,7 @@ impl EventKind {
         Self::Published,
         Self::Unpublished,
         Self::MacFlap,
+        Self::DuplicateAddress,
         Self::Loop,
         Self::StormBegan,
         Self::StormEnded,
@@ -92,6 +95,7 @@ impl EventKind {
             Self::Published => "published",
             Self::Unpublished => "unpublished",
             Self::MacFlap => "mac_flap",
+            Self::DuplicateAddress => "duplicate_address",
             Self::Loop => "loop",
             Self::StormBegan => "storm_began",
             Self::StormEnded => "storm_ended",
@@ -105,6 +109,7 @@ impl EventKind {
             Self::PortDown
             | Self::PortBlocked
             | Self::MacFlap
+            | Self::DuplicateAddress
             | Self::Loop
             | Self::StormBegan
             | Self::Limit => true,

@@ -367,6 +367,8 @@ fn reply(answer: Answer) -> String {
     match answer {
         Answer::Arp => "the gateway gives its MAC (ARP)".to_owned(),
         Answer::Neighbour => "the gateway gives its MAC (ND)".to_owned(),
+        Answer::ArpFor => "the endpoint's MAC, from the table (ARP)".to_owned(),
+        Answer::NeighbourFor => "the endpoint's MAC, from the table (ND)".to_owned(),
         Answer::Echo => "the gateway answers the echo".to_owned(),
         Answer::Error { kind } => match kind {
             IcmpErrorKind::TimeExceeded => "ICMP time exceeded".to_owned(),

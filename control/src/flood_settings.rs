@@ -1,6 +1,6 @@
 //! What of a network's frames is spared the ports that have no use for it.
 
-use dataplane_core::topology::Multicast;
+use dataplane_core::topology::{Multicast, Suppression};
 
 /// What is set of a network's floods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub struct FloodSettings {
     pub mcast_snooping: bool,
     /// The switch is a querier, where there is snooping.
     pub mcast_querier: bool,
+    /// The switch answers ARP requests and neighbour solicitations for endpoints.
+    pub arp_suppression: bool,
 }
 
 impl Default for FloodSettings {
@@ -17,6 +19,7 @@ impl Default for FloodSettings {
         Self {
             mcast_snooping: true,
             mcast_querier: false,
+            arp_suppression: false,
         }
     }
 }
@@ -30,6 +33,14 @@ impl FloodSettings {
             (true, true) => Multicast::Queried,
         }
     }
+
+    /// Who answers questions for endpoints.
+    pub const fn suppression(self) -> Suppression {
+        match self.arp_suppression {
+            true => Suppression::On,
+            false => Suppression::Off,
+        }
+    }
 }
 
 /// What a request says of a network's floods; what it does not name stays as it is.
@@ -39,6 +50,8 @@ pub struct FloodChange {
     pub mcast_snooping: Option<bool>,
     /// As [`FloodSettings::mcast_querier`].
     pub mcast_querier: Option<bool>,
+    /// As [`FloodSettings::arp_suppression`].
+    pub arp_suppression: Option<bool>,
 }
 
 impl FloodChange {
@@ -47,6 +60,7 @@ impl FloodChange {
         FloodSettings {
             mcast_snooping: self.mcast_snooping.unwrap_or(before.mcast_snooping),
             mcast_querier: self.mcast_querier.unwrap_or(before.mcast_querier),
+            arp_suppression: self.arp_suppression.unwrap_or(before.arp_suppression),
         }
     }
 }
@@ -62,6 +76,7 @@ mod tests {
         let change = |mcast_snooping, mcast_querier| FloodChange {
             mcast_snooping,
             mcast_querier,
+            arp_suppression: None,
         };
         let queried = change(None, Some(true)).over(usual);
         assert_eq!(queried.multicast(), Multicast::Queried);

@@ -55,6 +55,7 @@ const MIGRATIONS: &[&str] = &[
     links::LINKS,
     "ALTER TABLE network ADD COLUMN mcast_snooping INTEGER NOT NULL DEFAULT 1;
      ALTER TABLE network ADD COLUMN mcast_querier INTEGER NOT NULL DEFAULT 0;",
+    "ALTER TABLE network ADD COLUMN arp_suppression INTEGER NOT NULL DEFAULT 0;",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -200,11 +201,12 @@ impl Store {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
             connection.execute(
                 "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-                 ?13, ?14, ?15, ?16)
+                 ?13, ?14, ?15, ?16, ?17)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
                  mtu = ?5, ageing_seconds = ?6, foreign_owner = ?7, foreign_id = ?8,
                  nat_mapping = ?9, nat_filtering = ?10, nat_v4 = ?11, nat_v6 = ?12,
-                 stp_frames = ?13, loop_detect = ?14, mcast_snooping = ?15, mcast_querier = ?16",
+                 stp_frames = ?13, loop_detect = ?14, mcast_snooping = ?15, mcast_querier = ?16,
+                 arp_suppression = ?17",
                 params![
                     network.domain.0,
                     network.name.as_str(),
@@ -221,7 +223,8 @@ impl Store {
                     network.stp_frames.label(),
                     network.loop_detect.label(),
                     network.flood.mcast_snooping,
-                    network.flood.mcast_querier
+                    network.flood.mcast_querier,
+                    network.flood.arp_suppression
                 ],
             )?;
             vlans::put_network(connection, network)?;
@@ -443,6 +446,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             flood: FloodSettings {
                 mcast_snooping: row.get("mcast_snooping")?,
                 mcast_querier: row.get("mcast_querier")?,
+                arp_suppression: row.get("arp_suppression")?,
             },
             nat: NetworkNat {
                 mapping: optional(row, "nat_mapping", model::dependence)?,

@@ -172,6 +172,7 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
     let mut domain = Domain::new(network.domain, network.name.as_str());
     domain.ageing = Duration::from_secs(network.ageing_seconds.into());
     domain.multicast = network.flood.multicast();
+    domain.suppression = network.flood.suppression();
     domain.subnets = network
         .subnets
         .iter()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use dataplane_core::addr::{PortId, UplinkId};
 use dataplane_core::frame::FrameBuf;
-use dataplane_core::l2::{ProbeKey, Sighting};
+use dataplane_core::l2::{Claim, ProbeKey, Sighting};
 use dataplane_core::link::Direction;
 use dataplane_core::topology::Topology;
 use dataplane_port::{Carrier, PortIo};
@@ -85,6 +85,8 @@ pub enum Notice {
     PortUp(PortId),
     /// A station flaps between two ports, or a loop probe came back.
     Sighted(Sighting),
+    /// An address is claimed by a MAC that may not be its endpoint's.
+    Claimed(Claim),
     /// Frames wait for the MAC of a next hop.
     NextHopWanted(UplinkId, IpAddr),
 }

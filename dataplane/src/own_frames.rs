@@ -1,4 +1,4 @@
-//! Frames of the switch's own: announcements and loop probes. No port received them, so they get no
+//! Frames of the switch's own: announcements, questions to listeners and loop probes. No port received them, so they get no
 //! verdict; their copies are counted like all others.
 
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::frame::Offload;
 use dataplane_core::l2::{FloodClass, PortFlags, ProbeKey};
-use dataplane_core::topology::Role;
+use dataplane_core::time::Instant;
+use dataplane_core::topology::{Role, Topology};
 
 use crate::command::Notice;
 use crate::worker::Worker;
@@ -30,6 +31,26 @@ impl Worker {
         self.flood((domain, vlan), port, class, buf);
     }
 
+    /// Asks who listens to groups, where the switch is the querier. Its questions enter by no port
+    /// and get no verdict, like announcements; their copies are counted like all others.
+    pub fn ask_listeners(&mut self, topology: &Topology, now: Instant) {
+        let mut questions = core::mem::take(&mut self.questions);
+        let mdb = Arc::clone(self.switch.groups.mdb());
+        mdb.tick(topology, now, &mut questions);
+        for question in questions.drain(..) {
+            let Some(mut buf) = self.batch.take_buffer() else {
+                break;
+            };
+            if !question.write(topology, &mut buf) {
+                self.batch.recycle(buf);
+                continue;
+            }
+            mdb.count_sent(1);
+            self.send_copies(question.vlan, || topology.asked(question), buf);
+        }
+        self.questions = questions;
+    }
+
     /// Sends a loop probe by every port that is to detect loops, each at once: there may be more
     /// ports than buffers.
     pub fn send_probes(&mut self, key: ProbeKey) {
@@ -49,6 +70,9 @@ impl Worker {
     pub fn tell_sightings(&mut self) {
         while let Some(sighting) = self.switch.bridge.watch.take_sighting() {
             self.notify(Notice::Sighted(sighting));
+        }
+        while let Some(claim) = self.switch.bridge.claims.take() {
+            self.notify(Notice::Claimed(claim));
         }
     }
 }

@@ -173,6 +173,8 @@ pub struct Stats {
     pub move_refused: u64,
     /// ICMP errors not sent because too many had been.
     pub errors_suppressed: u64,
+    /// Questions for endpoints that the switch has answered.
+    pub answered_for: u64,
     /// Groups that a port asked for and that there was no room for.
     pub groups_refused: u64,
     /// By port, all workers together.
@@ -295,6 +297,7 @@ impl Stats {
         self.pinned += counters.pinned.get();
         self.move_refused += counters.move_refused.get();
         self.errors_suppressed += counters.errors_suppressed.get();
+        self.answered_for += counters.answered_for.get();
         self.groups_refused += counters.groups_refused.get();
         if self.verdicts.is_empty() {
             self.verdicts = VerdictKind::ALL.iter().map(|kind| (*kind, 0)).collect();

@@ -625,26 +625,6 @@ impl Worker {
         }
     }
 
-    /// Asks who listens to groups, where the switch is the querier. Its questions enter by no port
-    /// and get no verdict, like announcements; their copies are counted like all others.
-    fn ask_listeners(&mut self, topology: &Topology, now: Instant) {
-        let mut questions = core::mem::take(&mut self.questions);
-        let mdb = Arc::clone(self.switch.groups.mdb());
-        mdb.tick(topology, now, &mut questions);
-        for question in questions.drain(..) {
-            let Some(mut buf) = self.batch.take_buffer() else {
-                break;
-            };
-            if !question.write(topology, &mut buf) {
-                self.batch.recycle(buf);
-                continue;
-            }
-            mdb.count_sent(1);
-            self.send_copies(question.vlan, || topology.asked(question), buf);
-        }
-        self.questions = questions;
-    }
-
     /// Takes held frames up again whose next hop is known now, or has not answered in time.
     fn release_held(&mut self) {
         let now = self.now();

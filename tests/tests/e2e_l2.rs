@@ -185,7 +185,8 @@ fn flags_of_a_port_act_at_once_and_outlive_the_daemon() {
     floor.daemon.kill();
     floor.daemon.restart();
     let wanted = json!({"learning": true, "flood": true, "mcast_flood": true,
-        "bcast_flood": true, "isolated": true, "hairpin": true, "port_security": false});
+        "bcast_flood": true, "isolated": true, "hairpin": true, "port_security": false,
+        "mcast_fast_leave": false, "mcast_router": false, "mcast_router_learning": true});
     assert_eq!(floor.flags("a"), wanted);
     assert_eq!(floor.heard(0, &plain(BROADCAST, a)), ["c"]);
     floor.set("a", &["isolated", "off"]);

@@ -113,6 +113,7 @@ pub async fn create_network(
         flood: FloodChange {
             mcast_snooping: body.mcast_snooping,
             mcast_querier: body.mcast_querier,
+            arp_suppression: body.arp_suppression,
         },
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],
@@ -166,6 +167,7 @@ pub async fn change_network(
         flood: FloodChange {
             mcast_snooping: body.mcast_snooping,
             mcast_querier: body.mcast_querier,
+            arp_suppression: body.arp_suppression,
         },
         nat: nat_request(
             [&body.nat_mapping, &body.nat_filtering],

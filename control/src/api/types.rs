@@ -52,6 +52,8 @@ pub struct NetworkCreate {
     pub mcast_snooping: Option<bool>,
     /// The switch is a querier, where there is snooping.
     pub mcast_querier: Option<bool>,
+    /// The switch answers ARP requests and neighbour solicitations for endpoints.
+    pub arp_suppression: Option<bool>,
     /// On what of the remote an external port depends, as RFC 4787 calls it, or `default`.
     pub nat_mapping: Option<String>,
     /// On what of the remote it depends whether it is let in.
@@ -80,6 +82,8 @@ pub struct NetworkSet {
     pub mcast_snooping: Option<bool>,
     /// The switch is a querier, where there is snooping.
     pub mcast_querier: Option<bool>,
+    /// The switch answers ARP requests and neighbour solicitations for endpoints.
+    pub arp_suppression: Option<bool>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
     pub nat_mapping: Option<String>,
     /// As in [`NetworkCreate`]; `default` for what the configuration says.
@@ -125,6 +129,9 @@ pub struct NetworkView {
     /// The switch is a querier, where there is snooping.
     #[serde(default)]
     pub mcast_querier: bool,
+    /// The switch answers ARP requests and neighbour solicitations for endpoints.
+    #[serde(default)]
+    pub arp_suppression: bool,
     /// On what of the remote an external port depends: what is in force.
     #[serde(default)]
     pub nat_mapping: String,
@@ -550,9 +557,10 @@ pub struct StatusView {
     /// What learning has come to.
     #[serde(default)]
     pub learning: Vec<CountView>,
-    /// Who listens to groups: `listeners`, `groups_refused`, `queries_sent`.
+    /// What ports were spared: `listeners` to groups, `groups_refused`, `queries_sent`, `answered_for`
+    /// endpoints.
     #[serde(default)]
-    pub multicast: Vec<CountView>,
+    pub spared: Vec<CountView>,
     /// API handlers that panicked.
     pub api_panics: u64,
     /// What disturbs forwarding, in words.

@@ -225,6 +225,9 @@ pub struct FloodArgs {
     /// The switch asks for listeners, where there is snooping [default: off]
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     pub mcast_querier: Option<bool>,
+    /// The switch answers ARP and neighbour discovery for endpoints [default: off]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub arp_suppression: Option<bool>,
 }
 
 fn on_off(word: &str) -> Result<bool, String> {

@@ -96,6 +96,10 @@ impl Engine {
                 }
                 Ok(())
             }
+            Notice::Claimed(claim) => {
+                self.follow_claim(claim).await;
+                Ok(())
+            }
             Notice::Sighted(sighting) => self.follow_sighting(sighting).await,
             Notice::NextHopWanted(uplink, address) => {
                 let state = self.state().await;

@@ -367,7 +367,7 @@ impl Engine {
             verdicts: verdicts.collect(),
             dropped: stats.drops.iter().map(|(_, count)| count).sum(),
             learning: learning(&stats),
-            multicast: self.multicast(&stats),
+            spared: self.spared(&stats),
             api_panics: self.panics.load(Ordering::Relaxed),
             warnings,
             features,
@@ -400,14 +400,15 @@ fn link_views(stats: &Stats, port: &dataplane_core::topology::Port) -> Vec<LinkV
 }
 
 impl Engine {
-    /// How many groups are listened to, and what has become of others.
-    fn multicast(&self, stats: &Stats) -> Vec<CountView> {
+    /// How many groups are listened to, and what else ports were spared.
+    fn spared(&self, stats: &Stats) -> Vec<CountView> {
         let mdb = self.dataplane.mdb();
         let listeners = u64::try_from(mdb.len()).unwrap_or(u64::MAX);
         let counts = [
             ("listeners", listeners),
             ("groups_refused", stats.groups_refused),
             ("queries_sent", mdb.queries_sent()),
+            ("answered_for", stats.answered_for),
         ];
         counts.map(count_view).into()
     }
@@ -530,6 +531,7 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         gateway_vlan: network.vlans.gateway.0,
         mcast_snooping: network.flood.mcast_snooping,
         mcast_querier: network.flood.mcast_querier,
+        arp_suppression: network.flood.arp_suppression,
         nat_mapping: label(behaviour.mapping),
         nat_filtering: label(behaviour.filtering),
         nat4: mode(modes.v4),

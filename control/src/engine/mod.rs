@@ -10,6 +10,7 @@
 //! The dataplane never waits for this mutex; frames flow while control is busy or broken.
 
 mod background;
+mod claims;
 mod clean;
 mod endpoints;
 mod features;
@@ -115,6 +116,8 @@ struct State {
     sighted: wiring::Sighted,
     /// Storms that storm control is holding back.
     storms: storms::Storms,
+    /// Claims of addresses that were told of lately.
+    claimed: claims::Claimed,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
 }

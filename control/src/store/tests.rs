@@ -51,9 +51,11 @@ pub(super) fn example() -> DesiredState {
         vlans: NetworkVlans {
             filtering: VlanFiltering::On,
             gateway: VlanId(5),
+        },
         flood: FloodSettings {
             mcast_snooping: false,
             mcast_querier: true,
+            arp_suppression: true,
         },
         nat: NetworkNat {
             mapping: Some(Dependence::AddressDependent),

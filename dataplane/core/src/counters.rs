@@ -52,6 +52,8 @@ pub struct Counters {
     pub learned: Counter,
     /// ICMP errors that were not sent because too many had been.
     pub errors_suppressed: Counter,
+    /// Questions for endpoints that the switch has answered.
+    pub answered_for: Counter,
     /// Groups that a port has asked for and that there was no room for.
     pub groups_refused: Counter,
     verdicts: [Counter; VerdictKind::ALL.len()],
@@ -71,6 +73,7 @@ impl Default for Counters {
             moved: Counter::default(),
             learned: Counter::default(),
             errors_suppressed: Counter::default(),
+            answered_for: Counter::default(),
             groups_refused: Counter::default(),
             verdicts: core::array::from_fn(|_| Counter::default()),
             drops: core::array::from_fn(|_| Counter::default()),

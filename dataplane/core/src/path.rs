@@ -1,9 +1,8 @@
 //! The data path: read this first.
 //!
 //! [`forward`] takes one frame from its ingress port to its verdict, stage by stage. Everything it
-//! needs is in the worker's [`Switch`]; everything it learns or translates goes there too. What
-//! leaves is the frame itself, rewritten in place where the gateway took part, and the verdict,
-//! by which the worker knows the egress ports.
+//! needs is in the worker's [`Switch`]; everything it learns or translates goes there too. What leaves
+//! is the frame, rewritten where the gateway took part, and the verdict, which tells the egress ports.
 
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use crate::fdb::{FdbKey, FdbView, Learn, Place};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::l2::{self, PortFlags, StormView};
-use crate::multicast::{MdbView, Snooping};
+use crate::multicast::{MdbView, Spared};
 use crate::route::{self, Passage};
 use crate::time::Instant;
 use crate::topology::{Domain, Port, Topology};
@@ -81,10 +80,7 @@ fn path<T: Trace>(
     let domain = topology.bridge_domain(port);
     let learned = learn(&mut sw.fdb, domain, port, vlan, headers, now);
     sw.counters.record_learn(learned);
-    if let (Learn::Moved { from }, Some(domain)) = (learned, domain) {
-        let key = FdbKey::new(domain.id, vlan, headers.src);
-        sw.bridge.watch.moved(key, from, port.id, now);
-    }
+    sw.bridge.notice(learned, domain, vlan, headers, frame, now);
     step!(trace, Step::Learned(learned));
 
     // 5. Lookup: to one port, to all, or to the gateway.
@@ -98,9 +94,9 @@ fn path<T: Trace>(
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
         (Target::Unicast(egress), _) => l2::bridge(topology, port, frame, egress, vlan),
-        (Target::Flood, Some(domain)) if domain.snoops(headers.dst) => {
+        (Target::Flood, Some(domain)) => {
             sw.storm.admit(port, frame, headers.dst, now)?;
-            Snooping {
+            Spared {
                 view: &mut sw.groups,
                 topology,
                 domain,
@@ -113,10 +109,6 @@ fn path<T: Trace>(
                 trace,
             }
             .forward()
-        }
-        (Target::Flood, Some(domain)) => {
-            sw.storm.admit(port, frame, headers.dst, now)?;
-            l2::flood(topology, frame.ingress, domain.id, vlan, headers.dst)
         }
         (Target::Gateway, _) | (Target::Flood, None) => Passage {
             state: &mut sw.gateway,

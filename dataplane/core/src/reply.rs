@@ -66,9 +66,24 @@ pub fn solicited(bytes: &[u8], headers: &Headers) -> Option<Ipv6Addr> {
     (!target.is_multicast()).then_some(target)
 }
 
+/// Who is advertised: a gateway is a router, an endpoint is none that we know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advertised {
+    /// The gateway.
+    Gateway,
+    /// An endpoint.
+    Endpoint,
+}
+
 /// Turns a neighbour solicitation for `target` into the advertisement that `mac` owns it
 /// (RFC 4861 section 7.2.4). `false` when the frame cannot hold it.
-pub fn neighbour(buf: &mut FrameBuf, headers: &Headers, target: Ipv6Addr, mac: MacAddr) -> bool {
+pub fn neighbour(
+    buf: &mut FrameBuf,
+    headers: &Headers,
+    target: Ipv6Addr,
+    mac: MacAddr,
+    who: Advertised,
+) -> bool {
     let Some(Ip {
         src: IpAddr::V6(asker),
         ..
@@ -84,7 +99,12 @@ pub fn neighbour(buf: &mut FrameBuf, headers: &Headers, target: Ipv6Addr, mac: M
     let unspecified = asker.is_unspecified();
     let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     let to = if unspecified { all_nodes } else { *asker };
-    let flags = if unspecified { 0xa0 } else { 0xe0 };
+    // Router, solicited, override (RFC 4861 section 4.4).
+    let router = match who {
+        Advertised::Gateway => 0x80,
+        Advertised::Endpoint => 0,
+    };
+    let flags = router | if unspecified { 0x20 } else { 0x60 };
     answer_ethernet(buf.bytes_mut(), mac);
     if unspecified {
         buf.bytes_mut()[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 1]);

@@ -158,6 +158,8 @@ pub struct Domain {
     pub flood: Box<[PortId]>,
     /// How its frames to groups are forwarded.
     pub multicast: Multicast,
+    /// Who answers questions for its endpoints.
+    pub suppression: Suppression,
     /// Its ports with [`PortFlags::MCAST_ROUTER`], ascending.
     pub mcast_routers: Box<[PortId]>,
     /// Prefixes of the network.
@@ -188,6 +190,16 @@ pub enum Multicast {
     Snooped,
     /// The same, and the switch is a querier.
     Queried,
+}
+
+/// Who answers ARP requests and neighbour solicitations for a network's endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Suppression {
+    /// The endpoints, to whom they are flooded.
+    #[default]
+    Off,
+    /// The switch, for those in its table.
+    On,
 }
 
 /// Under which address a network's packets go outside.
@@ -546,6 +558,7 @@ impl Domain {
             ageing: AGEING_DEFAULT,
             flood: Box::new([]),
             multicast: Multicast::default(),
+            suppression: Suppression::default(),
             mcast_routers: Box::new([]),
             subnets: Vec::new(),
             gateway: None,
@@ -576,10 +589,11 @@ impl Domain {
         !self.internal && self.modes.of(address) == NatMode::Routed
     }
 
-    /// Whether a frame that is flooded may be for a group whose listeners are known.
+    /// Whether some ports may be spared a frame that is flooded.
     #[inline]
-    pub fn snoops(&self, dst: MacAddr) -> bool {
-        dst.is_group() && self.multicast != Multicast::Flooded && !dst.is_broadcast()
+    pub fn spares(&self, dst: MacAddr) -> bool {
+        let any = self.multicast != Multicast::Flooded || self.suppression == Suppression::On;
+        any && dst.is_group()
     }
 
     /// Whether `address` belongs to one of the network's prefixes.

@@ -128,6 +128,10 @@ pub enum Answer {
     Arp,
     /// Neighbour advertisement: the gateway's MAC.
     Neighbour,
+    /// ARP reply: an endpoint's MAC, which the others were not asked for.
+    ArpFor,
+    /// Neighbour advertisement: an endpoint's MAC.
+    NeighbourFor,
     /// ICMP or ICMPv6 echo reply.
     Echo,
     /// ICMP or ICMPv6 error.

@@ -1,20 +1,25 @@
 //! Admission of frames into a bridge domain, and their way out of it.
 
+mod claims;
 mod egress;
 mod flags;
 mod probe;
 mod profile;
 mod security;
 mod storm;
+mod suppress;
 mod vlan;
 mod watch;
 
 use crate::addr::{DomainId, MacAddr, VlanId};
+use crate::fdb::{FdbKey, Learn};
 use crate::frame::Frame;
 use crate::headers::{ETHERNET_SIZE, Headers, VLAN_TAG_SIZE, ethertype};
-use crate::topology::{Port, Role};
+use crate::time::Instant;
+use crate::topology::{Domain, Port, Role};
 use crate::verdict::DropReason;
 
+pub use claims::{Claim, Claims};
 pub(crate) use egress::{Takers, are_isolated, bridge, flood, leave};
 pub use flags::{FloodClass, PortFlags};
 pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
@@ -22,6 +27,7 @@ pub use profile::PortProfile;
 pub use security::{Families, Identity};
 pub use storm::{STORM_BURST_MAX, STORM_RATE_MAX};
 pub use storm::{StormLimit, StormLimitError, StormLimits, StormMeters, StormView};
+pub(crate) use suppress::answer;
 pub use vlan::{Form, PortVlans, VLAN_DEFAULT, VLANS, VlanSpan, reshape};
 pub use watch::{FLAP_MOVES, FLAP_WINDOW, Sighting, Watch};
 
@@ -50,6 +56,8 @@ fn passes(flags: PortFlags, group: MacAddr) -> bool {
 pub struct State {
     /// What it has noticed about the wiring.
     pub watch: Watch,
+    /// Which addresses it has heard claimed by somebody else than their endpoints.
+    pub claims: Claims,
 }
 
 impl State {
@@ -57,6 +65,30 @@ impl State {
     pub fn new(key: ProbeKey) -> Self {
         Self {
             watch: Watch::new(key),
+            claims: Claims::default(),
+        }
+    }
+
+    /// Takes note of what a frame tells of stations: one that has moved, an address that is claimed.
+    #[inline]
+    pub(crate) fn notice(
+        &mut self,
+        learned: Learn,
+        domain: Option<&Domain>,
+        vlan: VlanId,
+        headers: &Headers,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) {
+        let Some(domain) = domain else {
+            return;
+        };
+        if let Learn::Moved { from } = learned {
+            let key = FdbKey::new(domain.id, vlan, headers.src);
+            self.watch.moved(key, from, frame.ingress, now);
+        }
+        if headers.dst.is_group() && vlan == domain.gateway_vlan {
+            self.claims.hear(domain, headers, frame);
         }
     }
 }
@@ -80,7 +112,8 @@ fn examine(
         return Err(DropReason::LoopProbe);
     }
     if port.flags.has(PortFlags::SECURED) {
-        port.profile.identity.check(headers, frame)?;
+        let checked = port.profile.identity.check(headers, frame);
+        checked.inspect_err(|_| state.claims.refused(domain, headers, frame))?;
     }
     if port.flags.has(PortFlags::FILTERING) {
         return port.profile.classify(headers.tag);

@@ -56,7 +56,7 @@ use message::{ALL_NODES, ALL_SYSTEMS};
 pub use network::Forget;
 use network::Network;
 pub use view::MdbView;
-pub(crate) use view::Snooping;
+pub(crate) use view::Spared;
 
 /// Groups of one network, as many as the kernel's bridge keeps (`mcast_hash_max`).
 pub const GROUPS_MAX: usize = 4_096;

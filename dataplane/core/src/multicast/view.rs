@@ -1,7 +1,6 @@
 //! One worker's view of the MDB, and what it makes of a frame to a group.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
@@ -15,8 +14,8 @@ use crate::frame::Frame;
 use crate::headers::{Headers, Ip};
 use crate::l2::{self, Takers};
 use crate::time::Instant;
-use crate::topology::{Domain, PORTS_MAX, Port, Topology};
-use crate::trace::{Step, Trace, step};
+use crate::topology::{Domain, Multicast, PORTS_MAX, Port, Suppression, Topology};
+use crate::trace::{Answer, Step, Trace, step};
 use crate::verdict::{DropReason, Verdict};
 
 /// One worker's view. Not shared: each worker, simulation or question has its own.
@@ -29,15 +28,15 @@ pub struct MdbView {
     overlay: Option<HashMap<DomainId, Network, FxBuildHasher>>,
 }
 
-/// A frame to a group that is to be taken further.
-pub(crate) struct Snooping<'s, 'f, T> {
+/// A frame that is to be flooded, to those who have a use for it.
+pub(crate) struct Spared<'s, 'f, T> {
     pub view: &'s mut MdbView,
     pub topology: &'s Topology,
     pub domain: &'s Domain,
     pub port: &'s Port,
     pub vlan: VlanId,
     pub headers: &'s Headers,
-    pub frame: &'s Frame<'f>,
+    pub frame: &'s mut Frame<'f>,
     pub counters: &'s Counters,
     pub now: Instant,
     pub trace: &'s mut T,
@@ -151,42 +150,69 @@ impl MdbView {
 /// as one that was set, so that no frame makes the list grow.
 const TAKERS_MAX: usize = 4 * PORTS_MAX;
 
-impl<T: Trace> Snooping<'_, '_, T> {
-    /// Sends the frame to those who are to have it, and takes note of what it says.
+impl<T: Trace> Spared<'_, '_, T> {
+    /// Sends the frame to those who are to have it, having taken note of what it says, or answers it.
     ///
     /// # Errors
     /// `GroupMessageMalformed`, `NoListener`, `NoOtherPort`.
+    #[inline]
+    pub fn forward(self) -> Result<Verdict, DropReason> {
+        if self.domain.spares(self.headers.dst) {
+            return self.forward_sparingly();
+        }
+        self.flood()
+    }
+
+    fn flood(&self) -> Result<Verdict, DropReason> {
+        let (domain, dst) = (self.domain.id, self.headers.dst);
+        l2::flood(self.topology, self.port.id, domain, self.vlan, dst)
+    }
+
     // Apart from the path of the others, which it would only make longer.
     #[inline(never)]
-    pub fn forward(self) -> Result<Verdict, DropReason> {
-        let flood = |this: &Self| {
-            let (topology, domain) = (this.topology, this.domain.id);
-            l2::flood(topology, this.port.id, domain, this.vlan, this.headers.dst)
+    fn forward_sparingly(mut self) -> Result<Verdict, DropReason> {
+        if self.domain.suppression == Suppression::On
+            && let Some(answer) = self.answer()
+        {
+            self.counters.answered_for.add(1);
+            step!(self.trace, Step::Reply(answer));
+            return Ok(Verdict::Replied(self.port.id));
+        }
+        let snoops = self.domain.multicast != Multicast::Flooded;
+        match self.headers.ip().copied() {
+            Some(ip) if snoops && ip.dst.is_multicast() => self.forward_group(&ip),
+            Some(_) | None => self.flood(),
+        }
+    }
+
+    fn answer(&mut self) -> Option<Answer> {
+        let (topology, domain) = (self.topology, self.domain);
+        let here = self.vlan == domain.gateway_vlan;
+        here.then(|| l2::answer(topology, domain, self.port, self.headers, self.frame))?
+    }
+
+    fn forward_group(mut self, ip: &Ip) -> Result<Verdict, DropReason> {
+        let key = GroupKey {
+            vlan: self.vlan,
+            group: ip.dst,
         };
-        let Some(ip) = self.headers.ip().filter(|ip| ip.dst.is_multicast()) else {
-            return flood(&self);
-        };
-        let (key, ip) = (self.key(ip.dst), *ip);
-        let mut this = self;
-        let audience = match this.listen(&ip)? {
+        let audience = match self.listen(ip)? {
             Some(audience) => audience,
             None if key.is_always_flooded() => Audience::All,
             None => Audience::Listeners,
         };
-        if audience == Audience::All || !this.view.choose(this.domain, key, audience, this.now) {
-            return flood(&this);
+        if audience == Audience::All || !self.view.choose(self.domain, key, audience, self.now) {
+            return self.flood();
         }
-        let takers = Takers::of_group(this.port, this.vlan);
-        let (topology, id) = (this.topology, this.domain.id);
-        this.view.takers.retain(|port| {
-            topology
-                .port(*port)
-                .is_some_and(|port| takers.include_of(port, id))
-        });
-        if this.view.takers.is_empty() {
+        let takers = Takers::of_group(self.port, self.vlan);
+        let (topology, id) = (self.topology, self.domain.id);
+        let takes = |port: &Port| takers.include_of(port, id);
+        let all = &mut self.view.takers;
+        all.retain(|port| topology.port(*port).is_some_and(takes));
+        if all.is_empty() {
             return Err(DropReason::NoListener);
         }
-        Ok(Verdict::Multicast(id, this.vlan))
+        Ok(Verdict::Multicast(id, self.vlan))
     }
 
     /// Takes note of a message; `None` when the frame is none.
@@ -213,12 +239,5 @@ impl<T: Trace> Snooping<'_, '_, T> {
             Message::Leave(_) | Message::Records(_) | Message::Query(_) => Audience::All,
             Message::Router => Audience::All,
         }))
-    }
-
-    fn key(&self, group: IpAddr) -> GroupKey {
-        GroupKey {
-            vlan: self.vlan,
-            group,
-        }
     }
 }

@@ -12,7 +12,7 @@ use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
 use crate::l2::{self, Form, PortFlags};
 use crate::nat::{self, Leaving, Outside, Translation, Transport};
-use crate::reply;
+use crate::reply::{self, Advertised};
 use crate::time::Instant;
 use crate::topology::{Domain, Gateway, NatMode, Port, Role, Route, RouteMark, Topology, Uplink};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
@@ -464,7 +464,13 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         if !gateway.owns(IpAddr::V6(target)) {
             return Err(DropReason::ArpNotForGateway);
         }
-        if !reply::neighbour(self.frame.buf, self.headers, target, gateway.mac) {
+        if !reply::neighbour(
+            self.frame.buf,
+            self.headers,
+            target,
+            gateway.mac,
+            Advertised::Gateway,
+        ) {
             return Err(DropReason::L3Malformed);
         }
         Ok(self.replied(Answer::Neighbour))
