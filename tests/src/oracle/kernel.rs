@@ -45,6 +45,18 @@ impl KernelBridge {
     /// # Panics
     /// When it cannot be made.
     pub fn new(lab: &Lab) -> Self {
+        Self::made(lab, false)
+    }
+
+    /// The same, and it snoops groups.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn snooping(lab: &Lab) -> Self {
+        Self::made(lab, true)
+    }
+
+    fn made(lab: &Lab, snooping: bool) -> Self {
         stay_here();
         let [host, ns] = lab.namespaces(["bridge", "stations"]);
         silence(&host);
@@ -55,7 +67,10 @@ impl KernelBridge {
         }
         let handle = handle(&host);
         lab::block_on(async {
-            let bridge = LinkBridge::new(BRIDGE).mcast_snooping(false).up().build();
+            let bridge = LinkBridge::new(BRIDGE)
+                .mcast_snooping(snooping)
+                .up()
+                .build();
             handle.link().add(bridge).execute().await
         })
         .expect("a bridge");

@@ -14,7 +14,7 @@ use dataplane_core::multicast::{Mdb, MdbView};
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::{State, Tables};
 use dataplane_core::time::{Duration, Instant};
-use dataplane_core::topology::{Domain, Port, Role, Topology};
+use dataplane_core::topology::{Domain, Multicast, Port, Role, Topology};
 use dataplane_core::trace::Off;
 use dataplane_core::verdict::Verdict;
 
@@ -136,6 +136,15 @@ impl Default for Bottle {
 }
 
 impl Bottle {
+    /// A core whose network snoops groups.
+    pub fn snooping() -> Self {
+        let mut made = Self::default();
+        for domain in made.topology().domains.iter_mut().flatten() {
+            domain.multicast = Multicast::Snooped;
+        }
+        made
+    }
+
     fn topology(&mut self) -> &mut Topology {
         Arc::make_mut(&mut self.sw.topology)
     }
@@ -173,6 +182,11 @@ impl Bridge for Bottle {
         match verdict {
             Verdict::Bridged(to) => self.deliver(to),
             Verdict::Flooded(domain, vlan, class) => self.flood((domain, vlan), ingress, class),
+            Verdict::Multicast(_, TRANSPARENT) => {
+                for to in self.sw.groups.takers().to_vec() {
+                    self.deliver(to);
+                }
+            }
             Verdict::Drop(_) => {}
             other => panic!("a bridge without a gateway has no such verdict: {other}"),
         }
