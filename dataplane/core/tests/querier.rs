@@ -366,3 +366,29 @@ fn a_group_of_one_network_is_none_of_another() {
     });
     assert_eq!(goes(&mut world, 2, GROUP), [3]);
 }
+
+#[test]
+fn a_port_that_comes_later_is_asked_when_it_comes_and_given_time_to_answer() {
+    let mut world = World::new();
+    world.edit(|t| t.ports[1].as_mut().unwrap().up = false);
+    multicast(&mut world, Multicast::Queried);
+    let _ = asked(&mut world, 5);
+    world.edit(|t| t.ports[1].as_mut().unwrap().up = true);
+    let come = asked(&mut world, 6);
+    let to: Vec<_> = come.iter().map(|(second, q)| (*second, q.to)).collect();
+    assert_eq!(
+        to,
+        [(0, Some(PortId(1))); 2],
+        "by IGMP and MLD, and nobody else"
+    );
+    assert_eq!(goes(&mut world, 2, GROUP), [1, 3], "it may still answer");
+    let _ = asked(&mut world, 5);
+    assert_eq!(goes(&mut world, 2, GROUP), [], "it has had its time");
+    // Later ones join by themselves; what is known stays in force meanwhile.
+    world.edit(|t| t.ports[3].as_mut().unwrap().up = false);
+    let _ = asked(&mut world, 1);
+    world.edit(|t| t.ports[3].as_mut().unwrap().up = true);
+    let back = asked(&mut world, 1);
+    assert!(back.iter().all(|(_, q)| q.to == Some(PortId(3))) && back.len() == 2);
+    assert_eq!(goes(&mut world, 2, GROUP), []);
+}

@@ -242,12 +242,12 @@ impl Mdb {
                 Multicast::Snooped => {
                     // One that has heard nothing has nothing to do either.
                     if let Some(mut network) = self.networks.get_mut(&domain.id) {
-                        network.tick(domain, now, questions);
+                        network.tick(topology, domain, now, questions);
                     }
                 }
                 Multicast::Queried => {
                     let mut network = self.networks.entry(domain.id).or_default();
-                    network.tick(domain, now, questions);
+                    network.tick(topology, domain, now, questions);
                 }
             }
         }

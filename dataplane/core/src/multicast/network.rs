@@ -18,7 +18,7 @@ use super::{Family, GROUPS_MAX, GROUPS_PER_PORT_MAX, GroupKey, Heard, LEAVES_MAX
 use crate::addr::{PortId, VlanId};
 use crate::l2::PortFlags;
 use crate::time::Instant;
-use crate::topology::{Domain, Multicast};
+use crate::topology::{Domain, Multicast, Topology};
 
 /// The groups of one network.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,8 @@ pub(super) struct Network {
     /// Queriers and routers of each VLAN that one was heard in, or that we ask in.
     vlans: BTreeMap<VlanId, [FamilyState; Family::ALL.len()]>,
     leaves: Vec<Leaving>,
+    /// Ports that were up when we looked last, ascending, as of a generation of the picture.
+    present: (u64, Vec<PortId>),
     tidied: Instant,
 }
 
@@ -396,7 +398,14 @@ impl Network {
     }
 
     /// What is to be asked now, and of whom; the dead are buried now and then.
-    pub fn tick(&mut self, domain: &Domain, now: Instant, questions: &mut Vec<Question>) {
+    pub fn tick(
+        &mut self,
+        topology: &Topology,
+        domain: &Domain,
+        now: Instant,
+        questions: &mut Vec<Question>,
+    ) {
+        self.ask_newcomers(topology, domain, now, questions);
         let vlan = domain.gateway_vlan;
         for (_, families) in self.vlans.iter_mut().filter(|(other, _)| **other != vlan) {
             families.iter_mut().for_each(|family| family.own = None);
@@ -437,6 +446,44 @@ impl Network {
                 family.routers.retain(|router| router.until > now);
             }
         }
+    }
+
+    /// Asks ports that have come up since the last look, as the kernel's bridge does: a daemon that
+    /// begins finds its ports one after the other, and each is given time to answer.
+    fn ask_newcomers(
+        &mut self,
+        topology: &Topology,
+        domain: &Domain,
+        now: Instant,
+        questions: &mut Vec<Question>,
+    ) {
+        if self.present.0 == topology.generation {
+            return;
+        }
+        let up = |id: &PortId| topology.port_up(*id).is_some();
+        let ports: Vec<PortId> = domain.flood.iter().copied().filter(up).collect();
+        let vlan = domain.gateway_vlan;
+        let families = Family::ALL.map(|family| (family, self.is_querier(vlan, family)));
+        for (family, _) in families.into_iter().filter(|(_, asks)| *asks) {
+            let known = &self.present.1;
+            let newcomers = ports
+                .iter()
+                .filter(|port| known.binary_search(port).is_err());
+            let before = questions.len();
+            questions.extend(newcomers.map(|port| Question {
+                domain: domain.id,
+                vlan,
+                family,
+                group: None,
+                to: Some(*port),
+            }));
+            let asked = questions.len() > before;
+            let state = self.state_mut(vlan, family);
+            if asked && now < state.trusted_from {
+                state.trusted_from = now + RESPONSE_INTERVAL;
+            }
+        }
+        self.present = (topology.generation, ports);
     }
 
     fn retain(&mut self, keep: impl Fn(&Listener) -> bool) {
