@@ -9,6 +9,7 @@ use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use super::events::EventsArgs;
 use super::impair::ImpairCommand;
+use super::mdb::MdbCommand;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
@@ -629,22 +630,6 @@ Static and local entries are kept over restarts and end with their port."
         /// Everything
         #[arg(long)]
         all: bool,
-    },
-}
-
-/// `mdb`
-#[derive(Debug, Subcommand)]
-pub enum MdbCommand {
-    /// List groups with their listeners, router ports and queriers, as `bridge mdb show`
-    #[command(after_help = "Examples:
-  causeway mdb show
-  causeway mdb show web --json")]
-    Show {
-        /// The network [default: all]
-        network: Option<String>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
 }
 

@@ -2,11 +2,28 @@
 
 use std::io::{self, Write};
 
-use super::args::MdbCommand;
+use clap::Subcommand;
+
 use super::client::{Client, escape};
 use super::{print_json, table};
 use crate::api::groups::{MdbView, QuerierView};
 use crate::api::types::NetworkView;
+
+/// What to do with the MDB.
+#[derive(Debug, Subcommand)]
+pub enum MdbCommand {
+    /// List groups with their listeners, router ports and queriers, as `bridge mdb show`
+    #[command(after_help = "Examples:
+  causeway mdb show
+  causeway mdb show web --json")]
+    Show {
+        /// The network [default: all]
+        network: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
 
 /// `mdb`
 pub(super) async fn mdb(client: &Client, command: MdbCommand) -> anyhow::Result<()> {

@@ -1,8 +1,7 @@
 //! The data path: read this first.
 //!
-//! [`forward`] takes one frame from its ingress port to its verdict, stage by stage. Everything it
-//! needs is in the worker's [`Switch`]; everything it learns or translates goes there too. What leaves
-//! is the frame, rewritten where the gateway took part, and the verdict, which tells the egress ports.
+//! [`forward`] takes one frame from its ingress port to its verdict, stage by stage. What it needs and
+//! learns is in the [`Switch`]; what leaves is the frame and the verdict, which tells the egress ports.
 
 use std::sync::Arc;
 
@@ -62,9 +61,8 @@ fn path<T: Trace>(
     // 1. Ingress: only ports that are configured and up.
     step!(trace, Step::ingress(frame));
     let topology = &*sw.topology;
-    let port = topology
-        .port_up(frame.ingress)
-        .ok_or(DropReason::PortDown)?;
+    let port = topology.port_up(frame.ingress);
+    let port = port.ok_or(DropReason::PortDown)?;
 
     // 2. Parse: L2 must hold; L3 and L4 are kept as results.
     let mut headers = Headers::NONE;
@@ -94,22 +92,20 @@ fn path<T: Trace>(
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {
         (Target::Unicast(egress), _) => l2::bridge(topology, port, frame, egress, vlan),
-        (Target::Flood, Some(domain)) => {
-            sw.storm.admit(port, frame, headers.dst, now)?;
-            Spared {
-                view: &mut sw.groups,
-                topology,
-                domain,
-                port,
-                vlan,
-                headers,
-                frame,
-                counters: &sw.counters,
-                now,
-                trace,
-            }
-            .forward()
+        (Target::Flood, Some(domain)) => Spared {
+            view: &mut sw.groups,
+            storm: &mut sw.storm,
+            topology,
+            domain,
+            port,
+            vlan,
+            headers,
+            frame,
+            counters: &sw.counters,
+            now,
+            trace,
         }
+        .forward(),
         (Target::Gateway, _) | (Target::Flood, None) => Passage {
             state: &mut sw.gateway,
             topology,

@@ -12,7 +12,7 @@ use crate::addr::{DomainId, PortId, VlanId};
 use crate::counters::Counters;
 use crate::frame::Frame;
 use crate::headers::{Headers, Ip};
-use crate::l2::{self, Takers};
+use crate::l2::{self, StormView, Takers};
 use crate::time::Instant;
 use crate::topology::{Domain, Multicast, PORTS_MAX, Port, Suppression, Topology};
 use crate::trace::{Answer, Step, Trace, step};
@@ -31,6 +31,7 @@ pub struct MdbView {
 /// A frame that is to be flooded, to those who have a use for it.
 pub(crate) struct Spared<'s, 'f, T> {
     pub view: &'s mut MdbView,
+    pub storm: &'s mut StormView,
     pub topology: &'s Topology,
     pub domain: &'s Domain,
     pub port: &'s Port,
@@ -154,9 +155,11 @@ impl<T: Trace> Spared<'_, '_, T> {
     /// Sends the frame to those who are to have it, having taken note of what it says, or answers it.
     ///
     /// # Errors
-    /// `GroupMessageMalformed`, `NoListener`, `NoOtherPort`.
+    /// `GroupMessageMalformed`, `NoListener`, `NoOtherPort`, and those of storm control.
     #[inline]
     pub fn forward(self) -> Result<Verdict, DropReason> {
+        let dst = self.headers.dst;
+        self.storm.admit(self.port, self.frame, dst, self.now)?;
         if self.domain.spares(self.headers.dst) {
             return self.forward_sparingly();
         }
