@@ -10,8 +10,8 @@ use dataplane_port::tap::TapError;
 use crate::events::EventKindError;
 use crate::link::IfNameError;
 use crate::model::{
-    BackendError, DependenceError, FdbKindError, LoopDetectError, NameError, NatModeError,
-    StpFramesError,
+    BackendError, DependenceError, FdbKindError, LoopDetectError, MirrorDirectionError, NameError,
+    NatModeError, StpFramesError,
 };
 use crate::publish::PublishSpecError;
 use crate::vlans::VlanError;
@@ -41,6 +41,9 @@ pub enum Error {
     /// Not a VLAN.
     #[error(transparent)]
     Vlan(#[from] VlanError),
+    /// Not a direction of a mirror.
+    #[error(transparent)]
+    MirrorDirection(#[from] MirrorDirectionError),
     /// Not a kind of FDB entry.
     #[error(transparent)]
     FdbKind(#[from] FdbKindError),
@@ -221,6 +224,7 @@ impl Error {
             | Self::StpFrames(_)
             | Self::LoopDetect(_)
             | Self::Vlan(_)
+            | Self::MirrorDirection(_)
             | Self::EventKind(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,

@@ -5,6 +5,7 @@
 //! formats of their own, so that none of them can force its shape on the model.
 
 mod fdb;
+mod mirror;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,9 @@ use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
 
 pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
+pub use mirror::{
+    MirrorDirectionError, MirrorIngress, MirrorSetting, Mirrors, mirror_direction, only_shows,
+};
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -577,6 +581,8 @@ pub struct DesiredState {
     pub publications: BTreeMap<u32, Publication>,
     /// By bridge domain, VLAN and station.
     pub fdb: BTreeMap<FdbPlace, FdbSetting>,
+    /// By name.
+    pub mirrors: Mirrors,
 }
 
 impl DesiredState {

@@ -9,6 +9,7 @@
 
 mod fdb;
 mod links;
+mod mirrors;
 mod publications;
 mod storm;
 mod vlans;
@@ -56,6 +57,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE network ADD COLUMN mcast_snooping INTEGER NOT NULL DEFAULT 1;
      ALTER TABLE network ADD COLUMN mcast_querier INTEGER NOT NULL DEFAULT 0;",
     "ALTER TABLE network ADD COLUMN arp_suppression INTEGER NOT NULL DEFAULT 0;",
+    mirrors::MIRRORS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -188,6 +190,7 @@ impl Store {
                 endpoints: load_endpoints(connection)?,
                 publications: publications::load(connection)?,
                 fdb: fdb::load(connection)?,
+                mirrors: mirrors::load(connection)?,
             })
         })
     }

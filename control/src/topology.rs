@@ -20,7 +20,7 @@ use dataplane_port::Framing;
 use crate::hostnet::HostState;
 use crate::model::{
     DesiredState, Endpoint, HOST_LINK_PORT, LoopDetect, MTU_DEFAULT, Network, Phase, Publication,
-    PublicationTarget, StpFrames,
+    PublicationTarget, StpFrames, only_shows,
 };
 use crate::port_settings::AdminState;
 use crate::vlans::VlanFiltering;
@@ -87,7 +87,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
             topology.put_port(Port {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
-                flags: flags(network, endpoint),
+                flags: match only_shows(&inputs.desired.mirrors, endpoint.port) {
+                    true => PortFlags::MIRROR,
+                    false => flags(network, endpoint),
+                },
                 profile: Box::new(profile(network, endpoint)),
                 ..Port::new(endpoint.port, name, role)
             });
@@ -114,6 +117,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
         let rules = rules_of(inputs.desired, publication).into_iter();
         rules.filter_map(move |rule| placed(inputs, publication, rule))
     });
+    let mirrors = inputs.desired.mirrors.values();
+    topology.mirrors = mirrors.map(|setting| setting.mirror).collect();
     topology.statics = StaticRules::build(rules.collect())?;
     topology.finish();
     Ok(topology)
@@ -194,7 +199,10 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
     domain.modes = network.nat_modes();
     domain.internal = network.internal;
     domain.host_link = network.host_link && inputs.host_link.is_some();
-    for endpoint in inputs.desired.endpoints_of(network.domain) {
+    // Whose port shows a mirror is reached by nobody.
+    let mirrors = &inputs.desired.mirrors;
+    let endpoints = inputs.desired.endpoints_of(network.domain);
+    for endpoint in endpoints.filter(|endpoint| !only_shows(mirrors, endpoint.port)) {
         let neighbour = Neighbour {
             mac: endpoint.mac,
             port: endpoint.port,

@@ -350,6 +350,9 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "send by the endpoint's own MAC and addresses, or let it be anybody: 'causeway port set \
              PORT port-security off'"
         }
+        DropReason::MirrorPort => {
+            "let the port be an ordinary one as well: 'causeway mirror add ... --ingress'"
+        }
         DropReason::VlanNoPvid => {
             "give the port a VLAN for frames without a tag: 'causeway vlan add PORT VID pvid'"
         }

@@ -13,6 +13,7 @@ pub mod balance;
 mod command;
 mod egress;
 mod links;
+mod mirror;
 mod own_frames;
 mod ports;
 pub mod stats;

@@ -442,6 +442,9 @@ impl Worker {
         if !self.taps.is_empty() {
             return self.forward_traced(ingress, buf, now, resume);
         }
+        if self.is_mirroring() {
+            return self.forward_mirrored(ingress, buf, now, resume);
+        }
         let mut frame = Frame::new(ingress, &mut buf);
         let verdict = resume(&mut self.switch, &mut frame, now, &mut Unseen);
         self.dispatch(ingress, buf, verdict);

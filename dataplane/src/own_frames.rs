@@ -8,6 +8,7 @@ use dataplane_core::frame::Offload;
 use dataplane_core::l2::{FloodClass, PortFlags, ProbeKey};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::{Role, Topology};
+use dataplane_core::verdict::Verdict;
 
 use crate::command::Notice;
 use crate::worker::Worker;
@@ -28,6 +29,9 @@ impl Worker {
             Some(dst) => FloodClass::of(MacAddr(*dst)),
             None => return self.batch.recycle(buf),
         };
+        if self.is_mirroring() {
+            self.mirror_leaving(port, &buf, Verdict::Flooded(domain, vlan, class));
+        }
         self.flood((domain, vlan), port, class, buf);
     }
 
@@ -46,6 +50,11 @@ impl Worker {
                 continue;
             }
             mdb.count_sent(1);
+            if self.is_mirroring() {
+                for port in topology.asked(question) {
+                    self.mirror_leaving_by(topology, port, &buf, question.vlan);
+                }
+            }
             self.send_copies(question.vlan, || topology.asked(question), buf);
         }
         self.questions = questions;
@@ -61,6 +70,9 @@ impl Worker {
                 return;
             };
             buf.copy_from(&key.probe(port.id), Offload::NONE);
+            if self.is_mirroring() {
+                self.mirror_leaving(port.id, &buf, Verdict::Replied(port.id));
+            }
             self.enqueue(port.id, buf);
             self.flush_touched();
         }

@@ -67,6 +67,8 @@ pub struct PortCounters {
     pub rx_bytes: Counter,
     /// Copies that were meant to leave.
     pub enqueued: Counter,
+    /// Copies among those that a mirror has made.
+    pub mirrored: Counter,
     /// Copies that the device took.
     pub sent_frames: Counter,
     /// Bytes of those.
@@ -90,6 +92,7 @@ impl Default for PortCounters {
             rx_frames: Counter::default(),
             rx_bytes: Counter::default(),
             enqueued: Counter::default(),
+            mirrored: Counter::default(),
             sent_frames: Counter::default(),
             sent_bytes: Counter::default(),
             sent_gso: Counter::default(),
@@ -198,6 +201,8 @@ pub struct PortStats {
     pub rx_bytes: u64,
     /// Copies that were meant to leave.
     pub enqueued: u64,
+    /// Copies among those that a mirror has made.
+    pub mirrored: u64,
     /// Copies that the device took.
     pub sent_frames: u64,
     /// Bytes of those.
@@ -327,6 +332,7 @@ impl PortStats {
             stats.rx_frames += lane.rx_frames.get();
             stats.rx_bytes += lane.rx_bytes.get();
             stats.enqueued += lane.enqueued.get();
+            stats.mirrored += lane.mirrored.get();
             stats.sent_frames += lane.sent_frames.get();
             stats.sent_bytes += lane.sent_bytes.get();
             stats.sent_gso += lane.sent_gso.get();
@@ -346,6 +352,7 @@ impl PortStats {
         self.rx_frames += gone.rx_frames;
         self.rx_bytes += gone.rx_bytes;
         self.enqueued += gone.enqueued;
+        self.mirrored += gone.mirrored;
         self.sent_frames += gone.sent_frames;
         self.sent_bytes += gone.sent_bytes;
         self.sent_gso += gone.sent_gso;

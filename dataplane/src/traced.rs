@@ -20,6 +20,9 @@ impl Worker {
         now: Instant,
         judge: impl FnOnce(&mut Switch, &mut Frame<'_>, Instant, &mut Recorder) -> Verdict,
     ) {
+        if self.is_mirroring() {
+            self.mirror_entering(ingress, &buf);
+        }
         let snap_size = self.taps.iter().map(|tap| tap.snap_size).max().unwrap_or(0);
         let snap = |buf: &FrameBuf| buf.bytes()[..buf.len().min(snap_size)].to_vec();
         let (size, offload, before) = (buf.len(), buf.offload, snap(&buf));
@@ -42,7 +45,7 @@ impl Worker {
             steps: recorder.take(),
         };
         self.tell_taps(&record);
-        self.dispatch(ingress, buf, verdict);
+        self.dispatch_mirrored(ingress, buf, verdict);
     }
 
     fn tell_taps(&self, record: &Record) {

@@ -298,7 +298,7 @@ impl Worker {
         true
     }
 
-    /// Forwards what the batch holds. The choice between tracing and not is made once, here.
+    /// Forwards what the batch holds. The choice between watching frames and not is made once, here.
     fn forward_batch(&mut self, ingress: PortId, clock: Clock) {
         let now = self.instant(clock);
         self.switch.fdb.begin_batch();
@@ -309,11 +309,17 @@ impl Worker {
             self.enter_by_link(ingress, &mut frames, now);
         }
         look_ahead(&self.switch, ingress, frames.iter());
-        for frame in frames.drain(..) {
-            if self.taps.is_empty() {
+        if self.taps.is_empty() && !self.is_mirroring() {
+            for frame in frames.drain(..) {
                 self.forward_one(ingress, frame, now);
-            } else {
-                self.forward_traced(ingress, frame, now, forward);
+            }
+        } else {
+            for frame in frames.drain(..) {
+                if self.taps.is_empty() {
+                    self.forward_mirrored(ingress, frame, now, forward);
+                } else {
+                    self.forward_traced(ingress, frame, now, forward);
+                }
             }
         }
         self.batch.return_list(frames);
@@ -634,7 +640,7 @@ impl Worker {
                 .gateway
                 .release(&topology, &self.switch.counters, now)
         {
-            self.dispatch(ingress, buf, verdict);
+            self.dispatch_mirrored(ingress, buf, verdict);
         }
         self.flush_touched();
     }

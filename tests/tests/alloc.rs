@@ -16,7 +16,9 @@ use std::time::Duration;
 use dataplane::Config;
 use dataplane::stats::Stats;
 use dataplane_core::addr::VlanId;
-use dataplane_core::l2::{Form, PortFlags, PortVlans, VLAN_DEFAULT};
+use dataplane_core::l2::{
+    Form, Mirror, MirrorDirection, MirrorSource, PortFlags, PortVlans, VLAN_DEFAULT,
+};
 use dataplane_core::link::{Direction, Impairment, LinkSpec};
 use dataplane_core::topology::{Multicast, Role};
 use dataplane_core::verdict::VerdictKind;
@@ -90,7 +92,7 @@ fn round(ways: &[Way], dead_ends: &[DeadEnd], count: u64) {
     }
 }
 
-/// Whether VLANs count on the network.
+/// Whether VLANs count on the network; where they do, c shows a mirror of a besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Vlans {
     Ignored,
@@ -161,6 +163,11 @@ fn nothing_is_allocated_for_a_frame() {
         rig.topology.ports[down.port.index()].as_mut().unwrap().up = false;
         if vlans == Vlans::Counted {
             count_vlans(&mut rig);
+            rig.topology.mirrors.push(Mirror {
+                from: MirrorSource::Port(a.port),
+                direction: MirrorDirection::Both,
+                to: c.port,
+            });
         }
         for sandbox in [&a, &b, &c] {
             // Its hosts join groups at moments of their own, which costs memory.

@@ -582,7 +582,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 26] = [
+const STORIES: [Tale; 27] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -611,6 +611,7 @@ const STORIES: [Tale; 26] = [
         "22-gateway-in-a-vlan",
         stories::vlans::the_gateway_in_its_vlan,
     ),
+    ("23-mirror-port", stories::a_port_that_shows_a_mirror),
     ("25-storm-control", stories::storm_control),
     ("26-links", stories::links::links_before_the_switch),
     ("28-multicast", stories::groups::snooping),

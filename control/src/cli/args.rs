@@ -10,6 +10,7 @@ use super::demo::DemoArgs;
 use super::events::EventsArgs;
 use super::impair::ImpairCommand;
 use super::mdb::MdbCommand;
+use super::mirror::MirrorCommand;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
@@ -73,6 +74,9 @@ pub enum Command {
     /// The multicast database: who listens to which groups
     #[command(subcommand)]
     Mdb(MdbCommand),
+    /// Mirrors (SPAN): ports that show what others carry
+    #[command(subcommand)]
+    Mirror(MirrorCommand),
     /// Network address translation
     #[command(subcommand)]
     Nat(NatCommand),

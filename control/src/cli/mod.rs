@@ -11,6 +11,7 @@ mod fdb;
 mod impair;
 mod lab;
 mod mdb;
+mod mirror;
 mod nat;
 mod port;
 mod publish;
@@ -114,6 +115,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,
         Command::Impair(command) => impair::impair(&client, command).await?,
+        Command::Mirror(command) => mirror::mirror(&client, command).await?,
         Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,
         Command::Mdb(command) => mdb::mdb(&client, command).await?,

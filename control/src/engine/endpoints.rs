@@ -189,6 +189,7 @@ impl Engine {
             return Ok(());
         };
         self.drop_fdb_entries(state, port);
+        self.drop_mirrors_of_port(state, port);
         let gone = self.withdraw_from(state, port);
         self.refresh_uplinks(state)?;
         self.install(state)?;
@@ -363,6 +364,7 @@ impl Engine {
         self.store.remove_endpoint(port)?;
         state.desired.endpoints.remove(&port);
         self.drop_fdb_entries(state, port);
+        self.drop_mirrors_of_port(state, port);
         state.capabilities.remove(&port);
         self.end_sessions(&endpoint);
         // At once: its address may be another endpoint's before the next interval.

@@ -18,6 +18,7 @@ mod groups;
 mod kept;
 mod listening;
 mod listings;
+mod mirrors;
 mod networks;
 mod ports;
 mod pressure;
@@ -44,6 +45,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
+pub use mirrors::{MirrorFrom, MirrorRequest};
 pub use networks::{NetworkChange, NetworkRequest};
 pub use publications::{Clash, PublishRequest};
 pub use stations::FdbRequest;

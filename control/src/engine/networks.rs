@@ -278,6 +278,7 @@ impl Engine {
         }
         self.store.remove_network(domain)?;
         state.desired.networks.remove(&domain);
+        self.drop_mirrors_of_network(&mut state, domain);
         let converged = self.converge_or_fail(&mut state).await;
         // The id may be given to another network; nothing learned must be left under it.
         let fdb = self.dataplane.fdb();

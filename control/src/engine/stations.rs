@@ -6,6 +6,7 @@ use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::{FdbKey, FdbKind, FdbRow, Flush, Full};
 use dataplane_core::l2::TRANSPARENT;
 
+use super::mirrors::check_ordinary;
 use super::{Engine, State};
 use crate::api::bridging::FdbView;
 use crate::error::Error;
@@ -50,6 +51,7 @@ impl Engine {
                 network.name
             )));
         }
+        check_ordinary(&state, endpoint.port, endpoint.name.as_str())?;
         let vlan = vlan_of_entry(&network, endpoint, request.vlan)?;
         let key = (network.domain, vlan, mac);
         let setting = FdbSetting {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::flood_settings::FloodSettings;
 use crate::model::{
-    Backend, FdbSetting, LoopDetect, MTU_DEFAULT, Publication, PublicationTarget, StpFrames,
+    Backend, FdbSetting, LoopDetect, MTU_DEFAULT, MirrorIngress, MirrorSetting, Publication,
+    PublicationTarget, StpFrames,
 };
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::port_settings::{AdminState, PortSettings};
 use crate::vlans::{NetworkVlans, VlanFiltering};
 use dataplane_core::addr::{MacAddr, VlanId};
 use dataplane_core::fdb::FdbKind;
-use dataplane_core::l2::PortFlags;
+use dataplane_core::l2::{Mirror, MirrorDirection, MirrorSource, PortFlags};
 use dataplane_core::nat::{Balance, Duty, Transport};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -138,7 +139,25 @@ pub(super) fn example() -> DesiredState {
         port: second.port,
         kind: FdbKind::Local,
     };
+    let mirror = |from, direction, ingress| MirrorSetting {
+        mirror: Mirror {
+            from,
+            direction,
+            to: second.port,
+        },
+        ingress,
+    };
+    let (of_port, of_network) = (
+        MirrorSource::Port(endpoint.port),
+        MirrorSource::Domain(network.domain),
+    );
+    let mirrors = [
+        mirror(of_port, MirrorDirection::Out, MirrorIngress::Open),
+        mirror(of_network, MirrorDirection::In, MirrorIngress::Closed),
+    ];
+    let names = ["m1", "m2"].map(|name| name.parse().unwrap());
     DesiredState {
+        mirrors: names.into_iter().zip(mirrors).collect(),
         networks: [(network.domain, network)].into(),
         endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
         publications: [(publication.id, publication)].into(),
@@ -157,6 +176,8 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
         .for_each(|e| store.put_endpoint(e).unwrap());
     let publications: Vec<_> = desired.publications.values().cloned().collect();
     store.put_publications(&publications).unwrap();
+    let mirrors = desired.mirrors.iter();
+    mirrors.for_each(|(name, setting)| store.put_mirror(name, *setting).unwrap());
     let entries = desired.fdb.iter();
     entries.for_each(|(key, setting)| store.put_fdb_entry(*key, *setting).unwrap());
 }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use rustc_hash::FxBuildHasher;
 
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId, VlanId};
-use crate::l2::{FloodClass, Form, PortFlags, PortProfile, TRANSPARENT, Takers};
+use crate::l2::{FloodClass, Form, Mirror, PortFlags, PortProfile, TRANSPARENT, Takers};
 use crate::multicast::Question;
 use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
@@ -56,6 +56,8 @@ pub struct Topology {
     pub statics: StaticRules,
     /// Ranges, timeouts and limits of the NAT.
     pub nat: NatConfig,
+    /// What is copied to which ports.
+    pub mirrors: Vec<Mirror>,
     /// Rules of the policy stage.
     pub policy: Policy,
     /// Derived by [`Topology::finish`].

@@ -204,6 +204,7 @@ drop_reasons! {
     SourceMacForeign, Admit, "source_mac_foreign", "the port is secured, and the source or ARP sender MAC is not its endpoint's";
     SourceAddressForeign, Admit, "source_address_foreign", "the port is secured, and the IP, ARP or ND source is none of its endpoint's addresses, or cannot be read";
     LoopProbe, Admit, "loop_probe", "a loop probe of this switch came back: two of its ports are connected outside";
+    MirrorPort, Admit, "mirror_port", "the ingress port shows the copies of a mirror, and nothing enters by it";
     VlanNoPvid, Admit, "vlan_no_pvid", "the frame has no VLAN tag, and its port no PVID to put it into a VLAN";
     VlanIngress, Admit, "vlan_ingress", "the ingress port is no member of the frame's VLAN";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";

@@ -64,6 +64,16 @@ pub fn entries_that_are_set(s: &mut Story) {
     s.send(2, &from(2, mac(0x60)));
 }
 
+pub fn a_port_that_shows_a_mirror(s: &mut Story) {
+    s.say("c's port shows the copies of a mirror: nothing enters by it, and no flood leaves");
+    let floods = PortFlags::BCAST_FLOOD
+        .with(PortFlags::MCAST_FLOOD)
+        .with(PortFlags::FLOOD);
+    set(s, 3, PortFlags::MIRROR, floods);
+    s.send(3, &from(3, MacAddr::BROADCAST));
+    s.send(1, &from(1, MacAddr::BROADCAST));
+}
+
 pub fn a_secured_port(s: &mut Story) {
     set(s, 1, PortFlags::SECURED, PortFlags::NONE);
     s.world.edit(|t| {

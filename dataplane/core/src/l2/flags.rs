@@ -34,6 +34,8 @@ impl PortFlags {
     pub const LOOP_DETECT: Self = Self(1 << 8);
     /// VLANs count: a frame enters and leaves by it only in one of its own. Set of a network.
     pub const FILTERING: Self = Self(1 << 9);
+    /// A mirror's copies leave by it, and nothing enters. Set of mirrors.
+    pub const MIRROR: Self = Self(1 << 10);
     /// Nobody behind it is asked whether it was the last listener that has left a group.
     pub const FAST_LEAVE: Self = Self(1 << 13);
     /// It leads to a multicast router, whether one was heard or not.
@@ -46,7 +48,10 @@ impl PortFlags {
 
     /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
     /// without any of it pays for one test however many there are.
-    pub const EXAMINED: Self = Self::SECURED.with(Self::LOOP_DETECT).with(Self::FILTERING);
+    pub const EXAMINED: Self = Self::SECURED
+        .with(Self::LOOP_DETECT)
+        .with(Self::FILTERING)
+        .with(Self::MIRROR);
     /// Whatever keeps a frame from some ports of its domain. One mask, for the same reason.
     pub const RESTRICTED: Self = Self::ISOLATED.with(Self::FILTERING);
 

@@ -3,6 +3,7 @@
 mod claims;
 mod egress;
 mod flags;
+mod mirror;
 mod probe;
 mod profile;
 mod security;
@@ -22,6 +23,7 @@ use crate::verdict::DropReason;
 pub use claims::{Claim, Claims};
 pub(crate) use egress::{Takers, are_isolated, bridge, flood, leave};
 pub use flags::{FloodClass, PortFlags};
+pub use mirror::{MIRRORS_MAX, Mirror, MirrorDirection, MirrorSource};
 pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
 pub use profile::PortProfile;
 pub use security::{Families, Identity};
@@ -96,7 +98,7 @@ impl State {
 /// What only some ports ask of a frame that enters; the VLAN that it is in.
 ///
 /// # Errors
-/// `LoopProbe`, `SourceMacForeign`, `SourceAddressForeign`, `VlanNoPvid`, `VlanIngress`.
+/// `LoopProbe`, `MirrorPort`, `SourceMacForeign`, `SourceAddressForeign`, `VlanNoPvid`, `VlanIngress`.
 // Cold for the sake of the other ports: what they keep in registers stays there.
 #[cold]
 #[inline(never)]
@@ -110,6 +112,9 @@ fn examine(
     let probe = headers.dst == PROBE_GROUP && headers.ethertype == PROBE_ETHERTYPE;
     if probe && state.watch.is_own_probe(frame.bytes(), domain, port.id) {
         return Err(DropReason::LoopProbe);
+    }
+    if port.flags.has(PortFlags::MIRROR) {
+        return Err(DropReason::MirrorPort);
     }
     if port.flags.has(PortFlags::SECURED) {
         let checked = port.profile.identity.check(headers, frame);
@@ -135,7 +140,7 @@ pub(crate) fn is_plain(headers: &Headers, vlan: VlanId) -> bool {
 ///
 /// # Errors
 /// `SourceGroup`, `SourceZero`: no station can have such an address, and learning it would send
-/// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken note. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
+/// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken note. `MirrorPort`: it only shows copies. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
 /// and its endpoint has neither. `VlanNoPvid`, `VlanIngress`: the port is not in the VLAN of the frame.
 /// `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
