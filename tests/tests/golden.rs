@@ -612,10 +612,10 @@ const STORIES: [Tale; 27] = [
         stories::vlans::the_gateway_in_its_vlan,
     ),
     ("23-mirror-port", stories::a_port_that_shows_a_mirror),
-    ("25-storm-control", stories::storm_control),
-    ("26-links", stories::links::links_before_the_switch),
-    ("28-multicast", stories::groups::snooping),
-    ("32-loop-probe", stories::a_loop_that_is_found),
+    ("24-storm-control", stories::storm_control),
+    ("25-links", stories::links::links_before_the_switch),
+    ("26-multicast", stories::groups::snooping),
+    ("27-loop-probe", stories::a_loop_that_is_found),
 ];
 
 fn folder() -> PathBuf {
