@@ -14,7 +14,7 @@ pub struct FloodSettings {
 }
 
 impl Default for FloodSettings {
-    /// As the kernel's bridge (decision 0021).
+    /// As the kernel's bridge (decision 0020).
     fn default() -> Self {
         Self {
             mcast_snooping: true,

@@ -1,7 +1,7 @@
 //! Snooping beside the kernel's own bridge: the same reports, leaves, queries and data in, the same
 //! frames out of each port, byte for byte and in order.
 //!
-//! The core is compared with the kernel itself. Where the two are meant to differ (decision 0021)
+//! The core is compared with the kernel itself. Where the two are meant to differ (decision 0020)
 //! the scripts do not go. `SEED=… SCRIPTS=1 cargo test -p tests --test e2e_snooping` plays one alone.
 
 use std::collections::BTreeMap;

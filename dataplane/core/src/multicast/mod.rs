@@ -5,7 +5,7 @@
 //! a querier asks them every two minutes, and who does not answer is forgotten. The switch listens
 //! in (RFC 4541) and keeps, for each network, which ports listen to which groups: the MDB. What the
 //! kernel's bridge does (net/bridge/br_multicast.c) is done here, down to its times, except where
-//! an RFC says otherwise (decision 0021).
+//! an RFC says otherwise (decision 0020).
 //!
 //! - *Each VLAN* of a network has groups, queriers and router ports of its own; the switch asks in the
 //!   one that the gateway is in.
