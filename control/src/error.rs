@@ -1,6 +1,7 @@
 //! What a request can be refused with. Every message names the object and says what to do.
 
 use std::io;
+use std::net::IpAddr;
 
 use dataplane_core::addr::MacAddr;
 use dataplane_port::guard::GuardError;
@@ -10,8 +11,8 @@ use dataplane_port::tap::TapError;
 use crate::events::EventKindError;
 use crate::link::IfNameError;
 use crate::model::{
-    BackendError, DependenceError, FdbKindError, LoopDetectError, MirrorDirectionError, NameError,
-    NatModeError, StpFramesError,
+    BackendError, DependenceError, FdbKindError, GroupError, LoopDetectError, MirrorDirectionError,
+    NameError, NatModeError, StpFramesError,
 };
 use crate::publish::PublishSpecError;
 use crate::vlans::VlanError;
@@ -44,6 +45,9 @@ pub enum Error {
     /// Not a direction of a mirror.
     #[error(transparent)]
     MirrorDirection(#[from] MirrorDirectionError),
+    /// Not a group that listeners are kept of.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// Not a kind of FDB entry.
     #[error(transparent)]
     FdbKind(#[from] FdbKindError),
@@ -203,6 +207,14 @@ impl Error {
         ))
     }
 
+    /// A listener that is not there.
+    pub fn unknown_listener(group: IpAddr, port: &str, network: &str) -> Self {
+        Self::NotAttached(format!(
+            "port '{port}' does not listen to {group} on network '{network}'; `causeway mdb show \
+             {network}` lists those that do"
+        ))
+    }
+
     /// A publication that is not there.
     pub fn unknown_publication(id: u32) -> Self {
         Self::Unknown {
@@ -221,6 +233,7 @@ impl Error {
             | Self::Dependence(_)
             | Self::NatMode(_)
             | Self::FdbKind(_)
+            | Self::Group(_)
             | Self::StpFrames(_)
             | Self::LoopDetect(_)
             | Self::Vlan(_)

@@ -5,9 +5,10 @@
 //! formats of their own, so that none of them can force its shape on the model.
 
 mod fdb;
+mod mdb;
 mod mirror;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -26,6 +27,7 @@ use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
 
 pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
+pub use mdb::{GroupError, MdbSetting, group};
 pub use mirror::{
     MirrorDirectionError, MirrorIngress, MirrorSetting, Mirrors, mirror_direction, only_shows,
 };
@@ -581,6 +583,8 @@ pub struct DesiredState {
     pub publications: BTreeMap<u32, Publication>,
     /// By bridge domain, VLAN and station.
     pub fdb: BTreeMap<FdbPlace, FdbSetting>,
+    /// Ports that are set to listen to groups.
+    pub mdb: BTreeSet<MdbSetting>,
     /// By name.
     pub mirrors: Mirrors,
 }

@@ -9,6 +9,7 @@
 
 mod fdb;
 mod links;
+mod mdb;
 mod mirrors;
 mod publications;
 mod storm;
@@ -58,6 +59,7 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE network ADD COLUMN mcast_querier INTEGER NOT NULL DEFAULT 0;",
     "ALTER TABLE network ADD COLUMN arp_suppression INTEGER NOT NULL DEFAULT 0;",
     mirrors::MIRRORS,
+    mdb::LISTENERS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -190,6 +192,7 @@ impl Store {
                 endpoints: load_endpoints(connection)?,
                 publications: publications::load(connection)?,
                 fdb: fdb::load(connection)?,
+                mdb: mdb::load(connection)?,
                 mirrors: mirrors::load(connection)?,
             })
         })

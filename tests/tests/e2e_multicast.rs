@@ -203,6 +203,22 @@ fn groups_go_to_those_who_joined_until_they_leave() {
         });
         assert_eq!(floor.hearers(group), ["router"]);
     }
+    // One that is set to listen says nothing itself.
+    let set = |word, group| ["mdb", word, "tv", group, "--port", "bystander"];
+    for group in ["239.9.9.8", "ff15::9:8"] {
+        floor.daemon.run(&set("add", group));
+        assert_eq!(floor.hearers(ip(group)), ["bystander", "router"]);
+        floor.daemon.run(&set("del", group));
+        assert_eq!(floor.hearers(ip(group)), ["router"]);
+        let error = floor.daemon.refused(&set("del", group));
+        assert!(error.contains("does not listen to"), "{error}");
+    }
+    for group in ["224.0.0.251", "10.88.0.9", "ff02::1", "everybody"] {
+        let error = floor.daemon.refused(&set("add", group));
+        assert!(error.contains("from 224.0.1.0 to"), "{error}");
+    }
+    let nobody = ["mdb", "add", "tv", "239.9.9.8", "--port", "nobody"];
+    assert!(floor.daemon.refused(&nobody).contains("nobody"));
     let text = floor.daemon.run(&["mdb", "show"]);
     assert!(
         text.contains("querier on tv: 10.88.0.1 (igmp), this switch"),
@@ -252,6 +268,10 @@ fn a_daemon_that_was_killed_asks_anew_and_finds_the_listeners() {
     }
     let mut floor = Floor::new("mcast-kill", &["--mcast-querier", "on"]);
     let _sockets = [GROUP4.into(), GROUP6.into()].map(|group| join(floor.station("member"), group));
+    let set_to = "239.7.7.7";
+    floor
+        .daemon
+        .run(&["mdb", "add", "tv", set_to, "--port", "bystander"]);
     floor.daemon.kill();
     floor.daemon.restart();
     for group in [GROUP4.into(), GROUP6.into()] {
@@ -264,6 +284,12 @@ fn a_daemon_that_was_killed_asks_anew_and_finds_the_listeners() {
     for group in [IpAddr::V4(GROUP4), GROUP6.into()] {
         assert_eq!(floor.hearers(group), ["member"]);
     }
+    assert_eq!(floor.hearers(ip(set_to)), ["bystander"]);
+    for snooping in ["off", "on"] {
+        let set = ["network", "set", "tv", "--mcast-snooping", snooping];
+        floor.daemon.run(&set);
+    }
+    assert!(floor.listens("bystander", ip(set_to)), "kept meanwhile");
     let made = floor.daemon.run(&["network", "inspect", "tv"]);
     let made: Value = serde_json::from_str(&made).unwrap();
     assert_eq!(made[0]["mcast_querier"], true);

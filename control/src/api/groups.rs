@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Engine;
+use super::handlers::JsonBody;
+use crate::engine::{Engine, ListenerRequest};
 use crate::error::Error;
+use crate::{model, vlans};
 
 /// `GET /v1/networks/{name}/mdb`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,6 +74,48 @@ pub struct GroupView {
     pub state: String,
     /// Seconds that are left of one that was heard.
     pub left_seconds: Option<u64>,
+}
+
+/// `POST /v1/networks/{name}/mdb`, and what `DELETE` asks for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerBody {
+    /// The group.
+    pub group: String,
+    /// Name or id of the port.
+    pub port: String,
+    /// The VLAN, where VLANs count; the port's PVID when left out.
+    pub vlan: Option<i64>,
+}
+
+impl ListenerBody {
+    fn request(self) -> Result<ListenerRequest, Error> {
+        Ok(ListenerRequest {
+            group: model::group(&self.group)?,
+            vlan: self.vlan.map(vlans::vlan).transpose()?,
+            port: self.port,
+        })
+    }
+}
+
+/// `POST /v1/networks/{name}/mdb`
+pub async fn add_listener(
+    State(engine): State<Arc<Engine>>,
+    Path(name): Path<String>,
+    JsonBody(body): JsonBody<ListenerBody>,
+) -> Result<StatusCode, Error> {
+    engine.add_listener(&name, body.request()?).await?;
+    Ok(StatusCode::CREATED)
+}
+
+/// `DELETE /v1/networks/{name}/mdb?group=GROUP&port=PORT&vlan=VID`
+pub async fn remove_listener(
+    State(engine): State<Arc<Engine>>,
+    Path(name): Path<String>,
+    Query(body): Query<ListenerBody>,
+) -> Result<StatusCode, Error> {
+    engine.remove_listener(&name, body.request()?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /v1/networks/{name}/mdb`

@@ -83,7 +83,12 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
                 .patch(h::change_network)
                 .delete(h::remove_network),
         )
-        .route("/v1/networks/{name}/mdb", get(groups::mdb))
+        .route(
+            "/v1/networks/{name}/mdb",
+            get(groups::mdb)
+                .post(groups::add_listener)
+                .delete(groups::remove_listener),
+        )
         .route(
             "/v1/networks/{name}/fdb",
             get(bridging::fdb)

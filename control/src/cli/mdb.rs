@@ -1,12 +1,12 @@
-//! `mdb show`: who listens to which groups.
+//! `mdb`: who listens to which groups, and who is set to.
 
 use std::io::{self, Write};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::client::{Client, escape};
 use super::{print_json, table};
-use crate::api::groups::{MdbView, QuerierView};
+use crate::api::groups::{ListenerBody, MdbView, QuerierView};
 use crate::api::types::NetworkView;
 
 /// What to do with the MDB.
@@ -23,12 +23,57 @@ pub enum MdbCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Set a port to listen to a group, whether it is heard to or not
+    #[command(after_help = "Examples:
+  causeway mdb add web 239.1.2.3 --port web1
+  causeway mdb add web ff0e::7 --port web1 --vlan 10
+
+What is set is kept over restarts and ends with its port.")]
+    Add(ListenerArgs),
+    /// Have a port no longer listen to a group, set or heard
+    Del(ListenerArgs),
+}
+
+/// Which listener.
+#[derive(Debug, Args)]
+pub struct ListenerArgs {
+    /// The network
+    network: String,
+    /// The group, from 224.0.1.0 or ff00:: on
+    group: String,
+    /// Its port: an endpoint's name, or the port's number
+    #[arg(long)]
+    port: String,
+    /// Its VLAN, where VLANs count [default: the port's PVID]
+    #[arg(long, value_name = "VID", allow_negative_numbers = true)]
+    vlan: Option<i64>,
 }
 
 /// `mdb`
 pub(super) async fn mdb(client: &Client, command: MdbCommand) -> anyhow::Result<()> {
     match command {
         MdbCommand::Show { network, json } => show(client, network, json).await,
+        MdbCommand::Add(args) => {
+            let path = format!("/v1/networks/{}/mdb", escape(&args.network));
+            let body = ListenerBody {
+                group: args.group,
+                port: args.port,
+                vlan: args.vlan,
+            };
+            Ok(client.create(&path, &body).await?)
+        }
+        MdbCommand::Del(args) => {
+            let (network, group, port) = (&args.network, &args.group, &args.port);
+            let vlan = args.vlan.map(|vlan| format!("&vlan={vlan}"));
+            let path = format!(
+                "/v1/networks/{}/mdb?group={}&port={}{}",
+                escape(network),
+                escape(group),
+                escape(port),
+                vlan.unwrap_or_default()
+            );
+            Ok(client.delete(&path).await?)
+        }
     }
 }
 

@@ -112,6 +112,7 @@ impl Engine {
             .and_then(|()| {
                 state.open.insert(port);
                 self.restore_fdb_entries(state, port);
+                self.restore_listeners(state, port);
                 self.install(state)
             })
             .and_then(|()| Ok(self.store.put_endpoint(&endpoint)?));
@@ -166,6 +167,7 @@ impl Engine {
         }
         if endpoint.domain != old.domain {
             self.forget_settings(state, |_, setting| setting.port == port)?;
+            self.forget_listeners(state, port)?;
         }
         old.phase = Phase::Detaching;
         self.store.put_endpoint(&old)?;
@@ -189,6 +191,7 @@ impl Engine {
             return Ok(());
         };
         self.drop_fdb_entries(state, port);
+        self.drop_listeners(state, port);
         self.drop_mirrors_of_port(state, port);
         let gone = self.withdraw_from(state, port);
         self.refresh_uplinks(state)?;
@@ -364,6 +367,7 @@ impl Engine {
         self.store.remove_endpoint(port)?;
         state.desired.endpoints.remove(&port);
         self.drop_fdb_entries(state, port);
+        self.drop_listeners(state, port);
         self.drop_mirrors_of_port(state, port);
         state.capabilities.remove(&port);
         self.end_sessions(&endpoint);
@@ -384,6 +388,7 @@ impl Engine {
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
         self.restore_fdb_entries(state, port);
+        self.restore_listeners(state, port);
         let Some(network) = state.desired.network_of(&endpoint) else {
             return self.unplug_if_down(state, &endpoint).await;
         };
@@ -414,6 +419,7 @@ impl Engine {
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);
         self.restore_fdb_entries(state, port);
+        self.restore_listeners(state, port);
         self.unplug_if_down(state, &endpoint).await
     }
 

@@ -192,6 +192,13 @@ impl Engine {
 
 /// A port that only shows copies is nobody's place: no entry that was set may lead there.
 fn check_unset(state: &State, port: PortId, name: &str) -> Result<(), Error> {
+    let listeners = state.desired.mdb.iter().filter(|l| l.port == port).count();
+    if listeners > 0 {
+        return Err(Error::InUse(format!(
+            "port '{name}' is set to listen to {listeners} groups, which nothing would reach it of; \
+             take that back by `causeway mdb del`, or add --ingress"
+        )));
+    }
     let set = state.desired.fdb.iter();
     match set.filter(|(_, setting)| setting.port == port).count() {
         0 => Ok(()),

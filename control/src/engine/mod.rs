@@ -45,6 +45,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
+pub use groups::ListenerRequest;
 pub use mirrors::{MirrorFrom, MirrorRequest};
 pub use networks::{NetworkChange, NetworkRequest};
 pub use publications::{Clash, PublishRequest};

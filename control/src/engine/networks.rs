@@ -219,6 +219,7 @@ impl Engine {
             self.put_changed(&mut state, before)?;
             return Err(error);
         }
+        self.restore_listeners_of(&state, domain);
         self.end_untranslatable(domain, modes);
         if refiltered {
             // Stations are in other VLANs now than those that they were learned in.

@@ -41,17 +41,7 @@ impl Engine {
         let mut state = self.state().await;
         let network = network_of(&state, network)?.clone();
         check_station(&network, mac)?;
-        let endpoint = self.port_of(&state, port)?;
-        if endpoint.domain != network.domain {
-            let other = state.desired.network_of(endpoint);
-            let other = other.map_or_else(String::new, |other| other.name.to_string());
-            return Err(Error::Invalid(format!(
-                "port '{port}' is on network '{other}', not on '{}'; name one of that network's, as \
-                 `causeway port ls` lists them",
-                network.name
-            )));
-        }
-        check_ordinary(&state, endpoint.port, endpoint.name.as_str())?;
+        let endpoint = endpoint_of_entry(self, &state, &network, port)?;
         let vlan = vlan_of_entry(&network, endpoint, request.vlan)?;
         let key = (network.domain, vlan, mac);
         let setting = FdbSetting {
@@ -211,13 +201,34 @@ impl Engine {
     }
 }
 
-fn network_of<'s>(state: &'s State, name: &str) -> Result<&'s Network, Error> {
+pub(super) fn network_of<'s>(state: &'s State, name: &str) -> Result<&'s Network, Error> {
     let network = state.desired.network(name);
     network.ok_or_else(|| Error::unknown_network(name))
 }
 
+/// The endpoint on a port that is to have an entry of a network.
+pub(super) fn endpoint_of_entry<'s>(
+    engine: &Engine,
+    state: &'s State,
+    network: &Network,
+    port: &str,
+) -> Result<&'s Endpoint, Error> {
+    let endpoint = engine.port_of(state, port)?;
+    if endpoint.domain != network.domain {
+        let other = state.desired.network_of(endpoint);
+        let other = other.map_or_else(String::new, |other| other.name.to_string());
+        return Err(Error::Invalid(format!(
+            "port '{port}' is on network '{other}', not on '{}'; name one of that network's, as \
+             `causeway port ls` lists them",
+            network.name
+        )));
+    }
+    check_ordinary(state, endpoint.port, endpoint.name.as_str())?;
+    Ok(endpoint)
+}
+
 /// The VLAN of an entry on an endpoint's port: one that the port is in, 0 where VLANs do not count.
-fn vlan_of_entry(
+pub(super) fn vlan_of_entry(
     network: &Network,
     endpoint: &Endpoint,
     asked: Option<VlanId>,

@@ -3,8 +3,8 @@
 use super::*;
 use crate::flood_settings::FloodSettings;
 use crate::model::{
-    Backend, FdbSetting, LoopDetect, MTU_DEFAULT, MirrorIngress, MirrorSetting, Publication,
-    PublicationTarget, StpFrames,
+    Backend, FdbSetting, LoopDetect, MTU_DEFAULT, MdbSetting, MirrorIngress, MirrorSetting,
+    Publication, PublicationTarget, StpFrames,
 };
 use std::time::Duration;
 
@@ -156,12 +156,19 @@ pub(super) fn example() -> DesiredState {
         mirror(of_network, MirrorDirection::In, MirrorIngress::Closed),
     ];
     let names = ["m1", "m2"].map(|name| name.parse().unwrap());
+    let listener = MdbSetting {
+        domain: network.domain,
+        vlan: VlanId(7),
+        group: "ff0e::7".parse().unwrap(),
+        port: endpoint.port,
+    };
     DesiredState {
         mirrors: names.into_iter().zip(mirrors).collect(),
         networks: [(network.domain, network)].into(),
         endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
         publications: [(publication.id, publication)].into(),
         fdb: [(station, setting)].into(),
+        mdb: [listener].into(),
     }
 }
 
@@ -180,6 +187,8 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
     mirrors.for_each(|(name, setting)| store.put_mirror(name, *setting).unwrap());
     let entries = desired.fdb.iter();
     entries.for_each(|(key, setting)| store.put_fdb_entry(*key, *setting).unwrap());
+    let listeners = desired.mdb.iter();
+    listeners.for_each(|listener| store.put_listener(*listener).unwrap());
 }
 
 #[test]
