@@ -13,6 +13,7 @@ use dataplane_core::checksum;
 use dataplane_core::frame::{FrameBuf, GsoKind};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
+use dataplane_core::l2::PortFlags;
 use dataplane_port::{Batch, Capabilities, PortIo};
 
 use crate::command::Released;
@@ -30,6 +31,9 @@ pub(crate) struct Lane {
     pub counters: Arc<PortCounters>,
     /// Frames that leave with the next flush, and those that the device did not take.
     waiting: Vec<FrameBuf>,
+    /// What the device takes.
+    device: Capabilities,
+    /// What it is given: no offload where the port's is off.
     capabilities: Capabilities,
     /// The device is down or gone, and the control side was told.
     pub down: bool,
@@ -57,6 +61,7 @@ impl Lane {
             io,
             counters,
             waiting: Vec::with_capacity(QUEUE_MAX),
+            device: capabilities,
             capabilities,
             down: false,
             failed: false,
@@ -67,6 +72,7 @@ impl Lane {
     /// A queue that another worker has released.
     pub fn adopt(released: Released, counters: Arc<PortCounters>) -> Self {
         Self {
+            device: released.io.capabilities(),
             capabilities: released.io.capabilities(),
             io: released.io,
             counters,
@@ -87,6 +93,14 @@ impl Lane {
             waiting: self.waiting,
             down: self.down,
         }
+    }
+
+    /// Has frames leave as the port's flags say.
+    pub fn follow(&mut self, flags: PortFlags) {
+        self.capabilities = match flags.has(PortFlags::OFFLOAD) {
+            true => self.device,
+            false => Capabilities::plain(self.device.frame_size_max),
+        };
     }
 
     /// Whether frames wait for the device.

@@ -79,6 +79,15 @@ impl Worker {
         }
     }
 
+    /// Has frames leave by each queue as the picture says of its port.
+    pub fn follow_flags(&mut self) {
+        for (port, slot) in self.switch.topology.ports.iter().zip(&mut self.lanes) {
+            if let (Some(port), Slot::Own { lane, .. }) = (port, slot) {
+                lane.follow(port.flags);
+            }
+        }
+    }
+
     /// Plugs or unplugs the cable of a port of which this worker has a queue.
     pub fn set_carrier(&self, id: PortId, carrier: Carrier) -> Result<(), String> {
         match self.lanes.get(id.index()) {
@@ -157,7 +166,10 @@ impl Worker {
             return Err(format!("{id} was not expected"));
         };
         let registered = self.register(id, &*released.io);
-        let lane = Lane::adopt(released, counters);
+        let mut lane = Lane::adopt(released, counters);
+        if let Some(port) = self.switch.topology.port(id) {
+            lane.follow(port.flags);
+        }
         self.lanes[id.index()] = Slot::Own { lane, ready: true };
         self.ready.push_back(id);
         self.touched.push(id);

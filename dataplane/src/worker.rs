@@ -169,6 +169,7 @@ impl Worker {
         match command {
             Command::Install(topology) => {
                 self.switch.topology = topology;
+                self.follow_flags();
                 self.switch.fdb.begin_batch();
                 self.release_held();
             }

@@ -13,7 +13,8 @@ use dataplane::{Config, Dataplane, Waiting};
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::checksum::Sum;
 use dataplane_core::frame::Offload;
-use dataplane_core::topology::AGEING_DEFAULT;
+use dataplane_core::l2::PortFlags;
+use dataplane_core::topology::{AGEING_DEFAULT, Topology};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
 use dataplane_port::{Capabilities, PortIo};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -61,6 +62,15 @@ impl Rig {
             while peer.take().is_some() {}
         }
         rig
+    }
+
+    /// Turns flags of a port on and off.
+    fn set(&self, port: u16, on: PortFlags, off: PortFlags) {
+        let mut topology = Topology::clone(&self.dataplane.topology());
+        let port = topology.ports[usize::from(port)].as_mut().unwrap();
+        port.flags = port.flags.with(on).without(off);
+        topology.finish();
+        self.dataplane.install(topology).unwrap();
     }
 
     fn send(&self, port: usize, bytes: &[u8], offload: Offload) {
@@ -171,6 +181,26 @@ fn a_gso_frame_is_cut_for_a_device_that_cannot() {
     let rig = Rig::new(1, Capabilities::offloading(70_000), 16);
     assert_eq!(rig.through(&frame, offload), [(frame, offload)]);
     assert_eq!(rig.port(2).sent_gso, 1);
+}
+
+#[test]
+fn frames_leave_complete_by_a_port_whose_offload_is_off() {
+    let rig = Rig::new(1, Capabilities::offloading(70_000), 16);
+    let (large, cut) = unfinished(10_000, 1_448);
+    let (small, sum) = unfinished(500, 0);
+    for _ in 0..2 {
+        rig.set(2, PortFlags::NONE, PortFlags::OFFLOAD);
+        let got = rig.through(&large, cut);
+        assert_eq!(got.len(), 7);
+        for (frame, offload) in got.iter().chain(&rig.through(&small, sum)) {
+            let complete = !offload.needs_checksum() && offload.gso().is_none();
+            assert!(frame.len() <= 1_502 && complete);
+            assert_sound(frame);
+        }
+        rig.set(2, PortFlags::OFFLOAD, PortFlags::NONE);
+        assert_eq!(rig.through(&large, cut), [(large.clone(), cut)]);
+        assert_eq!(rig.through(&small, sum), [(small.clone(), sum)]);
+    }
 }
 
 /// A frame that must be cut is not sent before what waits for the same device.

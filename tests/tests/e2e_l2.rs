@@ -11,7 +11,7 @@ use dataplane_core::addr::MacAddr;
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
 use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
-use tests::talk::{Pinger, Witness, ping};
+use tests::talk::{Pinger, Witness, ask_tcp, ping, serve_tcp};
 use tests::wire::{self, Link, at};
 
 const BROADCAST: MacAddr = MacAddr::BROADCAST;
@@ -185,7 +185,7 @@ fn flags_of_a_port_act_at_once_and_outlive_the_daemon() {
     floor.daemon.kill();
     floor.daemon.restart();
     let wanted = json!({"learning": true, "flood": true, "mcast_flood": true,
-        "bcast_flood": true, "isolated": true, "hairpin": true, "port_security": false,
+        "bcast_flood": true, "isolated": true, "hairpin": true, "offload": true, "port_security": false,
         "mcast_fast_leave": false, "mcast_router": false, "mcast_router_learning": true});
     assert_eq!(floor.flags("a"), wanted);
     assert_eq!(floor.heard(0, &plain(BROADCAST, a)), ["c"]);
@@ -514,6 +514,34 @@ fn an_interface_that_goes_down_in_its_sandbox_is_forgotten() {
         });
         assert_eq!(floor.heard(0, &plain(b, a)), ["b"], "{backend}");
     }
+}
+
+#[test]
+fn frames_reach_a_sandbox_large_or_complete_as_its_port_says() {
+    if !require_root("frames_reach_a_sandbox_large_or_complete_as_its_port_says") {
+        return;
+    }
+    const SIZE: usize = 1 << 20;
+    let mut floor = Floor::new("offload");
+    let server = format!("{}:7000", floor.stations[1].address);
+    serve_tcp(&floor.stations[1].ns, &server);
+    let largest = |floor: &mut Floor| {
+        ask_tcp(&floor.stations[0].ns, &server, SIZE);
+        let own = floor.mac(1);
+        let mut largest = 0;
+        // Frames to b alone: what it sends itself is as its own stack makes it.
+        while floor.stations[1].witness.look(|frame| {
+            if frame.starts_with(&own.0) {
+                largest = largest.max(frame.len());
+            }
+        }) {}
+        largest
+    };
+    assert!(largest(&mut floor) > 1_514, "large by itself");
+    floor.set("b", &["offload", "off"]);
+    assert_eq!(largest(&mut floor), 1_514);
+    floor.set("b", &["offload", "on"]);
+    assert!(largest(&mut floor) > 1_514, "and again");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct FlagsBody {
     pub isolated: Option<bool>,
     /// A bridged frame may go back to it.
     pub hairpin: Option<bool>,
+    /// Frames leave by it large, or with a checksum left to do.
+    pub offload: Option<bool>,
     /// Only frames of its endpoint's own MAC and addresses enter by it.
     pub port_security: Option<bool>,
     /// Who leaves a group by it is not asked whether others listen.
@@ -57,6 +59,7 @@ impl FlagsBody {
             PortFlags::BCAST_FLOOD => &mut self.bcast_flood,
             PortFlags::ISOLATED => &mut self.isolated,
             PortFlags::HAIRPIN => &mut self.hairpin,
+            PortFlags::OFFLOAD => &mut self.offload,
             PortFlags::SECURED => &mut self.port_security,
             PortFlags::FAST_LEAVE => &mut self.mcast_fast_leave,
             PortFlags::MCAST_ROUTER => &mut self.mcast_router,

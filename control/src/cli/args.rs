@@ -543,6 +543,7 @@ const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
   bcast-flood on|off    broadcast leaves by it [on]
   isolated on|off       it and other isolated ports do not reach each other [off]
   hairpin on|off        a bridged frame may go back to it [off]
+  offload on|off        frames leave large, or with a checksum left to do; off: complete [on]
   port-security on|off  only frames of the endpoint's own MAC and addresses enter by it [on]
   mac-limit N|none      no more stations are learned on it; frames pass all the same [none]
   storm-broadcast N [burst F]|none, storm-multicast ..., storm-unknown-unicast ...

@@ -36,6 +36,9 @@ impl PortFlags {
     pub const FILTERING: Self = Self(1 << 9);
     /// A mirror's copies leave by it, and nothing enters. Set of mirrors.
     pub const MIRROR: Self = Self(1 << 10);
+    /// Frames leave by it as its device takes them: large, or with a checksum left to do. Without it
+    /// they leave complete.
+    pub const OFFLOAD: Self = Self(1 << 11);
     /// Nobody behind it is asked whether it was the last listener that has left a group.
     pub const FAST_LEAVE: Self = Self(1 << 13);
     /// It leads to a multicast router, whether one was heard or not.
@@ -60,16 +63,18 @@ impl PortFlags {
         .with(Self::FLOOD)
         .with(Self::MCAST_FLOOD)
         .with(Self::BCAST_FLOOD)
+        .with(Self::OFFLOAD)
         .with(Self::MCAST_ROUTER_LEARNING);
 
     /// Every flag that people set, with the word for it.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 11] = [
         (Self::LEARNING, "learning"),
         (Self::FLOOD, "flood"),
         (Self::MCAST_FLOOD, "mcast-flood"),
         (Self::BCAST_FLOOD, "bcast-flood"),
         (Self::ISOLATED, "isolated"),
         (Self::HAIRPIN, "hairpin"),
+        (Self::OFFLOAD, "offload"),
         (Self::SECURED, "port-security"),
         (Self::FAST_LEAVE, "mcast-fast-leave"),
         (Self::MCAST_ROUTER, "mcast-router"),
@@ -211,7 +216,8 @@ mod tests {
             .map(|(_, word)| *word)
             .collect();
         let floods = ["learning", "flood", "mcast-flood", "bcast-flood"];
-        assert_eq!(on, [&floods[..], &["mcast-router-learning"]].concat());
+        let others = ["offload", "mcast-router-learning"];
+        assert_eq!(on, [&floods[..], &others].concat());
     }
 
     #[test]
