@@ -88,7 +88,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
                 up: is_up(inputs, endpoint),
                 mtu: network.mtu,
                 flags: match only_shows(&inputs.desired.mirrors, endpoint.port) {
-                    true => PortFlags::MIRROR,
+                    // Of what is set of it, what is of frames that leave counts.
+                    true => PortFlags::MIRROR | (endpoint.settings.flags & PortFlags::OFFLOAD),
                     false => flags(network, endpoint),
                 },
                 profile: Box::new(profile(network, endpoint)),

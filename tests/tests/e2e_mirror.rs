@@ -181,13 +181,22 @@ fn bulk_tcp_is_shown_in_large_frames() {
         .run(&["mirror", "add", "m", "--network", "n", "--to", "ids"]);
     assert_eq!(floor.mirror("m")["direction"], "in", "each frame once");
     serve_tcp(&floor.b, &format!("{b}:7000"));
-    ask_tcp(&floor.a, &format!("{b}:7000"), BULK);
+    let mut witness = Witness::new(&floor.ids, "eth0");
+    let mut largest = || {
+        ask_tcp(&floor.a, &format!("{b}:7000"), BULK);
+        let mut largest = 0;
+        while witness.look(|frame| largest = largest.max(frame.len())) {}
+        largest
+    };
+    assert!(largest() > 1_514, "as the switch carries them");
     let port = floor.daemon.json(&["port", "show", "ids"]);
     let count = |name: &str| port[name].as_u64().unwrap();
     let (frames, bytes) = (count("tx_frames"), count("tx_bytes"));
     let copies = floor.mirror("m")["copies"].as_u64().unwrap();
     assert_eq!(copies, frames + count("tx_dropped"), "{port}");
     assert!(bytes / frames > 1_514, "{frames} frames, {bytes} bytes");
+    floor.daemon.run(&["port", "set", "ids", "offload", "off"]);
+    assert_eq!(largest(), 1_514, "complete, for a tool that wants them so");
 }
 
 #[test]
