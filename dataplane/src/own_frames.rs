@@ -1,5 +1,5 @@
-//! Frames of the switch's own: announcements, questions to listeners and loop probes. No port received them, so they get no
-//! verdict; their copies are counted like all others.
+//! Frames of the switch's own: announcements, questions to listeners and loop probes. No port received
+//! them, so they get no verdict; their copies are counted like all others.
 
 use std::sync::Arc;
 
@@ -83,6 +83,8 @@ impl Worker {
         while let Some(sighting) = self.switch.bridge.watch.take_sighting() {
             self.notify(Notice::Sighted(sighting));
         }
+        let untold = self.switch.bridge.watch.take_untold();
+        self.counters.notices_lost.add(untold);
         while let Some(claim) = self.switch.bridge.claims.take() {
             self.notify(Notice::Claimed(claim));
         }

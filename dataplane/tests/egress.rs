@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use dataplane::stats::{EgressDrop, PortStats};
 use dataplane::{Config, Dataplane, Waiting};
 use dataplane_core::addr::{MacAddr, PortId};
-use dataplane_core::checksum::Sum;
 use dataplane_core::frame::Offload;
 use dataplane_core::l2::PortFlags;
 use dataplane_core::topology::{AGEING_DEFAULT, Topology};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
 use dataplane_port::{Capabilities, PortIo};
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{SlicedPacket, TransportSlice};
 use world::mac;
+use world::packets::unfinished;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Largest frame of the world's ports: MTU 1500, Ethernet header, one tag.
@@ -115,29 +115,6 @@ fn plain(src: MacAddr, dst: MacAddr, size: usize) -> Vec<u8> {
     frame.extend([0x88, 0xb5]);
     frame.resize(size, 0x5a);
     frame
-}
-
-/// A TCP frame from a to b whose sum is left to the device, as a kernel hands it over.
-fn unfinished(payload: usize, gso_size: u16) -> (Vec<u8>, Offload) {
-    let (src, dst) = ([10, 1, 0, 2], [10, 1, 0, 3]);
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(mac(1).0, mac(2).0)
-        .ipv4(src, dst, 64)
-        .tcp(1_000, 80, 1, 100)
-        .ack(1)
-        .write(&mut frame, &vec![7; payload])
-        .unwrap();
-    let partial = Sum::pseudo_header(src.into(), dst.into(), 6, 20 + payload).folded();
-    frame[50..52].copy_from_slice(&partial.to_be_bytes());
-    let offload = Offload {
-        flags: Offload::NEEDS_CSUM,
-        gso_type: u8::from(gso_size != 0),
-        hdr_len: 54,
-        gso_size,
-        csum_start: 34,
-        csum_offset: 16,
-    };
-    (frame, offload)
 }
 
 #[track_caller]

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use dataplane::stats::EgressDrop;
 use dataplane::{Config, Dataplane, LinkStats, Waiting};
 use dataplane_core::addr::{MacAddr, PortId};
-use dataplane_core::checksum::Sum;
 use dataplane_core::frame::Offload;
 use dataplane_core::link::{Chance, Direction, Impairment, LINK_HELD_MAX, LinkSpec, LossModel};
 use dataplane_core::topology::Topology;
 use dataplane_core::verdict::{DropReason, VerdictKind};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
 use dataplane_port::{Capabilities, PortIo};
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{SlicedPacket, TransportSlice};
 use world::mac;
+use world::packets::unfinished;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Frames of a port that wait in memory.
@@ -144,6 +144,14 @@ fn delay() -> Impairment {
     }
 }
 
+/// The port whose link of a direction is on the way from port 1 to port 2.
+fn end(direction: Direction) -> usize {
+    match direction {
+        Direction::In => 1,
+        Direction::Out => 2,
+    }
+}
+
 fn chance(text: &str) -> Chance {
     text.parse().unwrap()
 }
@@ -152,10 +160,7 @@ fn chance(text: &str) -> Chance {
 fn a_delayed_frame_is_held_and_leaves_in_its_order_and_not_before_its_time() {
     for direction in Direction::ALL {
         let mut rig = Rig::new(1);
-        let port = match direction {
-            Direction::In => 1,
-            Direction::Out => 2,
-        };
+        let port = end(direction);
         rig.impair(port, direction, delay());
         let start = Instant::now();
         rig.send_numbered(1, MacAddr::BROADCAST, 0..500);
@@ -275,39 +280,13 @@ fn a_rate_limit_delays_drops_what_is_too_much_and_is_taken_back() {
     assert!(rig.link(2, Direction::Out).held > 0);
 }
 
-/// A TCP frame of four segments from a to b, as a kernel hands it over.
-fn gso() -> (Vec<u8>, Offload) {
-    let (src, dst, payload) = ([10, 1, 0, 2], [10, 1, 0, 3], 4_000);
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(mac(1).0, mac(2).0)
-        .ipv4(src, dst, 64)
-        .tcp(1_000, 80, 1, 100)
-        .ack(1)
-        .write(&mut frame, &vec![7; payload])
-        .unwrap();
-    let partial = Sum::pseudo_header(src.into(), dst.into(), 6, 20 + payload).folded();
-    frame[50..52].copy_from_slice(&partial.to_be_bytes());
-    let offload = Offload {
-        flags: Offload::NEEDS_CSUM,
-        gso_type: 1,
-        hdr_len: 54,
-        gso_size: 1_000,
-        csum_start: 34,
-        csum_offset: 16,
-    };
-    (frame, offload)
-}
-
 #[test]
 fn a_link_carries_segments_each_by_itself() {
     for direction in Direction::ALL {
         let mut rig = Rig::new(1);
-        let port = match direction {
-            Direction::In => 1,
-            Direction::Out => 2,
-        };
+        let port = end(direction);
         rig.impair(port, direction, delay());
-        let (frame, offload) = gso();
+        let (frame, offload) = unfinished(4_000, 1_000);
         rig.send(1, &frame, offload);
         rig.wait_for("four segments", |rig| rig.peers[1].pending() == 4);
         rig.settle();

@@ -27,6 +27,7 @@ mod reservations;
 mod stations;
 mod storms;
 mod targets;
+mod told;
 mod uplinks;
 mod vlans;
 mod wiring;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use dataplane_core::addr::{DomainId, MacAddr, PortId, VlanId};
 use dataplane_core::l2::{FLAP_MOVES, FLAP_WINDOW, PortFlags, Sighting};
 
+use super::told::Told;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::events::{EventKind, Subject};
@@ -21,33 +22,16 @@ use crate::model::{Endpoint, LoopDetect, Name};
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long a port is blocked. A loop that is still there then is found by the next probe.
 const BLOCK_TIME: Duration = Duration::from_secs(60);
-/// Pause between two events about the same ports.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// Pairs of ports that were told of lately; beyond, all are forgotten and told again.
-const TOLD_MAX: usize = 1_024;
 
-/// What was told lately: the kind, and the ports in any order.
-#[derive(Debug, Default)]
-pub(super) struct Sighted(BTreeMap<(bool, PortId, PortId), Instant>);
+/// Sightings, as they are told of: whether it is a loop, and the ports in any order.
+pub(super) type Sighted = Told<(bool, PortId, PortId)>;
 
-impl Sighted {
-    /// Whether it is time to tell of this, which counts as told then.
-    fn is_news(&mut self, sighting: Sighting, now: Instant) -> bool {
-        let (is_loop, a, b) = match sighting {
-            Sighting::Flap { from, to, .. } => (false, from, to),
-            Sighting::Loop { sent, received, .. } => (true, sent, received),
-        };
-        self.0.retain(|_, at| now - *at < TOLD_AGAIN_AFTER);
-        let key = (is_loop, a.min(b), a.max(b));
-        if self.0.contains_key(&key) {
-            return false;
-        }
-        if self.0.len() >= TOLD_MAX {
-            self.0.clear();
-        }
-        self.0.insert(key, now);
-        true
-    }
+fn told_as(sighting: Sighting) -> (bool, PortId, PortId) {
+    let (is_loop, a, b) = match sighting {
+        Sighting::Flap { from, to, .. } => (false, from, to),
+        Sighting::Loop { sent, received, .. } => (true, sent, received),
+    };
+    (is_loop, a.min(b), a.max(b))
 }
 
 /// Ports that are blocked, each until a moment.
@@ -119,7 +103,7 @@ impl Engine {
             return Ok(());
         };
         let (a, b) = (a.clone(), b.clone());
-        if state.sighted.is_news(sighting, Instant::now()) {
+        if state.sighted.is_news(told_as(sighting), Instant::now()) {
             self.tell_sighting(&state, sighting, &a, &b);
         }
         let detect = state.desired.networks.get(&domain).map(|n| n.loop_detect);
@@ -271,26 +255,24 @@ mod tests {
     }
 
     #[test]
-    fn the_same_two_ports_are_told_of_once_a_minute_in_either_order() {
-        let (mut sighted, start) = (Sighted::default(), Instant::now());
-        let between = |sent, received| Sighting::Loop {
-            domain: DomainId(1),
-            sent: PortId(sent),
-            received: PortId(received),
+    fn the_same_two_ports_are_the_same_in_either_order_and_a_loop_is_no_flap() {
+        let between = |sent, received| {
+            told_as(Sighting::Loop {
+                domain: DomainId(1),
+                sent: PortId(sent),
+                received: PortId(received),
+            })
         };
-        let flap = Sighting::Flap {
+        let flap = told_as(Sighting::Flap {
             domain: DomainId(1),
             vlan: VlanId(0),
             mac: MacAddr::ZERO,
             from: PortId(1),
             to: PortId(2),
-        };
-        assert!(sighted.is_news(between(1, 2), start));
-        assert!(!sighted.is_news(between(2, 1), start));
-        assert!(sighted.is_news(flap, start), "of another kind");
-        assert!(sighted.is_news(between(1, 3), start));
-        assert!(!sighted.is_news(between(1, 2), start + Duration::from_secs(59)));
-        assert!(sighted.is_news(between(1, 2), start + Duration::from_secs(60)));
+        });
+        assert_eq!(between(1, 2), between(2, 1));
+        assert_ne!(between(1, 2), between(1, 3));
+        assert_ne!(between(1, 2), flap);
     }
 
     #[test]

@@ -140,9 +140,10 @@ pub(crate) fn is_plain(headers: &Headers, vlan: VlanId) -> bool {
 ///
 /// # Errors
 /// `SourceGroup`, `SourceZero`: no station can have such an address, and learning it would send
-/// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken note. `MirrorPort`: it only shows copies. `SourceMacForeign`, `SourceAddressForeign`: the port is secured,
-/// and its endpoint has neither. `VlanNoPvid`, `VlanIngress`: the port is not in the VLAN of the frame.
-/// `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
+/// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken
+/// note. `MirrorPort`: it only shows copies. `SourceMacForeign`, `SourceAddressForeign`: the port is
+/// secured, and its endpoint has neither. `VlanNoPvid`, `VlanIngress`: the port is not in the VLAN of
+/// the frame. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
 pub fn admit(
     state: &mut State,

@@ -90,9 +90,10 @@ impl Watch {
         self.sightings.pop()
     }
 
-    /// How many sightings were left out, because [`Watch::take_sighting`] was not asked in time.
-    pub const fn untold(&self) -> u64 {
-        self.untold
+    /// How many sightings were left out since it was last asked, because [`Watch::take_sighting`] was
+    /// not asked in time.
+    pub fn take_untold(&mut self) -> u64 {
+        core::mem::take(&mut self.untold)
     }
 
     /// A station of `key` has moved.
@@ -238,7 +239,7 @@ mod tests {
         for port in 0..SIGHTINGS_MAX as u16 + 2 {
             assert!(watch.is_own_probe(&own, DomainId(3), PortId(port)));
         }
-        assert_eq!(watch.untold(), 2);
+        assert_eq!((watch.take_untold(), watch.take_untold()), (2, 0));
         assert_eq!(seen(&mut watch).len(), SIGHTINGS_MAX);
     }
 }

@@ -171,12 +171,7 @@ fn read_igmp(
 ) -> Result<Option<Message<'_>>, Malformed> {
     let [kind, code, _, _, a, b, c, d] = array_at(message, 0).ok_or(Malformed)?;
     let group = Ipv4Addr::new(a, b, c, d);
-    let one = || {
-        group
-            .is_multicast()
-            .then_some(group.into())
-            .ok_or(Malformed)
-    };
+    let one = || only_multicast(group.into());
     Ok(Some(match kind {
         igmp::REPORT_V1 | igmp::REPORT_V2 => Message::Report(one()?),
         igmp::LEAVE => Message::Leave(one()?),
@@ -204,6 +199,11 @@ fn read_igmp(
     }))
 }
 
+/// The group that a message is about.
+fn only_multicast(group: IpAddr) -> Result<IpAddr, Malformed> {
+    group.is_multicast().then_some(group).ok_or(Malformed)
+}
+
 fn read_mld(
     message: &[u8],
     from: Ipv6Addr,
@@ -215,12 +215,7 @@ fn read_mld(
     }
     let group: [u8; 16] = array_at(message, 8).ok_or(Malformed)?;
     let group = Ipv6Addr::from(group);
-    let one = || {
-        group
-            .is_multicast()
-            .then_some(group.into())
-            .ok_or(Malformed)
-    };
+    let one = || only_multicast(group.into());
     Ok(Some(match kind {
         mld::REPORT_V1 => Message::Report(one()?),
         mld::DONE => Message::Leave(one()?),

@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 
 use dataplane_core::addr::MacAddr;
+use dataplane_core::checksum::Sum;
+use dataplane_core::frame::Offload;
 use dataplane_core::trace::{Answer, IcmpErrorKind, Step};
 use etherparse::{ArpOperation, ArpPacket, EtherType, PacketBuilder, SlicedPacket};
 
@@ -146,4 +148,27 @@ pub fn assert_error(out: &Outcome, kind: IcmpErrorKind, from: &str, to: &str) {
         Some(etherparse::NetSlice::Arp(_)) | None => panic!("not IP"),
     };
     assert_eq!((src, dst), (ip(from), ip(to)));
+}
+
+/// A TCP frame from a to b whose sum is left to the device, as a kernel hands it over.
+pub fn unfinished(payload: usize, gso_size: u16) -> (Vec<u8>, Offload) {
+    let (src, dst) = ([10, 1, 0, 2], [10, 1, 0, 3]);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac(1).0, mac(2).0)
+        .ipv4(src, dst, 64)
+        .tcp(1_000, 80, 1, 100)
+        .ack(1)
+        .write(&mut frame, &vec![7; payload])
+        .unwrap();
+    let partial = Sum::pseudo_header(src.into(), dst.into(), 6, 20 + payload).folded();
+    frame[50..52].copy_from_slice(&partial.to_be_bytes());
+    let offload = Offload {
+        flags: Offload::NEEDS_CSUM,
+        gso_type: u8::from(gso_size != 0),
+        hdr_len: 54,
+        gso_size,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    (frame, offload)
 }
