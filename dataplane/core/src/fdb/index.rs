@@ -37,6 +37,10 @@ const GROUP_WORDS: usize = 2 * LINE_WORDS;
 /// Keys of a group.
 const GROUP_KEYS: usize = 2 * LINE_KEYS;
 
+/// 2^64 over the golden ratio, odd: spreads hashes by its multiplication (Knuth, The Art of Computer
+/// Programming, volume 3, section 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Slots that are lost to stations which are gone before an index is worn, besides as many as
 /// there are stations.
 const WORN_MIN: usize = 4_096;
@@ -46,7 +50,7 @@ pub(super) struct Index {
     words: Box<[AtomicU64]>,
     /// Words before the first that begins a cache line.
     skip: usize,
-    /// Bits by which a hash is shifted to leave the number of a group.
+    /// Bits by which a hash is shifted to leave the number of a line.
     shift: u32,
     /// Factors of the hash, secret so that nobody can aim at one group.
     secret: [u64; 2],
@@ -69,7 +73,7 @@ impl Index {
         Self {
             words,
             skip: (GROUP_WORDS - misaligned) % GROUP_WORDS,
-            shift: u64::BITS - groups.ilog2(),
+            shift: u64::BITS - (2 * groups).ilog2(),
             secret: [rng.u64(..), rng.u64(..) | 1],
             used: AtomicUsize::new(0),
         }
@@ -97,11 +101,10 @@ impl Index {
         }
     }
 
-    /// Reads the line of a key, so that it is in the cache when the key is asked for. The value
-    /// is for the caller to use up, lest the compiler leave the read out.
+    /// Reads from the line at a position, so that it is in the cache when its key is asked for.
     #[inline]
-    pub fn touch(&self, key: u64) -> u64 {
-        let first = self.words.get(self.line_of(key));
+    pub fn read(&self, at: usize) -> u64 {
+        let first = self.words.get(at);
         first.map_or(0, |word| word.load(Relaxed))
     }
 
@@ -145,13 +148,14 @@ impl Index {
 
     /// The position of the line that a key is first looked for in.
     #[inline]
-    fn line_of(&self, key: u64) -> usize {
+    pub fn line_of(&self, key: u64) -> usize {
         let [flip, factor] = self.secret;
         let product = u128::from(key ^ flip) * u128::from(factor);
-        let hash = (product >> 64) as u64 ^ product as u64;
-        let group = (hash >> self.shift) as usize;
-        let half = hash as usize & 1;
-        self.skip + group * GROUP_WORDS + half * LINE_WORDS
+        let folded = (product >> 64) as u64 ^ product as u64;
+        // The upper bits of a product of numbers in a row are in a row themselves, and a factor in
+        // ten has them meet: a second one spreads what the first has mixed.
+        let line = folded.wrapping_mul(SPREAD) >> self.shift;
+        self.skip + line as usize * LINE_WORDS
     }
 
     /// The other line of the group.
@@ -240,8 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn nearly_every_station_of_a_full_table_has_a_slot_and_all_do_at_half_of_that() {
-        for (stations, missing_max) in [(32_768u64, 400), (16_384, 0)] {
+    fn of_a_full_table_one_station_in_a_hundred_has_no_slot_and_one_in_a_thousand_at_half_of_that()
+    {
+        for (stations, missing_max) in [(32_768u64, 400), (16_384, 16)] {
             let index = Index::new(32_768, 3);
             for key in 1..=stations {
                 index.put(key << 3, entry_for(key, 1));
@@ -249,6 +254,26 @@ mod tests {
             let missing = (1..=stations).filter(|key| index.get(key << 3) == FdbEntry::NONE);
             let missing = missing.count();
             assert!(missing <= missing_max, "{missing} of {stations}");
+        }
+    }
+
+    #[test]
+    fn stations_whose_addresses_are_in_a_row_have_a_slot_whatever_the_secret() {
+        const STATIONS: u64 = 1 << 15;
+        let rows: [fn(u64) -> u64; 3] = [
+            |n| (1 << 48) + 0x0242_ac11_0000 + n,
+            |n| (7 << 48) + 0x525a_0000_0000 + (n << 8),
+            |n| ((n & 0xff) << 48) + 0x0242_0a00_0000 + (n >> 8),
+        ];
+        for seed in 0..40 {
+            for (row, key) in rows.iter().enumerate() {
+                let index = Index::new(2 * STATIONS as usize, seed);
+                (0..STATIONS).for_each(|n| index.put(key(n), entry_for(key(n), 1)));
+                let missing = |n: &u64| index.get(key(*n)) == FdbEntry::NONE;
+                let missing = (0..STATIONS).filter(missing).count();
+                // As many as chance leaves out, five times over.
+                assert!(missing <= 24, "seed {seed}, row {row}: {missing} missing");
+            }
         }
     }
 

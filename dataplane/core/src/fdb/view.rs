@@ -87,12 +87,20 @@ impl FdbView {
         self.lookup_slowly(key, now, ageing)
     }
 
-    /// Reads ahead what `learn` or `lookup` will ask of a station. The value is for the caller to
-    /// use up.
+    /// Where the index has what `learn` or `lookup` will ask of a station.
     #[inline]
-    pub fn touch(&self, key: FdbKey) -> u64 {
+    pub(crate) fn line_of(&self, key: FdbKey) -> usize {
         let word = self.shared.word(key);
-        word.map_or(0, |word| self.index.touch(word))
+        word.map_or(0, |word| self.index.line_of(word))
+    }
+
+    /// Reads these lines of the index, so that they are in the cache. The value is for the caller to
+    /// use up, lest the compiler leave the reads out.
+    #[inline]
+    pub(crate) fn read_lines(&self, lines: &[usize]) -> u64 {
+        lines
+            .iter()
+            .fold(0, |read, line| read ^ self.index.read(*line))
     }
 
     /// Forgets what was learned on a port, which a worker has found to be down.
