@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod announcing;
 pub mod balance;
 mod command;
 mod egress;
@@ -45,6 +46,8 @@ pub use dataplane_port::BATCH_MAX;
 use dataplane_port::{Batch, Carrier, PortIo};
 use mio::{Poll, Waker};
 
+use announcing::Announcements;
+pub use announcing::{ANNOUNCEMENTS_MAX, PORTS_PER_TURN as ANNOUNCED_PER_TURN};
 use balance::{Loads, Meter};
 pub use command::Notice;
 use command::{Attachment, Command, Order};
@@ -295,6 +298,7 @@ impl Dataplane {
             touched: Vec::new(),
             links: Links::new(),
             timer,
+            announcements: Announcements::default(),
             questions: Vec::new(),
             next_tick: Clock::now(),
             stopped: false,
@@ -467,10 +471,12 @@ impl Dataplane {
     }
 
     /// Tells the stations of a port's network that `address` is at `mac`, behind that port. The
-    /// port must be in the topology.
+    /// port must be in the topology. When this returns the first [`ANNOUNCED_PER_TURN`] ports
+    /// were told, unless earlier announcements are still on their way; the others are in the
+    /// turns that follow.
     ///
     /// # Errors
-    /// [`Error::Silent`].
+    /// [`Error::Silent`]; [`Error::Refused`] when [`ANNOUNCEMENTS_MAX`] wait already.
     pub fn announce(&self, port: PortId, mac: MacAddr, address: IpAddr) -> Result<(), Error> {
         let frame = dataplane_service::announce::announcement(mac, address);
         self.order_one(0, Command::Announce(port, frame))

@@ -1,40 +1,18 @@
-//! Frames of the switch's own: announcements, questions to listeners and loop probes. No port received
-//! them, so they get no verdict; their copies are counted like all others.
+//! Frames of the switch's own: questions to listeners and loop probes, and in `announcing`
+//! announcements. No port received them, so they get no verdict; their copies are counted like all others.
 
 use std::sync::Arc;
 
-use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::frame::Offload;
-use dataplane_core::l2::{FloodClass, PortFlags, ProbeKey};
+use dataplane_core::l2::{PortFlags, ProbeKey};
 use dataplane_core::time::Instant;
-use dataplane_core::topology::{Role, Topology};
+use dataplane_core::topology::Topology;
 use dataplane_core::verdict::Verdict;
 
 use crate::command::Notice;
 use crate::worker::Worker;
 
 impl Worker {
-    /// Sends a frame to the ports of a domain, as if one of them had sent it.
-    pub fn announce(&mut self, port: PortId, bytes: &[u8]) {
-        let from = self.switch.topology.port_up(port);
-        let from = from.and_then(|port| Some((port.role, port.vlan_of_untagged()?)));
-        let Some((Role::Bridge(domain), vlan)) = from else {
-            return;
-        };
-        let Some(mut buf) = self.batch.take_buffer() else {
-            return;
-        };
-        buf.copy_from(bytes, Offload::NONE);
-        let class = match buf.bytes().first_chunk() {
-            Some(dst) => FloodClass::of(MacAddr(*dst)),
-            None => return self.batch.recycle(buf),
-        };
-        if self.is_mirroring() {
-            self.mirror_leaving(port, &buf, Verdict::Flooded(domain, vlan, class));
-        }
-        self.flood((domain, vlan), port, class, buf);
-    }
-
     /// Asks who listens to groups, where the switch is the querier. Its questions enter by no port
     /// and get no verdict, like announcements; their copies are counted like all others.
     pub fn ask_listeners(&mut self, topology: &Topology, now: Instant) {

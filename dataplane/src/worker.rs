@@ -32,6 +32,7 @@ use dataplane_port::Batch;
 use mio::{Events, Poll, Token, Waker};
 
 use crate::Waiting;
+use crate::announcing::Announcements;
 use crate::command::{Command, Notice, Order};
 use crate::egress::{Handover, Lane, QUEUE_MAX};
 use crate::links::Links;
@@ -100,6 +101,7 @@ pub(crate) struct Worker {
     /// Rate limits and impairments of ports.
     pub links: Links,
     pub timer: Timer,
+    pub announcements: Announcements,
     /// What is to be asked as a querier; empty between two ticks.
     pub questions: Vec<Question>,
     pub next_tick: Clock,
@@ -151,6 +153,7 @@ impl Worker {
                 }
             }
             self.take_handover();
+            self.go_on_announcing();
             self.retry_blocked();
             self.tick();
             self.counters.turns.add(1);
@@ -179,7 +182,7 @@ impl Worker {
             Command::Redirect(id, owner) => self.redirect(id, owner),
             Command::Release(id, owner, to) => self.release(id, owner, &to),
             Command::Adopt(id, queue) => return self.adopt(id, queue),
-            Command::Announce(port, bytes) => self.announce(port, &bytes),
+            Command::Announce(port, bytes) => return self.announce(port, bytes),
             Command::Probe(key) => self.send_probes(key),
             Command::Trace(tap) => self.taps.push(tap),
             Command::EndTrace(number) => self.taps.retain(|tap| tap.number != number),
@@ -208,7 +211,8 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.orders.is_empty() || self.has_due()
+        let announcing = !self.announcements.is_empty();
+        !self.ready.is_empty() || !self.orders.is_empty() || announcing || self.has_due()
     }
 
     /// Looks for readiness without sleeping, as long as the waiting mode allows. `true` when

@@ -130,7 +130,10 @@ impl Engine {
         }
         // Neighbours may still know the address by the MAC of an earlier endpoint.
         for address in &endpoint.addresses {
-            self.blocking(|dataplane| dataplane.announce(port, endpoint.mac, *address))?;
+            let told = self.blocking(|dataplane| dataplane.announce(port, endpoint.mac, *address));
+            if let Err(error) = told {
+                tracing::warn!(endpoint = %endpoint.name, %address, %error, "cannot announce");
+            }
         }
         let text = format!(
             "endpoint '{}' was attached to network '{}' as {} of {port}",

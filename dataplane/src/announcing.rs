@@ -1,0 +1,108 @@
+//! Announcements on their way: told to a few ports a turn.
+//!
+//! A copy of an announcement costs its port's kernel some 10 µs, so that all the ports of a large
+//! network would hold the worker, and whoever attached the endpoint, for many milliseconds. So an
+//! announcement waits in a queue and goes to [`PORTS_PER_TURN`] ports between two batches of what
+//! others send. The first of them are told at once: in a small network an announcement that is
+//! acknowledged has been sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dataplane_core::addr::{MacAddr, PortId};
+use dataplane_core::frame::Offload;
+use dataplane_core::l2::FloodClass;
+use dataplane_core::topology::Role;
+use dataplane_core::verdict::Verdict;
+
+use crate::worker::Worker;
+
+/// Ports that an announcement is sent to in one turn: a third of a millisecond of work.
+pub const PORTS_PER_TURN: usize = 32;
+
+/// Announcements that may wait: those of twice as many endpoints as one network may hold by its
+/// ports, so that all of them may attach at once. More are refused.
+pub const ANNOUNCEMENTS_MAX: usize = 4_096;
+
+/// Those that wait, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Announcements {
+    waiting: VecDeque<Announcement>,
+}
+
+/// A frame that the ports of a network are told, as if one of them had sent it.
+#[derive(Debug)]
+struct Announcement {
+    from: PortId,
+    bytes: Vec<u8>,
+    /// The lowest port that has not been told.
+    next: PortId,
+}
+
+impl Announcements {
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+impl Worker {
+    /// Has a frame told to the ports of a domain, as if `from` had sent it.
+    ///
+    /// # Errors
+    /// As many wait as may.
+    pub fn announce(&mut self, from: PortId, bytes: Vec<u8>) -> Result<(), String> {
+        if self.announcements.waiting.len() >= ANNOUNCEMENTS_MAX {
+            return Err(format!("{ANNOUNCEMENTS_MAX} announcements wait already"));
+        }
+        let first = self.announcements.is_empty();
+        self.announcements.waiting.push_back(Announcement {
+            from,
+            bytes,
+            next: PortId(0),
+        });
+        if first {
+            self.go_on_announcing();
+        }
+        Ok(())
+    }
+
+    /// Tells the next ports of the oldest announcement. It ends when all were told, and when its
+    /// port is gone or down.
+    pub fn go_on_announcing(&mut self) {
+        let Some(mut announcement) = self.announcements.waiting.pop_front() else {
+            return;
+        };
+        if let Some(next) = self.tell_some(&announcement) {
+            announcement.next = next;
+            self.announcements.waiting.push_front(announcement);
+        }
+    }
+
+    /// The port to go on with; `None` when there is no more to be told.
+    fn tell_some(&mut self, announcement: &Announcement) -> Option<PortId> {
+        let Announcement { from, bytes, next } = announcement;
+        let topology = Arc::clone(&self.switch.topology);
+        let port = topology.port_up(*from)?;
+        let Role::Bridge(domain) = port.role else {
+            return None;
+        };
+        let vlan = port.vlan_of_untagged()?;
+        let class = FloodClass::of(MacAddr(*bytes.first_chunk()?));
+        // Without a buffer it is tried again at the next turn.
+        let Some(mut buf) = self.batch.take_buffer() else {
+            return Some(*next);
+        };
+        buf.copy_from(bytes, Offload::NONE);
+        if *next == PortId(0) && self.is_mirroring() {
+            self.mirror_leaving(*from, &buf, Verdict::Flooded(domain, vlan, class));
+        }
+        let untold = || {
+            let takers = topology.flood_set(domain, vlan, *from, class);
+            takers.skip_while(|taker| taker < next)
+        };
+        let after = untold().nth(PORTS_PER_TURN);
+        self.send_copies(vlan, || untold().take(PORTS_PER_TURN), buf);
+        after
+    }
+}
