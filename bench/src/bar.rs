@@ -67,28 +67,49 @@ pub struct Line {
     pub note: Option<String>,
 }
 
-/// Measures every line that is built.
-///
-/// # Errors
-/// When Causeway or a system of the kernel cannot be measured; a reference that cannot is named
-/// as absent. Namespaces are gone then as well.
-pub fn run(options: &Options) -> anyhow::Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    for group in Group::value_variants() {
-        if !options.only.is_empty() && !options.only.contains(group) {
-            continue;
+impl Group {
+    /// Measures its lines.
+    ///
+    /// # Errors
+    /// When Causeway or a system of the kernel cannot be measured; a reference that cannot is named
+    /// as absent. Namespaces are gone then as well.
+    fn measure(self, options: &Options) -> anyhow::Result<Vec<Line>> {
+        match self {
+            Self::Bulk => pair_lines::bulk(options),
+            Self::Frames => pair_lines::small_frames(options),
+            Self::Latency => pair_lines::latency(options),
+            Self::Idle => Ok(vec![pair_lines::idle(options)?]),
+            Self::Nat => nat_lines::lines(options),
+            Self::Core => core_lines::lines(options),
+            Self::Scale => scale_lines::lines(options),
         }
-        lines.extend(match group {
-            Group::Bulk => pair_lines::bulk(options)?,
-            Group::Frames => pair_lines::small_frames(options)?,
-            Group::Latency => pair_lines::latency(options)?,
-            Group::Idle => vec![pair_lines::idle(options)?],
-            Group::Nat => nat_lines::lines(options)?,
-            Group::Core => core_lines::lines(options)?,
-            Group::Scale => scale_lines::lines(options)?,
-        });
     }
-    Ok(lines)
+
+    /// Number of the bar's line.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Bulk => 1,
+            Self::Frames => 2,
+            Self::Latency | Self::Idle => 3,
+            Self::Nat => 4,
+            Self::Core => 5,
+            Self::Scale => 6,
+        }
+    }
+}
+
+/// Measures every line that is built. A group that cannot be measured is a line that says why, and
+/// loses what was measured to nobody else.
+pub fn run(options: &Options) -> Vec<Line> {
+    let all = Group::value_variants().iter();
+    let wanted = all.filter(|group| options.only.is_empty() || options.only.contains(group));
+    let measured = wanted.map(|group| {
+        group.measure(options).unwrap_or_else(|error| {
+            let line = Line::failed(group.number(), &format!("{group:?}").to_lowercase(), &error);
+            vec![line]
+        })
+    });
+    measured.flatten().collect()
 }
 
 fn progress(what: &str, repeat: usize, of: usize) {
@@ -109,6 +130,20 @@ impl Line {
             behind: Vec::new(),
             note: Some(why.to_owned()),
         }
+    }
+
+    /// A line whose measurement failed.
+    fn failed(number: u8, name: &str, error: &anyhow::Error) -> Self {
+        Self {
+            note: Some(format!("failed: {error:#}")),
+            ..Self::unmeasured(number, name, "")
+        }
+    }
+
+    /// Whether its measurement failed.
+    pub fn has_failed(&self) -> bool {
+        let note = self.note.as_deref().unwrap_or_default();
+        self.reached.is_none() && note.starts_with("failed: ")
     }
 
     /// Whether the median reaches a mark.
@@ -181,4 +216,17 @@ fn machine() -> String {
         "{cpus} x {model}, Linux {}; medians of paired runs, spread in brackets",
         read("/proc/sys/kernel/osrelease").trim()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_failed_is_told_from_one_that_is_not_built() {
+        let failed = Line::failed(6, "scale", &anyhow::anyhow!("no way to 10.0.0.19"));
+        assert!(failed.has_failed());
+        assert_eq!(failed.note.as_deref(), Some("failed: no way to 10.0.0.19"));
+        assert!(!Line::unmeasured(2, "frames", "not built").has_failed());
+    }
 }

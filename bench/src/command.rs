@@ -278,13 +278,16 @@ pub fn completion<C: CommandFactory>(shell: Shell) -> anyhow::Result<ExitCode> {
 
 /// Prints the bar.
 pub fn bar(options: &bar::Options, json: bool) -> anyhow::Result<ExitCode> {
-    let lines = bar::run(options)?;
+    let lines = bar::run(options);
     if json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         bar::print(&lines);
     }
-    Ok(ExitCode::SUCCESS)
+    match lines.iter().any(bar::Line::has_failed) {
+        true => Ok(ExitCode::FAILURE),
+        false => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Counts the core's instructions and shows them; fails when a line grew by more than it may.

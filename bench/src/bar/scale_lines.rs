@@ -55,8 +55,11 @@ pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
     let mut lines = sessions(options);
     lines.extend(publishing(options)?);
     lines.push(stations(options));
-    lines.extend(attaching()?);
-    lines.push(fairness(options)?);
+    // Minutes of measuring are behind it, of other things.
+    let attached = attaching();
+    lines.extend(attached.unwrap_or_else(|error| vec![Line::failed(6, ATTACHING, &error)]));
+    let shared = fairness(options);
+    lines.push(shared.unwrap_or_else(|error| Line::failed(6, FAIRNESS, &error)));
     Ok(lines)
 }
 

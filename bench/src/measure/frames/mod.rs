@@ -208,12 +208,19 @@ impl Course {
         let (mut ways, mut senders) = (Vec::new(), Vec::new());
         // Read once for each sandbox: of a mesh each has many ways.
         let mut known = BTreeMap::new();
-        for path in used {
+        for (flow, path) in used.enumerate() {
             let out = match known.entry(path.from.path()) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(unknown) => unknown.insert(Ways::of(&path.from)?),
             };
-            let way = out.to(path.connect.ip())?;
+            let mut way = out.to(path.connect.ip());
+            if way.is_err() {
+                // The kernel forgets neighbours when all namespaces together have more than 512.
+                self.greet(flow, path)?;
+                *out = Ways::of(&path.from)?;
+                way = out.to(path.connect.ip());
+            }
+            let way = way?;
             let lane = senders.iter().position(|sender| *sender == way.sender());
             if lane.is_none() {
                 let lane = Lane::open(&path.from, &way, frame_size);
