@@ -3,11 +3,13 @@
 //! A copy of an announcement costs its port's kernel some 10 µs, so that all the ports of a large
 //! network would hold the worker, and whoever attached the endpoint, for many milliseconds. So an
 //! announcement waits in a queue and goes to [`PORTS_PER_TURN`] ports between two batches of what
-//! others send. The first of them are told at once: in a small network an announcement that is
-//! acknowledged has been sent.
+//! others send, and no more than [`TIME_SHARE`] of the worker's time goes there: while hundreds attach,
+//! the rest of the machine is busy with them. The first ports are told at once: in a small network an
+//! announcement that is acknowledged has been sent.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant as Clock;
 
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::frame::Offload;
@@ -20,6 +22,9 @@ use crate::worker::Worker;
 /// Ports that an announcement is sent to in one turn: a third of a millisecond of work.
 pub const PORTS_PER_TURN: usize = 32;
 
+/// Announcing takes one part in so many of the worker's time, the first ports of each left aside.
+const TIME_SHARE: u32 = 4;
+
 /// Announcements that may wait: those of twice as many endpoints as one network may hold by its
 /// ports, so that all of them may attach at once. More are refused.
 pub const ANNOUNCEMENTS_MAX: usize = 4_096;
@@ -28,6 +33,8 @@ pub const ANNOUNCEMENTS_MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct Announcements {
     waiting: VecDeque<Announcement>,
+    /// When the next ports may be told.
+    next_turn: Option<Clock>,
 }
 
 /// A frame that the ports of a network are told, as if one of them had sent it.
@@ -40,9 +47,9 @@ struct Announcement {
 }
 
 impl Announcements {
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    /// When the next ports are told; `None` when nobody waits to be.
+    pub fn due(&self) -> Option<Clock> {
+        self.next_turn.filter(|_| !self.waiting.is_empty())
     }
 }
 
@@ -55,28 +62,40 @@ impl Worker {
         if self.announcements.waiting.len() >= ANNOUNCEMENTS_MAX {
             return Err(format!("{ANNOUNCEMENTS_MAX} announcements wait already"));
         }
-        let first = self.announcements.is_empty();
+        let first = self.announcements.waiting.is_empty();
         self.announcements.waiting.push_back(Announcement {
             from,
             bytes,
             next: PortId(0),
         });
         if first {
-            self.go_on_announcing();
+            self.announce_to_some();
         }
         Ok(())
     }
 
+    /// Tells the next ports, when it is time.
+    pub fn go_on_announcing(&mut self) {
+        let due = self.announcements.due();
+        if due.is_some_and(|due| due <= Clock::now()) {
+            self.announce_to_some();
+        }
+    }
+
     /// Tells the next ports of the oldest announcement. It ends when all were told, and when its
     /// port is gone or down.
-    pub fn go_on_announcing(&mut self) {
+    fn announce_to_some(&mut self) {
         let Some(mut announcement) = self.announcements.waiting.pop_front() else {
             return;
         };
+        let start = Clock::now();
         if let Some(next) = self.tell_some(&announcement) {
             announcement.next = next;
             self.announcements.waiting.push_front(announcement);
         }
+        let end = Clock::now();
+        let took = end.saturating_duration_since(start);
+        self.announcements.next_turn = Some(end + took * (TIME_SHARE - 1));
     }
 
     /// The port to go on with; `None` when there is no more to be told.

@@ -206,12 +206,14 @@ impl Worker {
         self.counters.sleeps.add(1);
         let clock = Clock::now();
         self.timer.set(self.links.next_due(), self.instant(clock));
-        let timeout = self.next_tick.saturating_duration_since(clock);
+        let next = self.announcements.due().unwrap_or(self.next_tick);
+        let timeout = next.min(self.next_tick).saturating_duration_since(clock);
         self.poll_once(events, timeout);
     }
 
     fn has_work(&self) -> bool {
-        let announcing = !self.announcements.is_empty();
+        let due = self.announcements.due();
+        let announcing = due.is_some_and(|due| due <= Clock::now());
         !self.ready.is_empty() || !self.orders.is_empty() || announcing || self.has_due()
     }
 
