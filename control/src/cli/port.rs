@@ -4,14 +4,89 @@ use std::io::{self, Write};
 use std::iter::Peekable;
 
 use anyhow::bail;
+use clap::{Args, Subcommand};
 use dataplane_core::l2::{FloodClass, PortFlags};
 
-use super::args::{PortArgs, PortCommand};
+use super::args::JsonArgs;
 use super::client::{Client, escape};
 use super::{print_json, publish, table};
 use crate::api::bridging::{FlagsBody, LimitBody, LinkView, PortSet};
 use crate::api::types::PortView;
 use crate::port_settings;
+
+/// `port`
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  causeway port web1                                   as `docker port`: what is published for it
+  causeway port ls
+  causeway port set web1 isolated on bcast-flood off"
+)]
+pub struct PortArgs {
+    /// What to do with switch ports
+    #[command(subcommand)]
+    pub command: Option<PortCommand>,
+    /// An endpoint, to list what is published for it
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `port`
+#[derive(Debug, Subcommand)]
+pub enum PortCommand {
+    /// List switch ports with counters, and what is not as usual of them
+    Ls(JsonArgs),
+    /// Show all that is set of a port, and its counters
+    Show {
+        /// An endpoint's name, or the port's name or number
+        port: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change what is set of an endpoint's port; it is kept over restarts
+    #[command(after_help = PORT_SET_HELP)]
+    Set {
+        /// An endpoint's name, or the port's number
+        port: String,
+        /// Pairs of words, as listed below
+        #[arg(
+            required = true,
+            value_name = "WHAT VALUE",
+            allow_negative_numbers = true
+        )]
+        words: Vec<String>,
+    },
+}
+
+/// What `port set` takes.
+const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
+  learning on|off       learn and refresh stations that are heard on it [on]
+  flood on|off          unicast to unknown stations leaves by it [on]
+  mcast-flood on|off    multicast leaves by it [on]
+  bcast-flood on|off    broadcast leaves by it [on]
+  isolated on|off       it and other isolated ports do not reach each other [off]
+  hairpin on|off        a bridged frame may go back to it [off]
+  offload on|off        frames leave large, or with a checksum left to do; off: complete [on]
+  port-security on|off  only frames of the endpoint's own MAC and addresses enter by it [on]
+  mac-limit N|none      no more stations are learned on it; frames pass all the same [none]
+  storm-broadcast N [burst F]|none, storm-multicast ..., storm-unknown-unicast ...
+                        no more frames a second that enter by it are flooded; F at once [none]
+  rate-in R [burst B]|none, rate-out ...
+                        bits per second that enter or leave by it, as 10mbit; B bytes at once [none]
+  up, down              frames flow or not, and the sandbox sees its cable or none [up]
+
+Examples:
+  causeway port set web1 isolated on
+  causeway port set web1 learning off flood off
+  causeway port set router1 port-security off mac-limit 100
+  causeway port set web1 storm-broadcast 1000 storm-unknown-unicast 500 burst 100
+  causeway port set web1 rate-in 100mbit rate-out 10mbit burst 32k
+  causeway port set web1 down";
 
 /// `port`
 pub(super) async fn port(client: &Client, args: PortArgs) -> anyhow::Result<()> {
