@@ -9,7 +9,7 @@ use dataplane_core::addr::{DomainId, L4Addr, PortId, UplinkId, VlanId};
 use dataplane_core::fdb::Learn;
 use dataplane_core::frame::Offload;
 use dataplane_core::headers::{Headers, L3, L4Kind};
-use dataplane_core::l2::TRANSPARENT;
+use dataplane_core::l2::{PortFlags, TRANSPARENT};
 use dataplane_core::multicast::Heard;
 use dataplane_core::topology::{Port, Role, Topology};
 use dataplane_core::trace::{Answer, IcmpErrorKind, NatKind, Step, Target, Way};
@@ -28,7 +28,18 @@ pub struct Line {
 /// Renders the steps of one frame, a line each; steps without news are left out.
 pub fn explain(steps: &[Step], topology: &Topology) -> Vec<Line> {
     let names = Names { topology };
-    steps.iter().filter_map(|step| names.line(step)).collect()
+    let mut lines = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let before = &steps[..index];
+        lines.extend(names.line(step));
+        lines.extend(names.readdressed(step, before));
+        if let Step::Verdict(verdict) = step {
+            let place = lines.len().saturating_sub(1);
+            let under_other_mac = names.one_mac(*verdict, before);
+            lines.splice(place..place, under_other_mac);
+        }
+    }
+    lines
 }
 
 /// What a frame is, in one line: its innermost readable layer with the addresses that matter.
@@ -168,8 +179,8 @@ impl Names<'_> {
                 line("ingress", text)
             }
             Step::Parsed(headers) => line("parse", parsed(headers)),
-            Step::Admitted(vlan) if vlan.0 == 0 => None,
-            Step::Admitted(vlan) => line("admit", format!("into VLAN {}", vlan.0)),
+            Step::Admitted(vlan, _) if vlan.0 == 0 => None,
+            Step::Admitted(vlan, _) => line("admit", format!("into VLAN {}", vlan.0)),
             Step::Learned(learn) => line("learn", self.learned(*learn)?),
             Step::Lookup(target) => line("lookup", self.target(*target)),
             Step::Snooped(heard) => line("snoop", snooped(*heard)),
@@ -189,6 +200,46 @@ impl Names<'_> {
             Step::Reply(answer) => line("reply", reply(*answer)),
             Step::Verdict(verdict) => line("verdict", self.verdict(*verdict)),
         }
+    }
+
+    /// A frame that came to the one MAC of its port, and whom it was given to.
+    fn readdressed(&self, step: &Step, before: &[Step]) -> Option<Line> {
+        let Step::Admitted(_, dst) = step else {
+            return None;
+        };
+        let read = before.iter().find_map(|step| match step {
+            Step::Parsed(headers) => Some(headers.dst),
+            _ => None,
+        })?;
+        let text = format!("{read} is shared by stations: the address leads to {dst}");
+        let stage = "mac-nat";
+        (read != *dst).then_some(Line { stage, text })
+    }
+
+    /// The ports that a frame is about to leave by under another MAC than its sender's.
+    fn one_mac(&self, verdict: Verdict, before: &[Step]) -> Vec<Line> {
+        let ingress = before.iter().find_map(|step| match step {
+            Step::Ingress { port, .. } => Some(*port),
+            _ => None,
+        });
+        let ports: Vec<PortId> = match verdict {
+            Verdict::Bridged(port) | Verdict::Routed(port) | Verdict::Replied(port) => vec![port],
+            Verdict::Flooded(domain, vlan, class) => {
+                let takers = ingress.map(|from| self.topology.flood_set(domain, vlan, from, class));
+                takers.into_iter().flatten().collect()
+            }
+            _ => Vec::new(),
+        };
+        let line = |id: PortId| {
+            let port = self.topology.port(id)?;
+            let nat = port.profile.mac_nat.as_ref();
+            let nat = nat.filter(|_| port.flags.has(PortFlags::MAC_NAT))?;
+            let (port, mac) = (self.port(id), nat.mac);
+            let text = format!("leaves by {port} as from {mac}, in ARP and ND as well");
+            let stage = "mac-nat";
+            Some(Line { stage, text })
+        };
+        ports.into_iter().filter_map(line).collect()
     }
 
     fn port(&self, id: PortId) -> String {

@@ -153,6 +153,7 @@ fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
             VlanFiltering::On => Some(Box::new(endpoint.vlans.clone())),
         },
         storm: endpoint.settings.storm,
+        mac_nat: None,
         links: endpoint.settings.links,
     }
 }

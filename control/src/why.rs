@@ -350,6 +350,17 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "send by the endpoint's own MAC and addresses, or let it be anybody: 'causeway port set \
              PORT port-security off'"
         }
+        DropReason::MacNatEcho => {
+            "nothing: the network behind the port repeats what it was sent; or give stations their own \
+             MACs: 'causeway port set PORT mac-nat off'"
+        }
+        DropReason::MacNatUnknown => {
+            "have the station send something first, or attach an endpoint with that address; 'causeway \
+             mac-nat ls PORT' lists who is known"
+        }
+        DropReason::MacNatNotIp => {
+            "use IP, or let stations leave by their own MACs: 'causeway port set PORT mac-nat off'"
+        }
         DropReason::MirrorPort => {
             "let the port be an ordinary one as well: 'causeway mirror add ... --ingress'"
         }

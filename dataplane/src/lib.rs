@@ -14,6 +14,7 @@ pub mod balance;
 mod command;
 mod egress;
 mod links;
+mod mac_nat;
 mod mirror;
 mod own_frames;
 mod ports;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use dataplane_core::addr::{PortId, VlanId};
 use dataplane_core::frame::{Frame, FrameBuf};
-use dataplane_core::l2::{Form, Mirror, TRANSPARENT, reshape};
+use dataplane_core::l2::{Mirror, TRANSPARENT, reshape};
 use dataplane_core::link::Unseen;
 use dataplane_core::path::Switch;
 use dataplane_core::time::Instant;
 use dataplane_core::topology::{Port, Topology};
 use dataplane_core::verdict::{Consumer, Verdict};
 
+use crate::mac_nat;
 use crate::stats::EgressDrop;
 use crate::worker::{Slot, Worker};
 
@@ -57,7 +58,7 @@ impl Worker {
             return;
         };
         for mirror in topology.mirrors.iter().filter(|m| m.copies_from(port)) {
-            self.mirror(mirror, buf, None);
+            self.mirror(mirror, buf, |_| {});
         }
     }
 
@@ -105,11 +106,16 @@ impl Worker {
         let form_of = |port: &Port| (vlan != TRANSPARENT).then(|| port.form(vlan))?;
         let form = form_of(port).map(|form| (vlan, form));
         for mirror in topology.mirrors.iter().filter(|m| m.copies_to(port)) {
-            self.mirror(mirror, buf, form);
+            self.mirror(mirror, buf, |copy| {
+                if let Some((vlan, form)) = form {
+                    reshape(copy, vlan, form);
+                }
+                mac_nat::show(topology, port.id, copy);
+            });
         }
     }
 
-    fn mirror(&mut self, mirror: &Mirror, buf: &FrameBuf, form: Option<(VlanId, Form)>) {
+    fn mirror(&mut self, mirror: &Mirror, buf: &FrameBuf, fit: impl FnOnce(&mut FrameBuf)) {
         let copy = self.batch.take_copy(buf);
         let counters = self.lanes.get(mirror.to.index()).and_then(Slot::counters);
         let Some(counters) = counters else {
@@ -124,9 +130,7 @@ impl Worker {
             counters.enqueued.add(1);
             return counters.record_drop(EgressDrop::QueueFull);
         };
-        if let Some((vlan, form)) = form {
-            reshape(&mut copy, vlan, form);
-        }
+        fit(&mut copy);
         self.enqueue(mirror.to, copy);
     }
 }

@@ -50,6 +50,9 @@ egress_drops! {
     LinkLost, "link_lost", "the port's link is set to lose frames";
     RateLimited, "rate_limited", "the frame exceeds the port's rate, and as many wait as may";
     LinkFull, "link_full", "as many frames are on their way over the port's link as may be held";
+    MacNatNotIp, "mac_nat_not_ip", "the frame is neither ARP nor IP and for one station, whose answer to the port's one MAC would find nobody";
+    MacNatUnreadable, "mac_nat_unreadable", "the MACs that the frame names in ARP or ND cannot be found, so they cannot become the port's";
+    MacNatFull, "mac_nat_full", "the frame is from a new address, and as many are known behind the port's one MAC as may be";
 }
 
 impl fmt::Display for EgressDrop {

@@ -11,7 +11,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::counters::Counters;
 use dataplane_core::fdb::FdbView;
 use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
-use dataplane_core::l2::{self, StormView, TRANSPARENT, reshape};
+use dataplane_core::l2::{self, PortFlags, StormView, TRANSPARENT, reshape};
 use dataplane_core::multicast::MdbView;
 use dataplane_core::path::{Switch, forward};
 use dataplane_core::route::State;
@@ -19,7 +19,7 @@ use dataplane_core::topology::Topology;
 use dataplane_core::trace::{Recorder, Step};
 use dataplane_core::verdict::Verdict;
 
-use crate::{Dataplane, Error};
+use crate::{Dataplane, Error, mac_nat};
 
 /// A switch for questions: what one frame changes, the next one sees, and nobody else.
 #[derive(Debug)]
@@ -102,23 +102,31 @@ impl WhatIf {
 }
 
 /// A frame as it leaves by one of the ports that a verdict sends it to: what is flooded in a VLAN
-/// has a tag on one and none on another.
+/// has a tag on one and none on another, and by some all that leaves carries the port's own MAC.
 pub fn as_it_leaves<'f>(
     topology: &Topology,
     verdict: Verdict,
     port: PortId,
     frame: &'f [u8],
 ) -> Cow<'f, [u8]> {
-    let (Verdict::Flooded(_, vlan, _) | Verdict::Multicast(_, vlan)) = verdict else {
+    let vlan = match verdict {
+        Verdict::Flooded(_, vlan, _) | Verdict::Multicast(_, vlan) => vlan,
+        _ => TRANSPARENT,
+    };
+    let Some(port) = topology.port(port) else {
         return Cow::Borrowed(frame);
     };
-    let port = topology.port(port).filter(|_| vlan != TRANSPARENT);
-    let Some(form) = port.and_then(|port| port.form(vlan)) else {
+    let form = Some(port).filter(|_| vlan != TRANSPARENT);
+    let form = form.and_then(|port| port.form(vlan));
+    if form.is_none() && !port.flags.has(PortFlags::MAC_NAT) {
         return Cow::Borrowed(frame);
-    };
+    }
     let mut buf = FrameBuf::with_capacity(frame.len());
     buf.copy_from(frame, Offload::NONE);
-    reshape(&mut buf, vlan, form);
+    if let Some(form) = form {
+        reshape(&mut buf, vlan, form);
+    }
+    mac_nat::show(topology, port.id, &mut buf);
     Cow::Owned(buf.bytes().to_vec())
 }
 

@@ -20,7 +20,7 @@ use dataplane_core::addr::{DomainId, PortId, VlanId};
 use dataplane_core::ahead::look_ahead;
 use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
-use dataplane_core::l2::{FloodClass, Form, TRANSPARENT, reshape};
+use dataplane_core::l2::{FloodClass, Form, PortFlags, TRANSPARENT, reshape};
 use dataplane_core::link::Direction;
 use dataplane_core::multicast::Question;
 use dataplane_core::path::{Switch, forward};
@@ -308,6 +308,7 @@ impl Worker {
     /// Forwards what the batch holds. The choice between watching frames and not is made once, here.
     fn forward_batch(&mut self, ingress: PortId, clock: Clock) {
         let now = self.instant(clock);
+        self.last_busy = clock;
         self.switch.fdb.begin_batch();
         self.counters.batches.add(1);
         let mut frames = self.batch.take_frames();
@@ -426,8 +427,13 @@ impl Worker {
     }
 
     /// Gives a frame to an own queue, for the next flush.
-    pub fn push(&mut self, port: PortId, buf: FrameBuf) {
-        let mtu = self.switch.topology.port(port).map_or(0, |port| port.mtu);
+    pub fn push(&mut self, port: PortId, mut buf: FrameBuf) {
+        let found = self.switch.topology.port(port);
+        let mtu = found.map_or(0, |port| port.mtu);
+        let one_mac = found.is_some_and(|port| port.flags.has(PortFlags::MAC_NAT));
+        if one_mac && !self.leave_by_one_mac(port, &mut buf) {
+            return self.batch.recycle(buf);
+        }
         let lane = match self.lanes.get_mut(port.index()) {
             Some(Slot::Own { lane, .. }) => lane,
             // Handed over by a worker that was redirected before the queue has come.
@@ -511,10 +517,15 @@ impl Worker {
         buf: &mut FrameBuf,
     ) {
         for port in ports {
+            let found = topology.port(port);
+            if found.is_some_and(|port| port.flags.has(PortFlags::MAC_NAT)) {
+                self.send_copy(port, buf);
+                continue;
+            }
             if self.links.any(Direction::Out) && self.leave_by_link(port, buf) {
                 continue;
             }
-            let mtu = topology.port(port).map_or(0, |port| port.mtu);
+            let mtu = found.map_or(0, |port| port.mtu);
             match self.lanes.get_mut(port.index()) {
                 Some(Slot::Own { lane, .. }) if lane.has_waiting() => {
                     // The device is behind: this copy must not overtake what waits for it.
@@ -591,6 +602,7 @@ impl Worker {
             return;
         }
         let clock = Clock::now();
+        self.last_busy = clock;
         for _ in 0..crate::egress::HANDOVER_MAX {
             let Some((port, buf)) = handover.take() else {
                 break;

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use dataplane::Config;
 use dataplane::stats::Stats;
-use dataplane_core::addr::VlanId;
+use dataplane_core::addr::{MacAddr, VlanId};
 use dataplane_core::l2::{
-    Form, Mirror, MirrorDirection, MirrorSource, PortFlags, PortVlans, VLAN_DEFAULT,
+    Form, MacNat, Mirror, MirrorDirection, MirrorSource, PortFlags, PortVlans, VLAN_DEFAULT,
 };
 use dataplane_core::link::{Direction, Impairment, LinkSpec};
 use dataplane_core::topology::{Multicast, Role};
@@ -168,6 +168,12 @@ fn nothing_is_allocated_for_a_frame() {
                 direction: MirrorDirection::Both,
                 to: c.port,
             });
+        }
+        if workers == 2 {
+            // All that leaves to b carries one MAC.
+            let port = rig.topology.ports[b.port.index()].as_mut().unwrap();
+            port.flags = port.flags.with(PortFlags::MAC_NAT);
+            port.profile.mac_nat = Some(MacNat::new(MacAddr([2, 0, 0, 0, 0x77, 1]), 1));
         }
         for sandbox in [&a, &b, &c] {
             // Its hosts join groups at moments of their own, which costs memory.

@@ -582,7 +582,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 27] = [
+const STORIES: [Tale; 28] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -616,6 +616,7 @@ const STORIES: [Tale; 27] = [
     ("25-links", stories::links::links_before_the_switch),
     ("26-multicast", stories::groups::snooping),
     ("27-loop-probe", stories::a_loop_that_is_found),
+    ("30-mac-nat", stories::mac_nat::one_mac),
 ];
 
 fn folder() -> PathBuf {

@@ -67,12 +67,12 @@ fn path<T: Trace>(
     // 2. Parse: L2 must hold; L3 and L4 are kept as results.
     let mut headers = Headers::NONE;
     headers.read(frame.bytes())?;
-    let headers = &headers;
-    step!(trace, Step::Parsed(*headers));
+    step!(trace, Step::Parsed(headers));
 
     // 3. Admit: link-local groups and impossible sources stay out.
-    let vlan = l2::admit(&mut sw.bridge, port, headers, frame)?;
-    step!(trace, Step::Admitted(vlan));
+    let vlan = l2::admit(&mut sw.bridge, topology, port, &mut headers, frame, now)?;
+    let headers = &headers;
+    step!(trace, Step::Admitted(vlan, headers.dst));
 
     // 4. Learn: the source is behind the ingress port.
     let domain = topology.bridge_domain(port);

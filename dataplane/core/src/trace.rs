@@ -25,8 +25,9 @@ pub enum Step {
     },
     /// The headers were read.
     Parsed(Headers),
-    /// The frame was let into a VLAN of its domain.
-    Admitted(VlanId),
+    /// The frame was let into a VLAN of its domain, for this station or group: another than was read
+    /// where stations share the MAC of their port.
+    Admitted(VlanId, MacAddr),
     /// What learning the source MAC came to.
     Learned(Learn),
     /// Where the destination MAC leads.

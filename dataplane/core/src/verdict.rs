@@ -207,6 +207,9 @@ drop_reasons! {
     MirrorPort, Admit, "mirror_port", "the ingress port shows the copies of a mirror, and nothing enters by it";
     VlanNoPvid, Admit, "vlan_no_pvid", "the frame has no VLAN tag, and its port no PVID to put it into a VLAN";
     VlanIngress, Admit, "vlan_ingress", "the ingress port is no member of the frame's VLAN";
+    MacNatEcho, Admit, "mac_nat_echo", "the frame came back: its source, or what it says in ARP or ND, is the one MAC of the port that it entered by";
+    MacNatUnknown, Admit, "mac_nat_unknown", "no station behind the port's one MAC is known to have the destination address";
+    MacNatNotIp, Admit, "mac_nat_not_ip", "the frame is neither ARP nor IP, so the port's one MAC does not tell which station it is for";
     LinkLocalGroup, Admit, "link_local_group", "the destination is a link-local group that bridges never forward";
     GroupMessageMalformed, Lookup, "group_message_malformed", "an IGMP or MLD message is truncated, contradicts itself or has a wrong checksum";
     NoListener, Egress, "no_listener", "no other port listens to the group, and none leads to a multicast router";

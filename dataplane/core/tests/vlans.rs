@@ -81,7 +81,7 @@ fn a_flood_reaches_the_members_alone_with_and_without_a_tag() {
     let mut world = filtering([access(10), access(20), trunk()]);
     let hello = plain(BROADCAST, mac(1));
     let out = world.send(1, &hello);
-    assert!(out.steps.contains(&Step::Admitted(VlanId(10))));
+    assert!(out.steps.contains(&Step::Admitted(VlanId(10), BROADCAST)));
     let on_trunk = tagged(hello.clone(), CUSTOMER, 10);
     assert_eq!(copies(&world, 1, &out), [(3, on_trunk)]);
     let from_trunk = tagged(plain(BROADCAST, mac(3)), CUSTOMER, 20);

@@ -2,6 +2,7 @@
 
 pub mod groups;
 pub mod links;
+pub mod mac_nat;
 pub mod uplinks;
 pub mod vlans;
 

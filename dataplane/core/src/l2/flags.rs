@@ -11,7 +11,7 @@ use crate::addr::MacAddr;
 /// only where its kind may (net/bridge/br_forward.c). A station that is known is reached whatever
 /// they say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PortFlags(u16);
+pub struct PortFlags(u32);
 
 impl PortFlags {
     /// Stations that are heard on it are learned and refreshed.
@@ -48,13 +48,16 @@ impl PortFlags {
 
     /// What is flooded that enters by it is metered. Follows from the port's limits.
     pub const STORM: Self = Self(1 << 12);
+    /// All that leaves by it carries its own MAC. Follows from the port's having one.
+    pub const MAC_NAT: Self = Self(1 << 16);
 
     /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
     /// without any of it pays for one test however many there are.
     pub const EXAMINED: Self = Self::SECURED
         .with(Self::LOOP_DETECT)
         .with(Self::FILTERING)
-        .with(Self::MIRROR);
+        .with(Self::MIRROR)
+        .with(Self::MAC_NAT);
     /// Whatever keeps a frame from some ports of its domain. One mask, for the same reason.
     pub const RESTRICTED: Self = Self::ISOLATED.with(Self::FILTERING);
 

@@ -3,6 +3,7 @@
 mod claims;
 mod egress;
 mod flags;
+mod mac_nat;
 mod mirror;
 mod probe;
 mod profile;
@@ -17,12 +18,14 @@ use crate::fdb::{FdbKey, Learn};
 use crate::frame::Frame;
 use crate::headers::{ETHERNET_SIZE, Headers, VLAN_TAG_SIZE, ethertype};
 use crate::time::Instant;
-use crate::topology::{Domain, Port, Role};
+use crate::topology::{Domain, Port, Role, Topology};
 use crate::verdict::DropReason;
 
 pub use claims::{Claim, Claims};
 pub(crate) use egress::{Takers, are_isolated, bridge, flood, leave};
 pub use flags::{FloodClass, PortFlags};
+pub use mac_nat::{Located, MAC_NAT_ADDRESSES_MAX, MAC_NAT_AGEING};
+pub use mac_nat::{MacNat, MacNatEntry, MacNatTable, TableFull, Untranslatable};
 pub use mirror::{MIRRORS_MAX, Mirror, MirrorDirection, MirrorSource};
 pub use probe::{PROBE_ETHERTYPE, PROBE_GROUP, PROBE_SIZE, ProbeKey};
 pub use profile::PortProfile;
@@ -98,16 +101,19 @@ impl State {
 /// What only some ports ask of a frame that enters; the VLAN that it is in.
 ///
 /// # Errors
-/// `LoopProbe`, `MirrorPort`, `SourceMacForeign`, `SourceAddressForeign`, `VlanNoPvid`, `VlanIngress`.
+/// `LoopProbe`, `MirrorPort`, `SourceMacForeign`, `SourceAddressForeign`, `VlanNoPvid`, `VlanIngress`,
+/// and of a port with a single MAC `MacNatEcho`, `MacNatUnknown`, `MacNatNotIp`.
 // Cold for the sake of the other ports: what they keep in registers stays there.
 #[cold]
 #[inline(never)]
 fn examine(
     state: &mut State,
+    topology: &Topology,
     port: &Port,
     domain: DomainId,
-    headers: &Headers,
-    frame: &Frame<'_>,
+    headers: &mut Headers,
+    frame: &mut Frame<'_>,
+    now: Instant,
 ) -> Result<VlanId, DropReason> {
     let probe = headers.dst == PROBE_GROUP && headers.ethertype == PROBE_ETHERTYPE;
     if probe && state.watch.is_own_probe(frame.bytes(), domain, port.id) {
@@ -120,10 +126,14 @@ fn examine(
         let checked = port.profile.identity.check(headers, frame);
         checked.inspect_err(|_| state.claims.refused(domain, headers, frame))?;
     }
-    if port.flags.has(PortFlags::FILTERING) {
-        return port.profile.classify(headers.tag);
+    let vlan = match port.flags.has(PortFlags::FILTERING) {
+        true => port.profile.classify(headers.tag)?,
+        false => TRANSPARENT,
+    };
+    if let Some(nat) = &port.profile.mac_nat {
+        nat.enter(port, topology.domain(domain), headers, frame, now)?;
     }
-    Ok(TRANSPARENT)
+    Ok(vlan)
 }
 
 /// Whether nothing but the tag of its own VLAN stands before what a frame carries, if that.
@@ -135,7 +145,8 @@ pub(crate) fn is_plain(headers: &Headers, vlan: VlanId) -> bool {
     })
 }
 
-/// Decides whether a frame may enter its domain, and in which VLAN. Frames of the host link and
+/// Decides whether a frame may enter its domain, and in which VLAN; one that came to a MAC which stations
+/// share is given to whom it is for. Frames of the host link and
 /// of uplinks enter no domain and pass.
 ///
 /// # Errors
@@ -143,13 +154,16 @@ pub(crate) fn is_plain(headers: &Headers, vlan: VlanId) -> bool {
 /// other stations' frames astray. `LoopProbe`: a probe of ours, of which [`State::watch`] has taken
 /// note. `MirrorPort`: it only shows copies. `SourceMacForeign`, `SourceAddressForeign`: the port is
 /// secured, and its endpoint has neither. `VlanNoPvid`, `VlanIngress`: the port is not in the VLAN of
-/// the frame. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
+/// the frame. `MacNatEcho`, `MacNatUnknown`, `MacNatNotIp`: all stations share the port's MAC, and the
+/// frame is theirs, or for none that is known. `LinkLocalGroup`: IEEE 802.1Q-2018 clause 8.6.3.
 #[inline]
 pub fn admit(
     state: &mut State,
+    topology: &Topology,
     port: &Port,
-    headers: &Headers,
-    frame: &Frame<'_>,
+    headers: &mut Headers,
+    frame: &mut Frame<'_>,
+    now: Instant,
 ) -> Result<VlanId, DropReason> {
     let Role::Bridge(domain) = port.role else {
         return Ok(TRANSPARENT);
@@ -161,7 +175,7 @@ pub fn admit(
         return Err(DropReason::SourceZero);
     }
     let vlan = if port.flags.has(PortFlags::EXAMINED) {
-        examine(state, port, domain, headers, frame)?
+        examine(state, topology, port, domain, headers, frame, now)?
     } else {
         TRANSPARENT
     };

@@ -1,7 +1,7 @@
 //! What a bridge port has beyond its flags: read only where a flag asks for it.
 
 use super::vlan::{Form, PortVlans};
-use super::{Identity, StormLimits};
+use super::{Identity, MacNat, StormLimits};
 use crate::addr::VlanId;
 use crate::headers::VlanTag;
 use crate::link::LinkSpec;
@@ -21,6 +21,9 @@ pub struct PortProfile {
     /// How much may be flooded that enters by it; asked where
     /// [`PortFlags::STORM`](super::PortFlags::STORM) is on.
     pub storm: StormLimits,
+    /// The one MAC that leaves by it; asked where
+    /// [`PortFlags::MAC_NAT`](super::PortFlags::MAC_NAT) is on.
+    pub mac_nat: Option<MacNat>,
     /// What its links are, by [`Direction`](crate::link::Direction): the worker's business.
     pub links: [LinkSpec; 2],
 }
@@ -30,7 +33,7 @@ impl PortProfile {
     ///
     /// # Errors
     /// `VlanNoPvid`, `VlanIngress`.
-    pub(super) fn classify(&self, tag: Option<VlanTag>) -> Result<VlanId, DropReason> {
+    pub(crate) fn classify(&self, tag: Option<VlanTag>) -> Result<VlanId, DropReason> {
         self.vlans
             .as_deref()
             .unwrap_or(&PortVlans::NONE)
