@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dataplane_core::addr::MacAddr;
 use dataplane_core::l2::{FloodClass, PortFlags, StormLimit, StormLimits};
 use dataplane_core::link::{Direction, Impairment, LinkSpec, RateLimit};
 use dataplane_port::Carrier;
@@ -21,6 +22,27 @@ pub struct PortSettings {
     pub storm: StormLimits,
     /// Rate limits and impairments, by direction.
     pub links: [LinkSpec; Direction::ALL.len()],
+    /// The one MAC that everything carries which leaves by it.
+    pub mac_nat: Option<MacAddr>,
+}
+
+/// Which MAC everything is to carry that leaves by a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OneMac {
+    /// That of the device by which the switch has the port.
+    Device,
+    /// This one.
+    Given(MacAddr),
+}
+
+impl OneMac {
+    /// The MAC, where it was named.
+    const fn given(self) -> Option<MacAddr> {
+        match self {
+            Self::Device => None,
+            Self::Given(mac) => Some(mac),
+        }
+    }
 }
 
 /// Whether frames are to flow by a port.
@@ -52,6 +74,7 @@ impl Default for PortSettings {
             state: AdminState::Up,
             storm: StormLimits::default(),
             links: [LinkSpec::default(); Direction::ALL.len()],
+            mac_nat: None,
         }
     }
 }
@@ -73,6 +96,9 @@ pub struct PortChange {
     pub rates: [Asked<RateLimit>; Direction::ALL.len()],
     /// What is wrong with its links, by direction.
     pub impairments: [Asked<Impairment>; Direction::ALL.len()],
+    /// The one MAC that everything is to carry which leaves by it. Whose the device's is has to be put
+    /// in its place before the change is made.
+    pub mac_nat: Asked<OneMac>,
 }
 
 impl Default for PortChange {
@@ -85,6 +111,7 @@ impl Default for PortChange {
             storm: [Asked::Nothing; FloodClass::ALL.len()],
             rates: [Asked::Nothing; Direction::ALL.len()],
             impairments: [Asked::Nothing; Direction::ALL.len()],
+            mac_nat: Asked::Nothing,
         }
     }
 }
@@ -111,6 +138,10 @@ impl PortChange {
             state: self.state.unwrap_or(before.state),
             storm,
             links,
+            mac_nat: self
+                .mac_nat
+                .over(before.mac_nat.map(OneMac::Given))
+                .and_then(OneMac::given),
         }
     }
 }
@@ -130,6 +161,12 @@ impl fmt::Display for PortChange {
             Asked::Nothing => {}
             Asked::Default => words.push("mac-limit none".to_owned()),
             Asked::Value(limit) => words.push(format!("mac-limit {limit}")),
+        }
+        match self.mac_nat {
+            Asked::Nothing => {}
+            Asked::Default => words.push("mac-nat off".to_owned()),
+            Asked::Value(OneMac::Device) => words.push("mac-nat on".to_owned()),
+            Asked::Value(OneMac::Given(mac)) => words.push(format!("mac-nat {mac}")),
         }
         match self.state {
             None => {}
@@ -155,7 +192,7 @@ fn flag_words() -> String {
     format!(
         "{flags}, each with on or off, mac-limit with a number or none, \
          storm-broadcast, storm-multicast and storm-unknown-unicast with frames per second or none, \
-         rate-in and rate-out with a rate or none, \
+         rate-in and rate-out with a rate or none, mac-nat with on, off or a MAC, \
          up and down"
     )
 }
@@ -271,5 +308,20 @@ mod tests {
         assert_eq!(kept, changed);
         let storm = changed.storm.to_string();
         assert_eq!(storm, "unknown-unicast 9 burst 1, multicast 6 burst 1");
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let mac_nat = |asked| PortChange {
+            mac_nat: asked,
+            ..PortChange::default()
+        };
+        let given = mac_nat(Asked::Value(OneMac::Given(mac)));
+        assert_eq!(given.to_string(), "mac-nat 02:00:00:00:00:01");
+        let with_mac = given.over(changed);
+        assert_eq!(with_mac.mac_nat, Some(mac));
+        assert_eq!(PortChange::default().over(with_mac), with_mac);
+        let off = mac_nat(Asked::Default);
+        assert_eq!(
+            (off.to_string(), off.over(with_mac)),
+            ("mac-nat off".to_owned(), changed)
+        );
     }
 }

@@ -9,6 +9,7 @@
 
 mod fdb;
 mod links;
+mod mac_nat;
 mod mdb;
 mod mirrors;
 mod publications;
@@ -60,6 +61,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE network ADD COLUMN arp_suppression INTEGER NOT NULL DEFAULT 0;",
     mirrors::MIRRORS,
     mdb::LISTENERS,
+    mac_nat::MACS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -304,7 +306,8 @@ impl Store {
                 )?;
             }
             storm::put(connection, endpoint)?;
-            links::put(connection, endpoint)
+            links::put(connection, endpoint)?;
+            mac_nat::put(connection, endpoint)
         })
     }
 
@@ -524,6 +527,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
     vlans::load_endpoints(connection, &mut endpoints)?;
     storm::load(connection, &mut endpoints)?;
     links::load(connection, &mut endpoints)?;
+    mac_nat::load(connection, &mut endpoints)?;
     Ok(endpoints)
 }
 

@@ -3,11 +3,11 @@
 //! Pure, and always the whole picture: the dataplane swaps one for the next between two batches,
 //! so nothing is ever half-changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::{Families, Identity, PortFlags, PortProfile};
+use dataplane_core::l2::{Families, Identity, MacNat, PortFlags, PortProfile};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -68,6 +68,8 @@ pub struct Inputs<'a> {
     pub blocked: &'a BTreeSet<PortId>,
     /// Ranges, timeouts and limits of the NAT.
     pub nat: &'a NatConfig,
+    /// The ports that have one MAC for everybody behind them.
+    pub mac_nats: &'a BTreeMap<PortId, MacNat>,
 }
 
 /// Builds the topology.
@@ -92,7 +94,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
                     true => PortFlags::MIRROR | (endpoint.settings.flags & PortFlags::OFFLOAD),
                     false => flags(network, endpoint),
                 },
-                profile: Box::new(profile(network, endpoint)),
+                profile: Box::new(profile(inputs, network, endpoint)),
                 ..Port::new(endpoint.port, name, role)
             });
         }
@@ -132,7 +134,7 @@ fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
         && !inputs.blocked.contains(&endpoint.port)
 }
 
-fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
+fn profile(inputs: &Inputs<'_>, network: &Network, endpoint: &Endpoint) -> PortProfile {
     // What the network has and the endpoint was not given, it gets from elsewhere.
     let open = |family: fn(&IpAddr) -> bool| {
         let offered = network.subnets.iter().any(|subnet| family(&subnet.gateway));
@@ -153,7 +155,7 @@ fn profile(network: &Network, endpoint: &Endpoint) -> PortProfile {
             VlanFiltering::On => Some(Box::new(endpoint.vlans.clone())),
         },
         storm: endpoint.settings.storm,
-        mac_nat: None,
+        mac_nat: inputs.mac_nats.get(&endpoint.port).cloned(),
         links: endpoint.settings.links,
     }
 }
@@ -165,6 +167,9 @@ fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
     }
     if !endpoint.settings.storm.is_empty() {
         flags = flags.with(PortFlags::STORM);
+    }
+    if endpoint.settings.mac_nat.is_some() {
+        flags = flags.with(PortFlags::MAC_NAT);
     }
     if network.loop_detect != LoopDetect::Off {
         flags = flags.with(PortFlags::LOOP_DETECT);

@@ -17,7 +17,7 @@ use crate::engine::{Engine, FdbRequest};
 use crate::error::Error;
 use crate::impairment::ImpairmentBody;
 use crate::model::{Asked, FdbKindError, fdb_kind};
-use crate::port_settings::{AdminState, PortChange};
+use crate::port_settings::{AdminState, OneMac, PortChange};
 use crate::vlans;
 
 /// The flags of a port, as bridge(8) has them. What a change leaves out stays as it is; a listing
@@ -101,6 +101,8 @@ pub struct PortSet {
     pub rate_in: Option<String>,
     /// The same of those that leave.
     pub rate_out: Option<String>,
+    /// All that leaves by it carries one MAC: `on` for the device's, `off`, or which.
+    pub mac_nat: Option<String>,
     /// What is wrong with its link into the switch, or `none`.
     pub impair_in: Option<ImpairmentSet>,
     /// The same of the link out of it.
@@ -239,6 +241,13 @@ impl PortSet {
             if let Some(set) = impairments[index] {
                 change.impairments[index] = set.asked()?;
             }
+        }
+        if let Some(text) = &self.mac_nat {
+            change.mac_nat = match text.as_str() {
+                "on" => Asked::Value(OneMac::Device),
+                "off" | "none" => Asked::Default,
+                text => Asked::Value(OneMac::Given(station(text)?)),
+            };
         }
         for class in FloodClass::ALL {
             if let Some(text) = self.storm(class) {

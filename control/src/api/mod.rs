@@ -8,6 +8,7 @@ pub mod debugging;
 pub mod following;
 pub mod groups;
 mod handlers;
+pub mod mac_nat;
 pub mod mirrors;
 pub mod types;
 pub mod vlans;
@@ -118,6 +119,8 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
             "/v1/ports/{port}",
             get(bridging::port).patch(bridging::set_port),
         )
+        .route("/v1/mac-nat", get(mac_nat::list))
+        .route("/v1/mac-nat/{port}", get(mac_nat::of_port))
         .route("/v1/mirrors", get(mirrors::list).post(mirrors::add))
         .route("/v1/mirrors/{name}", delete(mirrors::remove))
         .route("/v1/vlans", get(vlans::list))

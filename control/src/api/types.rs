@@ -383,6 +383,9 @@ pub struct PortView {
     /// Frames whose source was not learned for that limit.
     #[serde(default)]
     pub mac_limit_refused: u64,
+    /// The MAC that everything carries which leaves by it, where that is one.
+    #[serde(default)]
+    pub mac_nat: Option<String>,
     /// Storm control by class, of an endpoint's port.
     #[serde(default)]
     pub storm: Vec<StormView>,

@@ -9,6 +9,7 @@ use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use super::events::EventsArgs;
 use super::impair::ImpairCommand;
+use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
 use super::port::PortArgs;
@@ -75,6 +76,9 @@ pub enum Command {
     /// The multicast database: who listens to which groups
     #[command(subcommand)]
     Mdb(MdbCommand),
+    /// Ports by which one MAC leaves for all, as to Wi-Fi: who is behind them
+    #[command(subcommand)]
+    MacNat(MacNatCommand),
     /// Mirrors (SPAN): ports that show what others carry
     #[command(subcommand)]
     Mirror(MirrorCommand),

@@ -10,6 +10,7 @@ mod events;
 mod fdb;
 mod impair;
 mod lab;
+mod mac_nat;
 mod mdb;
 mod mirror;
 mod nat;
@@ -115,6 +116,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,
         Command::Impair(command) => impair::impair(&client, command).await?,
+        Command::MacNat(command) => mac_nat::mac_nat(&client, command).await?,
         Command::Mirror(command) => mirror::mirror(&client, command).await?,
         Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,

@@ -78,6 +78,8 @@ const PORT_SET_HELP: &str = "Flags, as bridge(8) has them:
                         no more frames a second that enter by it are flooded; F at once [none]
   rate-in R [burst B]|none, rate-out ...
                         bits per second that enter or leave by it, as 10mbit; B bytes at once [none]
+  mac-nat on|off|MAC    all that leaves by it carries one MAC, on: its device's; for Wi-Fi and
+                        switches that admit one MAC a port [off]
   up, down              frames flow or not, and the sandbox sees its cable or none [up]
 
 Examples:
@@ -86,6 +88,7 @@ Examples:
   causeway port set router1 port-security off mac-limit 100
   causeway port set web1 storm-broadcast 1000 storm-unknown-unicast 500 burst 100
   causeway port set web1 rate-in 100mbit rate-out 10mbit burst 32k
+  causeway port set lan port-security off mac-nat on
   causeway port set web1 down";
 
 /// `port`
@@ -159,7 +162,9 @@ fn unusual(port: &PortView) -> String {
         let impaired = link.impairment.iter();
         rate.chain(impaired.map(move |_| format!("impaired-{direction}")))
     });
-    let words = flags.into_iter().chain(limit).chain(storm).chain(links);
+    let mac_nat = port.mac_nat.as_ref().map(|mac| format!("mac-nat {mac}"));
+    let limits = limit.into_iter().chain(mac_nat);
+    let words = flags.into_iter().chain(limits).chain(storm).chain(links);
     let words: Vec<String> = words.filter(|words| !words.is_empty()).collect();
     words.join(" ")
 }
@@ -201,12 +206,14 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
         let limit = port
             .mac_limit
             .map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+        let mac_nat = port.mac_nat.as_deref().unwrap_or("off");
         let (stations, refused) = (port.stations, port.mac_limit_refused);
         writeln!(out, "  mac-limit {limit}")?;
         writeln!(
             out,
             "  stations learned {stations}, frames over the limit {refused}"
         )?;
+        writeln!(out, "  mac-nat {mac_nat}")?;
         for storm in &port.storm {
             let limit = storm.limit.as_deref().unwrap_or("none");
             let (class, dropped) = (&storm.class, storm.dropped);
@@ -301,6 +308,7 @@ fn port_set(words: &[String]) -> anyhow::Result<PortSet> {
         match word.as_str() {
             "up" | "down" => set.up = Some(word == "up"),
             "mac-limit" => set.mac_limit = Some(limit(value(word, words.next())?)?),
+            "mac-nat" => set.mac_nat = Some(value(word, words.next())?.to_owned()),
             "rate-in" => set.rate_in = Some(limit_words(word, &mut words)?),
             "rate-out" => set.rate_out = Some(limit_words(word, &mut words)?),
             word => match storm_class(word) {

@@ -1,6 +1,6 @@
 //! NAT sessions that go on after a restart: when they are written, and how they come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dataplane::Dataplane;
@@ -55,6 +55,7 @@ impl Engine {
             open: &BTreeSet::new(),
             blocked: &BTreeSet::new(),
             nat: &self.config.nat,
+            mac_nats: &BTreeMap::new(),
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;
         let done = self.nat().restore(&topology, left.sessions, now);

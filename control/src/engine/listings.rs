@@ -209,6 +209,7 @@ impl Engine {
                 mac_limit: port.profile.mac_limit,
                 stations: usage.stations,
                 mac_limit_refused: usage.refused,
+                mac_nat: port.profile.mac_nat.as_ref().map(|nat| nat.mac.to_string()),
                 storm: self.storm_views(port),
                 links: link_views(&stats, port),
             }

@@ -18,6 +18,7 @@ mod groups;
 mod kept;
 mod listening;
 mod listings;
+mod mac_nat;
 mod mirrors;
 mod networks;
 mod ports;
@@ -373,6 +374,7 @@ impl Engine {
             open: &state.open,
             blocked: &self.blocked.ports(),
             nat: &self.config.nat,
+            mac_nats: &self.mac_nats(state),
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;
         self.blocking(|dataplane| dataplane.install(topology))?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use dataplane_core::addr::PortId;
 use dataplane_port::Carrier;
 
-use super::{Engine, State};
+use super::{Engine, State, mac_nat};
 use crate::error::Error;
 use crate::events::EventKind;
 use crate::hostnet::HostState;
@@ -21,6 +21,7 @@ impl Engine {
     pub async fn set_port(&self, name: &str, change: PortChange) -> Result<PortId, Error> {
         let mut state = self.state().await;
         let before = self.port_of(&state, name)?.clone();
+        let change = self.named_mac(&state, &before, change)?;
         let max = self.dataplane.fdb().limits().entries_per_port_max;
         if let Asked::Value(limit) = change.mac_limit
             && !(1..=max).contains(&limit)
@@ -34,6 +35,7 @@ impl Engine {
             settings: change.over(before.settings),
             ..before.clone()
         };
+        mac_nat::check_together(&after.settings)?;
         if let Err(error) = self.put_settings(&mut state, after).await {
             self.put_settings(&mut state, before.clone()).await?;
             return Err(error);

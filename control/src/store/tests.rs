@@ -101,6 +101,7 @@ pub(super) fn example() -> DesiredState {
                 },
             ],
             storm: "broadcast 1000, multicast 7 burst 3".parse().unwrap(),
+            mac_nat: Some("02:00:00:00:77:01".parse().unwrap()),
         },
         vlans: crate::vlans::read("5 pvid, 7 untagged, 10-20").unwrap(),
         attached_at: u64::MAX - 3,
