@@ -7,6 +7,10 @@
 //! every frame the auditors ([`audit`]) compare what the core did with what must hold.
 
 pub mod audit;
+pub mod bridge;
+mod bridge_deeds;
+pub mod bridge_model;
+mod bridge_world;
 pub mod host;
 
 use std::cmp::Reverse;
