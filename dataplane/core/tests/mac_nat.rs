@@ -5,7 +5,7 @@
 mod mac_nat_world;
 mod world;
 
-use dataplane_core::addr::PortId;
+use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::headers::Headers;
 use dataplane_core::l2::{
     Located, MAC_NAT_ADDRESSES_MAX, MAC_NAT_AGEING, PortFlags, Untranslatable,
@@ -140,7 +140,7 @@ fn what_comes_in_goes_to_the_station_that_has_the_address() {
         let mut wanted = frame.clone();
         wanted[..6].copy_from_slice(&mac(n).0);
         assert_eq!(out.frame.bytes(), wanted);
-        let told = Step::Admitted(dataplane_core::addr::VlanId(0), mac(n));
+        let told = Step::Admitted(VlanId(0), mac(n));
         assert!(out.steps.contains(&told), "{:?}", out.steps);
     }
     let answer = arp(2, OUTSIDE, [10, 1, 0, 200], NAT_MAC, [10, 1, 0, 3]);
@@ -225,6 +225,15 @@ fn what_comes_back_is_no_news() {
     let own = [10, 1, 0, 2];
     let repeated = arp_request(NAT_MAC, own, own);
     assert_eq!(entered(&mut world, &repeated), echo);
+    let datagram = udp4(
+        NAT_MAC,
+        MacAddr(BROADCAST),
+        "10.1.0.2",
+        "10.1.255.255",
+        64,
+        8,
+    );
+    assert_eq!(entered(&mut world, &datagram), echo);
     assert_eq!(world.fdb.len(), 0, "nor is it learned");
     // An access point answers for its client.
     let answered = arp(2, OUTSIDE, own, mac(2), [10, 1, 0, 3]);
@@ -325,7 +334,7 @@ fn what_cannot_be_answered_or_read_does_not_leave() {
     let unreadable = Err(Untranslatable::Unreadable);
     let other = raw(mac(1), OUTSIDE, 0x88b5);
     assert_eq!(leave(&mut world, &other).map(drop), not_ip);
-    let to_all = raw(mac(1), dataplane_core::addr::MacAddr(BROADCAST), 0x88b5);
+    let to_all = raw(mac(1), MacAddr(BROADCAST), 0x88b5);
     assert!(leave(&mut world, &to_all).is_ok(), "to a group it may");
     assert!(
         leave(&mut world, &raw(NAT_MAC, OUTSIDE, 0x88b5)).is_ok(),
@@ -363,7 +372,7 @@ fn a_full_table_refuses_new_addresses_and_leaves_the_old_alone() {
         .entries(world.now + Duration::from_secs(9));
     assert_eq!(entries.len(), MAC_NAT_ADDRESSES_MAX);
     assert_eq!(entries[0].age, Duration::from_secs(9));
-    let vlan = dataplane_core::addr::VlanId(0);
+    let vlan = VlanId(0);
     let address = address(0).into();
     assert_eq!(entries[0].located, Located { vlan, address });
 }
