@@ -11,11 +11,11 @@ use dataplane::{Config, Dataplane, Waiting};
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::frame::Offload;
 use dataplane_core::l2::{Form, Mirror, MirrorDirection, MirrorSource, PortFlags, PortVlans};
-use dataplane_core::topology::{Port, Role, Topology};
-use dataplane_core::verdict::DropReason;
+use dataplane_core::topology::{Multicast, Port, Role, Topology};
+use dataplane_core::verdict::{DropReason, VerdictKind};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
 use dataplane_port::{Capabilities, PortIo};
-use world::{RED, mac};
+use world::{RED, groups, mac};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Ports that show the copies of mirrors, and nothing else.
@@ -192,6 +192,49 @@ fn large_frames_are_shown_as_they_are() {
     };
     rig.send(1, &frame, offload);
     assert_eq!(rig.peer(6).take(), Some((frame, offload)));
+}
+
+#[test]
+fn a_group_that_is_snooped_is_shown_where_it_leaves_and_nowhere_else() {
+    let leaving = MirrorDirection::Out;
+    let to_router = mirror(MirrorSource::Port(PortId(3)), leaving, 6);
+    let to_stranger = mirror(MirrorSource::Port(PortId(2)), leaving, 7);
+    let mut rig = Rig::new(1, vec![to_router, to_stranger]);
+    let red = rig.topology.domains[RED.index()].as_mut().unwrap();
+    red.multicast = Multicast::Snooped;
+    rig.dataplane.install(rig.topology.clone()).unwrap();
+    let group = "239.1.2.3".parse().unwrap();
+    // A querier that wants its answers at once, and nobody who gives one.
+    rig.send(
+        3,
+        &groups::query(mac(3), "10.1.0.4".parse().unwrap(), 1),
+        Offload::NONE,
+    );
+    let trusted = |rig: &Rig| {
+        let (mdb, now) = (rig.dataplane.mdb(), rig.dataplane.now());
+        let queriers = mdb.queriers(&rig.dataplane.topology(), RED, now);
+        queriers.iter().any(|querier| querier.trusted)
+    };
+    rig.wait_for(trusted);
+    for port in [1, 2, 3, 6, 7] {
+        rig.shown(port);
+    }
+    let frame = groups::data(mac(1), group);
+    rig.send(1, &frame, Offload::NONE);
+    assert_eq!(rig.dataplane.stats().verdict(VerdictKind::Multicast), 1);
+    assert_eq!(rig.shown(3), std::slice::from_ref(&frame));
+    assert_eq!(rig.shown(6), std::slice::from_ref(&frame));
+    assert_eq!(rig.shown(2), Vec::<Vec<u8>>::new());
+    assert_eq!(rig.shown(7), Vec::<Vec<u8>>::new());
+    // Somebody listens: it is shown as it leaves to him as well.
+    rig.send(2, &groups::report(mac(2), group), Offload::NONE);
+    for port in [3, 6] {
+        rig.shown(port);
+    }
+    rig.send(1, &frame, Offload::NONE);
+    for port in [2, 3, 6, 7] {
+        assert_eq!(rig.shown(port), std::slice::from_ref(&frame), "port {port}");
+    }
 }
 
 #[test]
