@@ -10,11 +10,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use dataplane::Dataplane;
 use dataplane_core::addr::{DomainId, MacAddr, PortId};
 use dataplane_core::frame::Offload;
+use dataplane_core::link::{Direction, LinkSpec};
 use dataplane_core::topology::{Domain, Neighbour, Port, Role, Topology};
 use dataplane_core::verdict::{DropReason, Verdict};
 use etherparse::PacketBuilder;
 
 use crate::explain::{Line, explain, summary};
+use crate::impairment::ImpairmentBody;
 
 /// The source port of a question about TCP or UDP: one that a client could have chosen.
 const SOURCE_PORT: u16 = 54_321;
@@ -124,10 +126,15 @@ pub fn ask(dataplane: &Dataplane, question: &Question) -> Result<Vec<Journey>, Q
             let answer = what_if.ask(src.port, &bytes, Offload::NONE);
             let foretold = answer.expect("a question's frame is a few dozen bytes");
             let changed = foretold.frame != bytes && !matches!(foretold.verdict, Verdict::Drop(_));
+            let link = |port, direction| link_line(&topology, port, direction);
+            let mut lines = Vec::from_iter(link(src.port, Direction::In));
+            lines.extend(explain(&foretold.steps, &topology));
+            let egress = foretold.egress.iter();
+            lines.extend(egress.filter_map(|port| link(*port, Direction::Out)));
             Journey {
                 frame: summary(&bytes),
                 ingress: port_name(&topology, src.port),
-                lines: explain(&foretold.steps, &topology),
+                lines,
                 verdict: foretold.verdict,
                 egress: foretold
                     .egress
@@ -142,6 +149,23 @@ pub fn ask(dataplane: &Dataplane, question: &Question) -> Result<Vec<Journey>, Q
             }
         });
     Ok(journeys.collect())
+}
+
+/// What is set of the link that a frame takes into the switch, or out of it: what is asked loses
+/// nothing there and waits for nothing, but what is sent does.
+fn link_line(topology: &Topology, id: PortId, direction: Direction) -> Option<Line> {
+    let port = topology.port(id)?;
+    let LinkSpec { limit, impairment } = port.profile.links[direction as usize];
+    let limit = limit.map(|limit| format!("no more than {limit}"));
+    let impaired = (!impairment.is_none()).then(|| ImpairmentBody::from(impairment).words());
+    let words: Vec<String> = limit.into_iter().chain(impaired).collect();
+    let way = match direction {
+        Direction::In => "into the switch",
+        Direction::Out => "out of it",
+    };
+    let text = format!("{}'s link {way}: {}", port.name, words.join(", "));
+    let stage = "link";
+    (!words.is_empty()).then_some(Line { stage, text })
 }
 
 fn destination(topology: &Topology, text: &str) -> Result<IpAddr, QuestionError> {

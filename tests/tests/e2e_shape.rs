@@ -324,6 +324,9 @@ fn a_delay_both_ways_is_a_round_trip_and_outlives_the_daemon() {
         let millis = time.as_secs_f64() * 1e3;
         assert!((40.0..44.0).contains(&millis), "{millis} ms");
         println!("covered: a round trip of {millis:.2} ms over 2 x 20 ms");
+        let why = pair.daemon.run(&["why", "a", "b"]);
+        assert!(why.contains("b's link out of it: delay 20ms"), "{why}");
+        assert!(!why.contains("a's link into"), "{why}");
         let listed = pair.daemon.run(&["impair", "ls"]);
         assert!(listed.contains("delay 20ms seed 1"), "{listed}");
         if round == 0 {
