@@ -310,7 +310,7 @@ impl Names<'_> {
             Verdict::Replied(port) => format!("answered in place, back by {}", self.port(port)),
             Verdict::Delivered(Consumer::HostLink(_)) => "delivered to the host".to_owned(),
             Verdict::Delivered(Consumer::Service(domain)) => {
-                format!("delivered to the services of {}", self.domain(domain))
+                format!("delivered to the service: dns, of {}", self.domain(domain))
             }
             Verdict::Held(_) => verdict.to_string(),
             Verdict::NotOurs => "left to the host".to_owned(),

@@ -303,32 +303,32 @@ fn reason(error: &io::Error) -> EgressDrop {
     }
 }
 
-/// Frames for one worker from the others.
-pub(crate) struct Handover {
-    full: ArrayQueue<(PortId, FrameBuf)>,
+/// Frames for one thread from the others, each with what it is for: of one worker, its port.
+pub(crate) struct Handover<T = PortId> {
+    full: ArrayQueue<(T, FrameBuf)>,
     free: ArrayQueue<FrameBuf>,
 }
 
-impl Handover {
-    /// A queue whose buffers are all allocated.
-    pub fn new() -> Self {
-        let free = ArrayQueue::new(HANDOVER_MAX);
-        for _ in 0..HANDOVER_MAX {
+impl<T> Handover<T> {
+    /// A queue of so many buffers, which are all allocated.
+    pub fn new(frames_max: usize) -> Self {
+        let free = ArrayQueue::new(frames_max);
+        for _ in 0..frames_max {
             // The queue has room for exactly as many.
             let _ = free.push(FrameBuf::new());
         }
         Self {
-            full: ArrayQueue::new(HANDOVER_MAX),
+            full: ArrayQueue::new(frames_max),
             free,
         }
     }
 
     /// Gives a frame in exchange for a free buffer; gives it back when there is none.
-    pub fn give(&self, port: PortId, frame: FrameBuf) -> Result<FrameBuf, FrameBuf> {
+    pub fn give(&self, to: T, frame: FrameBuf) -> Result<FrameBuf, FrameBuf> {
         let Some(buf) = self.free.pop() else {
             return Err(frame);
         };
-        match self.full.push((port, frame)) {
+        match self.full.push((to, frame)) {
             Ok(()) => Ok(buf),
             Err((_, frame)) => {
                 let _ = self.free.push(buf);
@@ -338,12 +338,12 @@ impl Handover {
     }
 
     /// Gives a copy of a frame; `false` when there is no room.
-    pub fn give_copy(&self, port: PortId, frame: &FrameBuf) -> bool {
+    pub fn give_copy(&self, to: T, frame: &FrameBuf) -> bool {
         let Some(mut buf) = self.free.pop() else {
             return false;
         };
         buf.copy_from(frame.bytes(), frame.offload);
-        match self.full.push((port, buf)) {
+        match self.full.push((to, buf)) {
             Ok(()) => true,
             Err((_, buf)) => {
                 let _ = self.free.push(buf);
@@ -358,7 +358,7 @@ impl Handover {
     }
 
     /// Takes the oldest frame; its taker returns one buffer for it.
-    pub fn take(&self) -> Option<(PortId, FrameBuf)> {
+    pub fn take(&self) -> Option<(T, FrameBuf)> {
         self.full.pop()
     }
 

@@ -18,10 +18,12 @@ mod mac_nat;
 mod mirror;
 mod own_frames;
 mod ports;
+mod service;
 pub mod stats;
 mod timer;
 mod traced;
 pub mod tracing;
+mod upstream;
 pub mod what_if;
 mod worker;
 
@@ -56,6 +58,8 @@ use egress::Handover;
 pub use egress::{HANDOVER_MAX, QUEUE_MAX};
 pub use links::LinkStats;
 use links::{Links, Registry};
+pub use service::{Answered, INJECTED_MAX, SERVICE_QUEUE_MAX};
+use service::{Inbox, ServiceHandle};
 use stats::{PortCounters, PortStats, Stats, WorkerCounters, WorkerStats};
 use timer::Timer;
 use worker::{Shared, TIMER, WAKE, Worker};
@@ -171,6 +175,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Dataplane {
     workers: Vec<WorkerHandle>,
+    /// `None` only while it starts and ends.
+    service: Option<ServiceHandle>,
     shared: Arc<Shared>,
     fdb: Arc<Fdb>,
     storm: Arc<StormMeters>,
@@ -233,8 +239,11 @@ impl Dataplane {
             .map_err(Error::Start)?;
         let wakers = polls.iter().map(|poll| Waker::new(poll.registry(), WAKE));
         let (notify, notices) = bounded(NOTICES_MAX);
+        let service_poll = Poll::new().map_err(Error::Start)?;
         let shared = Arc::new(Shared {
-            handovers: polls.iter().map(|_| Handover::new()).collect(),
+            handovers: polls.iter().map(|_| Handover::new(HANDOVER_MAX)).collect(),
+            service: Inbox::new(service_poll.registry()).map_err(Error::Start)?,
+            injected: Handover::new(service::INJECTED_MAX),
             wakers: wakers.collect::<Result<_, _>>().map_err(Error::Start)?,
             notices: notify,
             origin: Clock::now(),
@@ -246,6 +255,7 @@ impl Dataplane {
         let gateway = route::Tables::new(config.seed);
         let mut dataplane = Self {
             workers: Vec::new(),
+            service: None,
             shared,
             fdb,
             storm: StormMeters::new(),
@@ -265,6 +275,8 @@ impl Dataplane {
             let handle = dataplane.start_worker(index, poll, batch)?;
             dataplane.workers.push(handle);
         }
+        let service = ServiceHandle::start(&dataplane.shared, service_poll, config.seed);
+        dataplane.service = Some(service.map_err(Error::Start)?);
         Ok(dataplane)
     }
 
@@ -304,7 +316,7 @@ impl Dataplane {
             next_tick: Clock::now(),
             stopped: false,
         };
-        let body = move || run_or_abort(worker);
+        let body = move || run_or_abort(|| worker.run());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(body)
@@ -459,6 +471,7 @@ impl Dataplane {
         }
         self.connect_links(&topology)?;
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
+        self.shared.service.install(Arc::clone(&topology));
         *current = topology;
         Ok(generation)
     }
@@ -619,6 +632,9 @@ impl Dataplane {
 
 impl Drop for Dataplane {
     fn drop(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.stop(&self.shared);
+        }
         let _ = self.order_all(|_| Command::Stop);
         for worker in &mut self.workers {
             if let Some(thread) = worker.thread.take() {
@@ -659,12 +675,13 @@ impl core::fmt::Debug for Shared {
     }
 }
 
-/// Runs a worker. A panic ends the process: half of a switch is worse than none, and the next
+/// Runs a worker or the service thread. A panic ends the process: half of a switch is worse than none, and the next
 /// start adopts what is there.
-fn run_or_abort(worker: Worker) {
-    let run = std::panic::AssertUnwindSafe(|| worker.run());
-    if std::panic::catch_unwind(run).is_err() {
-        ::tracing::error!("a worker panicked; ending the process so that a restart can adopt");
+fn run_or_abort(run: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+        ::tracing::error!(
+            "a thread of the dataplane panicked; ending the process so that a restart can adopt"
+        );
         std::process::abort();
     }
 }

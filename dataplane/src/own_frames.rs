@@ -1,18 +1,64 @@
-//! Frames of the switch's own: questions to listeners and loop probes, and in `announcing`
-//! announcements. No port received them, so they get no verdict; their copies are counted like all others.
+//! Frames of the switch's own: questions to listeners, loop probes, what its services answer, and in
+//! `announcing` announcements. No port received them, so they get no verdict; their copies are counted
+//! like all others.
 
 use std::sync::Arc;
 
 use dataplane_core::frame::Offload;
-use dataplane_core::l2::{PortFlags, ProbeKey};
+use dataplane_core::l2::{PortFlags, ProbeKey, reshape};
 use dataplane_core::time::Instant;
 use dataplane_core::topology::Topology;
 use dataplane_core::verdict::Verdict;
 
 use crate::command::Notice;
+use crate::service::{INJECTED_MAX, SERVICE_WORKER};
 use crate::worker::Worker;
 
 impl Worker {
+    /// Whether the service thread has frames for this worker to send.
+    pub fn is_injected(&self) -> bool {
+        self.index == SERVICE_WORKER && !self.shared.injected.is_empty()
+    }
+
+    /// Sends what the service thread answers, each to the one port where its client is.
+    pub fn take_injected(&mut self) {
+        if !self.is_injected() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let topology = Arc::clone(&self.switch.topology);
+        for _ in 0..INJECTED_MAX {
+            // One buffer for the other, so that the service thread does not run out.
+            let Some(spare) = self.batch.take_buffer() else {
+                break;
+            };
+            let Some((id, mut buf)) = shared.injected.take() else {
+                self.batch.recycle(spare);
+                break;
+            };
+            shared.injected.give_back(spare);
+            let port = topology.port_up(id);
+            let domain = port.and_then(|port| topology.bridge_domain(port));
+            let (Some(port), Some(domain)) = (port, domain) else {
+                self.batch.recycle(buf);
+                continue;
+            };
+            if domain.filters() {
+                let form = port.form(domain.gateway_vlan);
+                let vlan = domain.gateway_vlan;
+                if !form.is_some_and(|form| reshape(&mut buf, vlan, form)) {
+                    self.batch.recycle(buf);
+                    continue;
+                }
+            }
+            if self.is_mirroring() {
+                self.mirror_leaving(id, &buf, Verdict::Replied(id));
+            }
+            self.enqueue(id, buf);
+        }
+        self.flush_touched();
+    }
+
     /// Asks who listens to groups, where the switch is the querier. Its questions enter by no port
     /// and get no verdict, like announcements; their copies are counted like all others.
     pub fn ask_listeners(&mut self, topology: &Topology, now: Instant) {

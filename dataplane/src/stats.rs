@@ -146,6 +146,8 @@ pub struct WorkerCounters {
     /// Nanoseconds spent looking for frames in vain, and giving way to other threads meanwhile. The
     /// rest of the time the worker slept.
     pub spin_nanos: Counter,
+    /// Frames for a service of the switch that found its queue full.
+    pub service_refused: Counter,
     /// Trace records lost because their reader was too slow.
     pub traces_lost: Counter,
     /// Notices to the control plane lost because it was too slow.
@@ -239,6 +241,8 @@ pub struct WorkerStats {
     pub spin_nanos: u64,
     /// Frames that entered this worker's core.
     pub rx: u64,
+    /// Frames for a service that found its queue full.
+    pub service_refused: u64,
     /// Trace records lost.
     pub traces_lost: u64,
     /// Notices lost.
@@ -381,6 +385,7 @@ impl WorkerStats {
             busy_nanos: counters.busy_nanos.get(),
             spin_nanos: counters.spin_nanos.get(),
             rx: core.rx.get(),
+            service_refused: counters.service_refused.get(),
             traces_lost: counters.traces_lost.get(),
             notices_lost: counters.notices_lost.get(),
         }

@@ -36,6 +36,7 @@ use crate::announcing::Announcements;
 use crate::command::{Command, Notice, Order};
 use crate::egress::{Handover, Lane, QUEUE_MAX};
 use crate::links::Links;
+use crate::service::Inbox;
 use crate::stats::{EgressDrop, PortCounters, WorkerCounters};
 use crate::timer::Timer;
 use crate::tracing::Tap;
@@ -62,6 +63,10 @@ pub(crate) const TIMER: Token = Token(usize::MAX - 1);
 /// What every worker shares.
 pub(crate) struct Shared {
     pub handovers: Vec<Handover>,
+    /// The way to the service thread.
+    pub service: Inbox,
+    /// What the service thread sends, for the first worker to enqueue.
+    pub injected: Handover,
     pub wakers: Vec<Waker>,
     pub notices: Sender<Notice>,
     pub origin: Clock,
@@ -154,6 +159,7 @@ impl Worker {
             }
             self.take_handover();
             self.go_on_announcing();
+            self.take_injected();
             self.retry_blocked();
             self.tick();
             self.counters.turns.add(1);
@@ -214,7 +220,13 @@ impl Worker {
     fn has_work(&self) -> bool {
         let due = self.announcements.due();
         let announcing = due.is_some_and(|due| due <= Clock::now());
-        !self.ready.is_empty() || !self.orders.is_empty() || announcing || self.has_due()
+        let given = announcing || self.is_given();
+        !self.ready.is_empty() || !self.orders.is_empty() || given || self.has_due()
+    }
+
+    /// Whether another thread has given it frames.
+    fn is_given(&self) -> bool {
+        !self.shared.handovers[self.index].is_empty() || self.is_injected()
     }
 
     /// Looks for readiness without sleeping, as long as the waiting mode allows. `true` when
@@ -230,7 +242,7 @@ impl Worker {
         let mut found = false;
         while clock < limit && !found {
             self.poll_once(events, Duration::ZERO);
-            found = self.has_work() || !self.shared.handovers[self.index].is_empty();
+            found = self.has_work();
             if !found {
                 // Whoever else could use this CPU may be the one that sends the next frame.
                 std::thread::yield_now();
@@ -385,10 +397,8 @@ impl Worker {
                 self.send_copies(vlan, || takers.iter().copied(), buf);
                 self.switch.groups.return_takers(takers);
             }
-            Verdict::Delivered(Consumer::Service(_))
-            | Verdict::Held(_)
-            | Verdict::NotOurs
-            | Verdict::Drop(_) => self.batch.recycle(buf),
+            Verdict::Delivered(Consumer::Service(domain)) => self.serve(domain, ingress, buf),
+            Verdict::Held(_) | Verdict::NotOurs | Verdict::Drop(_) => self.batch.recycle(buf),
         }
     }
 

@@ -167,6 +167,11 @@ id!(
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct L4Port(pub u16);
 
+impl L4Port {
+    /// Where DNS is asked (RFC 1035 section 4.2).
+    pub const DNS: Self = Self(53);
+}
+
 impl fmt::Display for L4Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

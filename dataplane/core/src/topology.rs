@@ -180,6 +180,18 @@ pub struct Domain {
     pub internal: bool,
     /// The host may reach the network and be reached from it.
     pub host_link: bool,
+    /// Who answers at the gateway's DNS port.
+    pub resolver: Resolver,
+}
+
+/// Who answers what endpoints send to port 53 of their gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Resolver {
+    /// The host, as at the gateway's other ports.
+    #[default]
+    Host,
+    /// The switch's own service, which knows the network's names.
+    Service,
 }
 
 /// How a network's frames to groups are forwarded.
@@ -570,6 +582,7 @@ impl Domain {
             modes: NatModes::default(),
             internal: false,
             host_link: true,
+            resolver: Resolver::default(),
         }
     }
 

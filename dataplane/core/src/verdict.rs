@@ -38,7 +38,7 @@ pub enum Verdict {
 pub enum Consumer {
     /// The host's own IP stack, by the host-link port.
     HostLink(PortId),
-    /// The service thread (DNS, DHCP) of the given domain.
+    /// The service thread, for the given domain: what is for DNS at its gateway.
     Service(DomainId),
 }
 
@@ -151,7 +151,7 @@ impl fmt::Display for Verdict {
                 write!(f, "delivered to the host by {port}")
             }
             Self::Delivered(Consumer::Service(domain)) => {
-                write!(f, "delivered to the services of {domain}")
+                write!(f, "delivered to the service: dns, of {domain}")
             }
             Self::Routed(port) => write!(f, "routed to {port}"),
             Self::Replied(port) => write!(f, "answered in place, back by {port}"),

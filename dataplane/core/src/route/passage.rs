@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::State;
 use super::refuse::{Reporter, is_final, is_refusal};
-use crate::addr::{DomainId, L4Addr, MacAddr, PortId, UplinkId};
+use crate::addr::{DomainId, L4Addr, L4Port, MacAddr, PortId, UplinkId};
 use crate::counters::Counters;
 use crate::cut;
 use crate::frame::Frame;
@@ -14,7 +14,9 @@ use crate::l2::{self, Form, PortFlags};
 use crate::nat::{self, Leaving, Outside, Translation, Transport};
 use crate::reply::{self, Advertised};
 use crate::time::Instant;
-use crate::topology::{Domain, Gateway, NatMode, Port, Role, Route, RouteMark, Topology, Uplink};
+use crate::topology::{
+    Domain, Gateway, NatMode, Port, Resolver, Role, Route, RouteMark, Topology, Uplink,
+};
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
 use crate::verdict::{Awaited, Consumer, DropReason, Verdict};
 
@@ -241,7 +243,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         }
     }
 
-    /// To one of the gateway's own addresses: echo here, the rest to the host.
+    /// To one of the gateway's own addresses: echo here, DNS to the service, the rest to the host.
     fn at_gateway(
         &mut self,
         domain: &Domain,
@@ -252,6 +254,9 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         if is_echo_request(self.headers, ip) {
             reply::echo(self.frame.buf, self.headers, ip, gateway.mac);
             return Ok(self.replied(Answer::Echo));
+        }
+        if domain.resolver == Resolver::Service && is_for_dns(self.headers) {
+            return Ok(Verdict::Delivered(Consumer::Service(domain.id)));
         }
         if domain.host_link && self.topology.host_link.is_some() && !is_link_local(ip.dst) {
             return self.send_to_host(domain, gateway);
@@ -562,6 +567,17 @@ pub(super) fn is_echo_request(headers: &Headers, ip: &Ip) -> bool {
             matches!(ip.protocol, protocol::ICMP | protocol::ICMPV6)
         }
         Err(_) => false,
+    }
+}
+
+/// Whether a packet is for the port of DNS. Later fragments do not say; they follow no first one to
+/// the service, whose clients send questions whole.
+fn is_for_dns(headers: &Headers) -> bool {
+    match headers.l4.map(|l4| l4.kind) {
+        Ok(L4Kind::Tcp { dst, .. } | L4Kind::Udp { dst, .. }) => dst == L4Port::DNS,
+        Ok(L4Kind::Echo { .. } | L4Kind::IcmpError { .. } | L4Kind::IcmpOther { .. }) | Err(_) => {
+            false
+        }
     }
 }
 
