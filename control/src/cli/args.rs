@@ -8,6 +8,7 @@ use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use super::events::EventsArgs;
+use super::fdb::FdbCommand;
 use super::impair::ImpairCommand;
 use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
@@ -489,84 +490,6 @@ pub struct TargetArgs {
     pub spec: String,
     /// The target
     pub endpoint: String,
-}
-
-/// `fdb`
-#[derive(Debug, Subcommand)]
-pub enum FdbCommand {
-    /// Show what a network has learned, and what is set
-    Show {
-        /// The network
-        network: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Set an entry, in place of one that is there
-    #[command(
-        group(clap::ArgGroup::new("state").args(["static", "sticky", "local"])),
-        after_help = "Examples:
-  causeway fdb add web 02:00:00:00:00:07 --port web1             neither ages nor moves (--static)
-  causeway fdb add web 02:00:00:00:00:07 --port web1 --sticky    ages, does not move
-  causeway fdb add web 02:00:00:00:00:07 --port web1 --local     the switch's own: to the gateway
-
-Static and local entries are kept over restarts and end with their port."
-    )]
-    Add {
-        /// The network
-        network: String,
-        /// The station
-        mac: String,
-        /// Its port: an endpoint's name, or the port's number
-        #[arg(long)]
-        port: String,
-        /// Its VLAN, where VLANs count [default: the port's PVID]
-        #[arg(long, value_name = "VID", allow_negative_numbers = true)]
-        vlan: Option<i64>,
-        /// It neither ages nor moves [default]
-        #[arg(long = "static", id = "static")]
-        fixed: bool,
-        /// It ages and does not move
-        #[arg(long)]
-        sticky: bool,
-        /// It is the switch's own address
-        #[arg(long)]
-        local: bool,
-    },
-    /// Remove an entry, learned or set
-    Del {
-        /// The network
-        network: String,
-        /// The station
-        mac: String,
-        /// Only in this VLAN [default: in every one]
-        #[arg(long, value_name = "VID", allow_negative_numbers = true)]
-        vlan: Option<i64>,
-    },
-    /// Forget what was learned
-    #[command(
-        group(clap::ArgGroup::new("which").args(["dynamic", "all"])),
-        after_help = "Examples:
-  causeway fdb flush web
-  causeway fdb flush web --port web1
-  causeway fdb flush web --all                                    static and local entries as well"
-    )]
-    Flush {
-        /// The network
-        network: String,
-        /// Only on this port: an endpoint's name, or the port's number
-        #[arg(long)]
-        port: Option<String>,
-        /// Only in this VLAN
-        #[arg(long, value_name = "VID", allow_negative_numbers = true)]
-        vlan: Option<i64>,
-        /// What was learned, and sticky entries [default]
-        #[arg(long)]
-        dynamic: bool,
-        /// Everything
-        #[arg(long)]
-        all: bool,
-    },
 }
 
 /// `nat`
