@@ -6,6 +6,10 @@
 //! workers = 2
 //! uplinks = ["eth0"]              # [] for none; left out: the default route's interface
 //!
+//! [dns]
+//! servers = ["192.0.2.53"]        # left out: those of resolv_conf, read again when it changes
+//! resolv_conf = "/etc/resolv.conf"
+//!
 //! [nat]
 //! port_first = 49152
 //! port_last = 65535
@@ -49,6 +53,8 @@ use crate::link::{IfNameError, check_ifname};
 pub const STATE_DIR_DEFAULT: &str = "/var/lib/causeway";
 /// Where the API listens unless told otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/causeway/causeway.sock";
+/// Where the host's resolver is told its servers.
+pub const RESOLV_CONF_DEFAULT: &str = "/etc/resolv.conf";
 /// Worker threads at most: more queues per TAP than this help nobody.
 pub const WORKERS_MAX: usize = 16;
 /// How long an adaptive worker looks for frames, when the file does not say.
@@ -80,6 +86,17 @@ pub struct Config {
     pub nat: NatConfig,
     /// Whether NAT sessions outlive the daemon.
     pub sessions: Sessions,
+    /// Where names are asked for that are no endpoint's.
+    pub dns: DnsConfig,
+}
+
+/// Where names are asked for that are no endpoint's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// The servers; those of `resolv_conf` when there are none.
+    pub servers: Vec<IpAddr>,
+    /// The host's resolv.conf(5).
+    pub resolv_conf: PathBuf,
 }
 
 /// Whether NAT sessions outlive the daemon.
@@ -172,6 +189,16 @@ struct File {
     uplinks: Option<Vec<String>>,
     #[serde(default)]
     nat: NatFile,
+    #[serde(default)]
+    dns: DnsFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DnsFile {
+    #[serde(default)]
+    servers: Vec<IpAddr>,
+    resolv_conf: Option<PathBuf>,
 }
 
 /// How workers wait for frames when none are there.
@@ -254,6 +281,8 @@ pub struct Overrides {
     pub uplinks: Vec<String>,
     /// `--keep-sessions`; left out, it is for the file to say
     pub sessions: Sessions,
+    /// `--dns`, repeated
+    pub dns_servers: Vec<IpAddr>,
 }
 
 impl Config {
@@ -288,6 +317,13 @@ impl Config {
             uplinks,
             nat: nat(&file.nat)?,
             sessions,
+            dns: DnsConfig {
+                servers: match overrides.dns_servers {
+                    servers if servers.is_empty() => file.dns.servers,
+                    servers => servers,
+                },
+                resolv_conf: or_default(file.dns.resolv_conf, RESOLV_CONF_DEFAULT),
+            },
         })
     }
 }

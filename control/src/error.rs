@@ -10,6 +10,7 @@ use dataplane_port::tap::TapError;
 
 use crate::events::EventKindError;
 use crate::link::IfNameError;
+use crate::model::dns::DnsError;
 use crate::model::{
     BackendError, DependenceError, FdbKindError, GroupError, LoopDetectError, MirrorDirectionError,
     NameError, NatModeError, StpFramesError,
@@ -57,6 +58,9 @@ pub enum Error {
     /// Not a mode of a NAT.
     #[error(transparent)]
     NatMode(#[from] NatModeError),
+    /// What is asked of the name service.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     /// Not a publish specification.
     #[error(transparent)]
     PublishSpec(#[from] PublishSpecError),
@@ -232,6 +236,7 @@ impl Error {
             | Self::Backend(_)
             | Self::Dependence(_)
             | Self::NatMode(_)
+            | Self::Dns(_)
             | Self::FdbKind(_)
             | Self::Group(_)
             | Self::StpFrames(_)

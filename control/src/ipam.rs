@@ -417,6 +417,7 @@ mod tests {
             vlans: Default::default(),
             flood: Default::default(),
             nat: NetworkNat::default(),
+            dns: Default::default(),
             foreign: None,
         }
     }
@@ -513,6 +514,7 @@ mod tests {
                 settings: Default::default(),
                 vlans: Default::default(),
                 attached_at: 0,
+                dns: Default::default(),
                 foreign: None,
             };
             desired.endpoints.insert(endpoint.port, endpoint);

@@ -4,6 +4,7 @@
 //! They are not serializable on purpose; the store, the API and the configuration file each have
 //! formats of their own, so that none of them can force its shape on the model.
 
+pub mod dns;
 mod fdb;
 mod mdb;
 mod mirror;
@@ -133,6 +134,8 @@ pub struct Network {
     pub flood: FloodSettings,
     /// How its packets are translated.
     pub nat: NetworkNat,
+    /// Who answers for names.
+    pub dns: dns::NetworkDns,
     /// Who else knows the network, and as what.
     pub foreign: Option<ForeignId>,
 }
@@ -477,6 +480,8 @@ pub struct Endpoint {
     pub vlans: PortVlans,
     /// When it was attached, in milliseconds since 1970; 0 where that was not written down.
     pub attached_at: u64,
+    /// Its names besides its own.
+    pub dns: dns::EndpointDns,
     /// Who else knows the endpoint, and as what.
     pub foreign: Option<ForeignId>,
 }

@@ -179,6 +179,7 @@ mod tests {
             vlans: Default::default(),
             flood: Default::default(),
             nat: NetworkNat::default(),
+            dns: Default::default(),
             foreign: None,
         }
     }
@@ -320,6 +321,7 @@ mod tests {
                 settings: Default::default(),
                 vlans: Default::default(),
                 attached_at: 0,
+                dns: Default::default(),
                 foreign: None,
             };
             wanted.endpoints.insert(endpoint.port, endpoint);

@@ -7,6 +7,7 @@
 //! Thread-safety: one connection behind a mutex; calls take well under a millisecond on a disk
 //! that is not busy, and only the control plane waits for them.
 
+mod dns;
 mod fdb;
 mod links;
 mod mac_nat;
@@ -31,6 +32,7 @@ use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::flood_settings::FloodSettings;
+use crate::model::dns::{EndpointDns, NetworkDns};
 use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
 };
@@ -62,6 +64,7 @@ const MIGRATIONS: &[&str] = &[
     mirrors::MIRRORS,
     mdb::LISTENERS,
     mac_nat::MACS,
+    dns::SETTINGS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -236,6 +239,7 @@ impl Store {
                 ],
             )?;
             vlans::put_network(connection, network)?;
+            dns::put_network(connection, network)?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
             for subnet in &network.subnets {
                 connection.execute(
@@ -297,6 +301,7 @@ impl Store {
                 ],
             )?;
             vlans::put_endpoint(connection, endpoint)?;
+            dns::put_endpoint(connection, endpoint)?;
             let port = endpoint.port.0;
             connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
             for address in &endpoint.addresses {
@@ -463,6 +468,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
                 v4: optional(row, "nat_v4", model::nat_mode)?,
                 v6: optional(row, "nat_v6", model::nat_mode)?,
             },
+            dns: NetworkDns::default(),
             foreign: foreign(row)?,
         };
         networks.insert(network.domain, network);
@@ -480,6 +486,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
         }
     }
     vlans::load_networks(connection, &mut networks)?;
+    dns::load_networks(connection, &mut networks)?;
     Ok(networks)
 }
 
@@ -512,6 +519,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             },
             attached_at: row.get::<_, i64>("attached_at")?.cast_unsigned(),
             vlans: PortVlans::default(),
+            dns: EndpointDns::default(),
             foreign: foreign(row)?,
         };
         endpoints.insert(endpoint.port, endpoint);
@@ -525,6 +533,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
         }
     }
     vlans::load_endpoints(connection, &mut endpoints)?;
+    dns::load_endpoints(connection, &mut endpoints)?;
     storm::load(connection, &mut endpoints)?;
     links::load(connection, &mut endpoints)?;
     mac_nat::load(connection, &mut endpoints)?;
@@ -599,4 +608,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -205,6 +205,7 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
         .behaviour(inputs.nat.behaviour_of(network.name.as_str()));
     domain.modes = network.nat_modes();
     domain.internal = network.internal;
+    domain.resolver = network.dns.state.resolver();
     domain.host_link = network.host_link && inputs.host_link.is_some();
     // Whose port shows a mirror is reached by nobody.
     let mirrors = &inputs.desired.mirrors;

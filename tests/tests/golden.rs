@@ -617,6 +617,7 @@ const STORIES: [Tale; 28] = [
     ("26-multicast", stories::groups::snooping),
     ("27-loop-probe", stories::a_loop_that_is_found),
     ("30-mac-nat", stories::mac_nat::one_mac),
+    ("32-names", stories::names::at_the_gateway),
 ];
 
 fn folder() -> PathBuf {

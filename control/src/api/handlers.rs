@@ -30,6 +30,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
+use crate::model::dns::{endpoint_dns, network_dns};
 use crate::model::{self, Asked, Backend, NatRequest};
 use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
@@ -119,6 +120,7 @@ pub async fn create_network(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],
         )?,
+        dns: network_dns(&body.dns)?,
         foreign: None,
         name: body.name,
     };
@@ -173,6 +175,10 @@ pub async fn change_network(
             [&body.nat_mapping, &body.nat_filtering],
             [&body.nat4, &body.nat6],
         )?,
+        dns: match body.dns.as_slice() {
+            [] => None,
+            words => Some(network_dns(words)?),
+        },
     };
     engine.change_network(&name, change).await?;
     Ok(Json(engine.network(&name).await?))
@@ -219,6 +225,7 @@ pub async fn attach(
         without: families(&body.without)?,
         mac,
         backend,
+        dns: endpoint_dns(&body.aliases, &body.dns)?,
         foreign: None,
         namesake: if body.replace {
             Namesake::GivesWay

@@ -10,6 +10,7 @@ pub mod groups;
 mod handlers;
 pub mod mac_nat;
 pub mod mirrors;
+pub mod names;
 pub mod types;
 pub mod vlans;
 
@@ -121,6 +122,10 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
         )
         .route("/v1/mac-nat", get(mac_nat::list))
         .route("/v1/mac-nat/{port}", get(mac_nat::of_port))
+        .route("/v1/networks/{name}/dns", get(names::records))
+        .route("/v1/dns/why", get(names::why))
+        .route("/v1/dns/stats", get(names::stats))
+        .route("/v1/dns/flush", post(names::flush))
         .route("/v1/mirrors", get(mirrors::list).post(mirrors::add))
         .route("/v1/mirrors/{name}", delete(mirrors::remove))
         .route("/v1/vlans", get(vlans::list))

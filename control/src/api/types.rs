@@ -62,6 +62,8 @@ pub struct NetworkCreate {
     pub nat4: Option<String>,
     /// Under which address IPv6 packets go outside.
     pub nat6: Option<String>,
+    /// Who answers for names: `on`, `off`, or the servers that other names are asked of.
+    pub dns: Vec<String>,
 }
 
 /// `PATCH /v1/networks/NAME`: what is left out stays as it is.
@@ -92,6 +94,8 @@ pub struct NetworkSet {
     pub nat4: Option<String>,
     /// As in [`NetworkCreate`]. A change ends the network's flows of that family.
     pub nat6: Option<String>,
+    /// As in [`NetworkCreate`]; stays when empty.
+    pub dns: Vec<String>,
 }
 
 /// A network.
@@ -147,6 +151,9 @@ pub struct NetworkView {
     /// Which of these the network itself sets, over the configuration.
     #[serde(default)]
     pub nat_set: NatSetView,
+    /// Who answers for names: `on`, `off`, or the servers that other names are asked of.
+    #[serde(default)]
+    pub dns: Vec<String>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
@@ -197,6 +204,10 @@ pub struct EndpointCreate {
     pub mac: Option<String>,
     /// `tap` or `packet`.
     pub backend: Option<String>,
+    /// Further names on its network.
+    pub aliases: Vec<String>,
+    /// The servers that its questions for other names go to.
+    pub dns: Vec<String>,
     /// An endpoint of that name gives way, and leaves what is published for it to this one.
     pub replace: bool,
 }
@@ -220,6 +231,12 @@ pub struct EndpointView {
     pub addresses: Vec<String>,
     /// How it is connected.
     pub backend: String,
+    /// Further names on its network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// What its resolver is to ask: its gateways, where they have the name service.
+    #[serde(default)]
+    pub nameservers: Vec<String>,
     /// Frames flow.
     pub up: bool,
 }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
+use super::dns::DnsCommand;
 use super::events::EventsArgs;
 use super::fdb::FdbCommand;
 use super::impair::ImpairCommand;
@@ -80,6 +81,9 @@ pub enum Command {
     /// Ports by which one MAC leaves for all, as to Wi-Fi: who is behind them
     #[command(subcommand)]
     MacNat(MacNatCommand),
+    /// Names: what is answered, and why
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// Mirrors (SPAN): ports that show what others carry
     #[command(subcommand)]
     Mirror(MirrorCommand),
@@ -138,6 +142,10 @@ pub struct DaemonArgs {
     /// How workers wait for frames [default: adaptive]
     #[arg(long, value_enum, value_name = "MODE")]
     pub waiting: Option<WaitingMode>,
+    /// A server that is asked for names that are no endpoint's; repeats [default: those of
+    /// /etc/resolv.conf]
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<std::net::IpAddr>,
     /// Let NAT sessions outlive the daemon: flows go on after a restart
     #[arg(long)]
     pub keep_sessions: bool,
@@ -225,6 +233,10 @@ pub struct NetworkCreateArgs {
     pub flood: FloodArgs,
     #[command(flatten)]
     pub nat: NatArgs,
+    /// Who answers for names at the gateway: the switch (on), which asks these servers for others'
+    /// names (IP, repeats), or the host (off) [default: on, with the daemon's servers]
+    #[arg(long, value_name = "IP|on|off")]
+    pub dns: Vec<String>,
 }
 
 /// What of a network's frames is spared the ports that have no use for it.
@@ -299,6 +311,9 @@ pub struct NetworkSetArgs {
     pub flood: FloodArgs,
     #[command(flatten)]
     pub nat: NatArgs,
+    /// Who answers for names at the gateway: on, off, or the servers for others' names; repeats
+    #[arg(long, value_name = "IP|on|off")]
+    pub dns: Vec<String>,
 }
 
 /// `attach`
@@ -339,6 +354,12 @@ pub struct AttachArgs {
     /// How it is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap")]
     pub backend: String,
+    /// A further name on its network; repeats
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
+    /// A server that its questions for others' names go to; repeats [default: the network's]
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<String>,
     /// Take the place of the endpoint of that name, with what is published for it
     #[arg(long, requires = "name")]
     pub replace: bool,
@@ -388,6 +409,12 @@ pub struct RunArgs {
     /// Publish a port: [[IP:]HOST_PORT:]PORT[/tcp|/udp]; repeats
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
+    /// A further name on its networks; repeats
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
+    /// A server that its questions for others' names go to; repeats [default: the network's]
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<String>,
     /// IPv4 address on the first network [default: a free one]
     #[arg(long)]
     pub ip: Option<String>,

@@ -34,6 +34,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
             true => Sessions::Kept,
             false => Sessions::Forgotten,
         },
+        dns_servers: args.dns,
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let socket = config.socket.clone();

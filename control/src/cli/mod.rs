@@ -6,6 +6,7 @@ mod conform;
 mod daemon;
 mod debugging;
 mod demo;
+mod dns;
 mod events;
 mod fdb;
 mod impair;
@@ -120,6 +121,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Mirror(command) => mirror::mirror(&client, command).await?,
         Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,
+        Command::Dns(command) => dns::dns(&client, command).await?,
         Command::Mdb(command) => mdb::mdb(&client, command).await?,
         Command::Nat(NatCommand::Conform(args)) => return conform::conform(args).await,
         Command::Nat(NatCommand::Sessions(args)) => nat::sessions(&client, args.json).await?,
@@ -199,6 +201,7 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                 nat_filtering: args.nat.nat_filtering,
                 nat4: args.nat.nat4,
                 nat6: args.nat.nat6,
+                dns: args.dns,
             };
             let _: NetworkView = client.patch(&path, &body).await?;
         }
@@ -249,6 +252,7 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         nat_filtering: args.nat.nat_filtering,
         nat4: args.nat.nat4,
         nat6: args.nat.nat6,
+        dns: args.dns,
     }
 }
 
@@ -270,6 +274,8 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
         without,
         mac: args.mac,
         backend: Some(args.backend),
+        aliases: args.alias,
+        dns: args.dns,
         replace: args.replace,
     };
     let made: EndpointView = client.post("/v1/endpoints", &body).await?;

@@ -4,11 +4,14 @@
 //! the program ends. Should this process be killed, the daemon finds the sandbox gone and drops
 //! the endpoints itself.
 
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::Context;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
@@ -16,6 +19,8 @@ use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use super::args::RunArgs;
 use super::client::{Client, escape};
 use crate::api::types::{EndpointCreate, EndpointView, PublicationCreate, PublicationView};
+use crate::config::RESOLV_CONF_DEFAULT;
+use crate::names::ResolvConf;
 use crate::netns::Netns;
 
 /// The exit status of a program that cannot be found, as shells have it.
@@ -37,7 +42,7 @@ pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<ExitCode> {
     let mut endpoints = Vec::new();
     let prepared = prepare(client, &args, &ns, &mut endpoints).await;
     let ended = match prepared {
-        Ok(()) => supervise(&args, &ns, &mut signals).await,
+        Ok(servers) => supervise(&args, &ns, &servers, &mut signals).await,
         Err(error) => Err(error),
     };
     // Everything is taken apart, whatever happened, and each failure is told.
@@ -55,7 +60,8 @@ async fn prepare(
     args: &RunArgs,
     ns: &Netns,
     endpoints: &mut Vec<String>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<IpAddr>> {
+    let mut servers = Vec::new();
     // The link to our descriptor is how the daemon opens a namespace without a name.
     let netns = format!("/proc/{}/fd/{}", std::process::id(), ns.as_raw_fd());
     for (index, network) in args.network.iter().enumerate() {
@@ -78,10 +84,17 @@ async fn prepare(
             without: Vec::new(),
             mac: args.mac.clone().filter(|_| first),
             backend: Some(args.backend.clone()),
+            aliases: args.alias.clone(),
+            dns: args.dns.clone(),
             replace: false,
         };
         let made: EndpointView = client.post("/v1/endpoints", &body).await?;
         endpoints.push(made.name);
+        servers.extend(
+            made.nameservers
+                .iter()
+                .filter_map(|text| text.parse::<IpAddr>().ok()),
+        );
     }
     for spec in &args.publish {
         let body = PublicationCreate {
@@ -91,15 +104,27 @@ async fn prepare(
         };
         let _: PublicationView = client.post("/v1/publications", &body).await?;
     }
-    Ok(())
+    Ok(servers)
 }
 
 /// Starts the program inside and waits for it, passing signals on.
-async fn supervise(args: &RunArgs, ns: &Netns, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+async fn supervise(
+    args: &RunArgs,
+    ns: &Netns,
+    servers: &[IpAddr],
+    signals: &mut Signals,
+) -> anyhow::Result<ExitCode> {
     let (program, arguments) = args.command.split_first().context("no program was given")?;
     let mut command = Command::new(program);
     command.args(arguments);
-    let mut child = match ns.run(|| command.spawn())? {
+    let started = ns.run(|| {
+        // The thread ends with this, and its mount namespace is the program's alone.
+        if let Err(error) = show_resolv_conf(servers) {
+            eprintln!("causeway: {RESOLV_CONF_DEFAULT} is the host's own: {error}");
+        }
+        command.spawn()
+    });
+    let mut child = match started? {
         Ok(child) => child,
         Err(error) => {
             eprintln!("causeway: cannot start '{}': {error}", program.display());
@@ -121,6 +146,35 @@ async fn supervise(args: &RunArgs, ns: &Netns, signals: &mut Signals) -> anyhow:
         let _ = kill(pid, passed);
     };
     Ok(ExitCode::from(exit_code(status)))
+}
+
+/// Gives this thread a mount namespace in which `/etc/resolv.conf` names the gateways.
+fn show_resolv_conf(servers: &[IpAddr]) -> anyhow::Result<()> {
+    if servers.is_empty() {
+        return Ok(());
+    }
+    let host = std::fs::read_to_string(RESOLV_CONF_DEFAULT).unwrap_or_default();
+    let conf = ResolvConf {
+        servers: servers.to_vec(),
+        search: ResolvConf::read(&host).search,
+    };
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot have mounts of its own")?;
+    let none: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).context("cannot keep its mounts to itself")?;
+    // Without a name once it is mounted.
+    let dir = std::env::temp_dir();
+    let path = dir.join(format!("causeway-resolv-{}", std::process::id()));
+    std::fs::write(&path, conf.to_text()).with_context(|| format!("cannot write {path:?}"))?;
+    let bound = mount(
+        Some(&path),
+        RESOLV_CONF_DEFAULT,
+        none,
+        MsFlags::MS_BIND,
+        none,
+    );
+    std::fs::remove_file(&path)?;
+    bound.with_context(|| format!("cannot put a file over {RESOLV_CONF_DEFAULT}"))
 }
 
 /// The signals that are passed on.

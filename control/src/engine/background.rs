@@ -25,6 +25,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
 /// How often the NAT's limits are looked at, so that a warning comes before they are reached.
 const PRESSURE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the host's resolver has other servers.
+const RESOLVER_EVERY: Duration = Duration::from_secs(1);
 /// Notices that wait for the control plane: hints, so more than this many need no queue.
 const NOTICES_MAX: usize = 256;
 
@@ -55,6 +57,7 @@ impl Engine {
         if self.keeper.is_some() {
             tokio::spawn(keep_sessions(Arc::downgrade(self)));
         }
+        tokio::spawn(watch_resolver(Arc::downgrade(self)));
         tokio::spawn(watch_pressure(Arc::downgrade(self)));
         tokio::spawn(look_for_loops(Arc::downgrade(self)));
         Ok(())
@@ -240,6 +243,18 @@ async fn watch_pressure(engine: Weak<Engine>) {
         };
         engine.watch_pressure().await;
         engine.watch_storms().await;
+    }
+}
+
+async fn watch_resolver(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(RESOLVER_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        engine.watch_resolver().await;
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::events::EventKind;
 use crate::ipam;
 use crate::link::check_ifname;
+use crate::model::dns::EndpointDns;
 use crate::model::{
     Backend, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name, Network, Phase, Sandbox,
 };
@@ -49,6 +50,8 @@ pub struct AttachRequest {
     pub mac: Option<MacAddr>,
     /// How it is connected.
     pub backend: Backend,
+    /// Its names besides its own.
+    pub dns: EndpointDns,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
     /// What becomes of an endpoint that has the name.
@@ -135,6 +138,7 @@ impl Engine {
                 tracing::warn!(endpoint = %endpoint.name, %address, %error, "cannot announce");
             }
         }
+        self.write_resolv_confs(state);
         let text = format!(
             "endpoint '{}' was attached to network '{}' as {} of {port}",
             endpoint.name, network.name, endpoint.ifname
@@ -300,6 +304,7 @@ impl Engine {
             settings: PortSettings::default(),
             vlans: PortVlans::default(),
             attached_at: now_millis(),
+            dns: request.dns,
             foreign: request.foreign,
         };
         Ok((endpoint, network.clone()))
@@ -378,6 +383,7 @@ impl Engine {
         self.keep_sessions();
         self.refresh_uplinks(state)?;
         self.install(state)?;
+        self.drop_resolv_conf(state, &before);
         self.forget_withdrawn(state, port, gone)?;
         self.tell_detached(state, &before);
         Ok(())

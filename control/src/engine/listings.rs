@@ -24,9 +24,11 @@ use crate::api::types::{
 use crate::error::Error;
 use crate::explain;
 use crate::host_link;
+use crate::model::dns::network_dns_words;
 use crate::model::{
     Endpoint, Network, Publication, PublicationTarget, balance_label, duty_label, transport_label,
 };
+use crate::names::nameservers;
 use crate::publish::PublishSpec;
 use crate::topology;
 use crate::vlans::VlanFiltering;
@@ -543,6 +545,7 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
             nat4: network.nat.v4.map(mode),
             nat6: network.nat.v6.map(mode),
         },
+        dns: network_dns_words(&network.dns),
         endpoints: state
             .desired
             .endpoints_of(network.domain)
@@ -569,6 +572,16 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
         mac: endpoint.mac.to_string(),
         addresses: endpoint.addresses.iter().map(with_len).collect(),
         backend: endpoint.backend.label().to_owned(),
+        aliases: endpoint
+            .dns
+            .aliases
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        nameservers: network.map_or_else(Vec::new, |network| {
+            let servers = nameservers(network).into_iter();
+            servers.map(|server| server.to_string()).collect()
+        }),
         up: state.open.contains(&endpoint.port),
     }
 }

@@ -20,6 +20,7 @@ mod listening;
 mod listings;
 mod mac_nat;
 mod mirrors;
+mod names;
 mod networks;
 mod ports;
 mod pressure;
@@ -49,6 +50,7 @@ pub use clean::clean;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
 pub use groups::ListenerRequest;
 pub use mirrors::{MirrorFrom, MirrorRequest};
+pub use names::NameQuestion;
 pub use networks::{NetworkChange, NetworkRequest};
 pub use publications::{Clash, PublishRequest};
 pub use stations::FdbRequest;
@@ -91,6 +93,8 @@ pub struct Engine {
     events: Events,
     /// Ports that are part of a loop.
     blocked: Blocked,
+    /// What the host's resolver is told.
+    resolver: names::HostResolver,
     /// Handlers that panicked.
     pub panics: AtomicU64,
 }
@@ -111,6 +115,8 @@ struct State {
     /// The socket filters of the uplinks.
     filters: BTreeMap<PortId, Vec<FilterHandle>>,
     listeners: BTreeMap<u32, Listeners>,
+    /// What answers the host at gateways.
+    name_listeners: names::Listeners,
     /// Next hops that we made the kernel keep resolved, by link.
     managed: BTreeSet<(u32, IpAddr)>,
     /// Addresses that the installed picture may translate to.
@@ -187,8 +193,10 @@ impl Engine {
             started: Instant::now(),
             events: Events::default(),
             blocked: Blocked::default(),
+            resolver: names::HostResolver::default(),
             panics: AtomicU64::new(0),
         });
+        engine.resolver.read(&engine.config.dns);
         let mut state = engine.state.lock().await;
         state.host = HostState::read(&engine.netlink).await?;
         engine.host_link.find(&state.host)?;
@@ -199,6 +207,7 @@ impl Engine {
             tracing::error!(?action, %error, "cannot bring the host to the wanted state");
         }
         engine.open_all_listeners(&mut state).await;
+        engine.write_resolv_confs(&state);
         drop(state);
         Ok(engine)
     }
@@ -231,6 +240,7 @@ impl Engine {
         self.keep_next_hops(state).await;
         self.install(state)?;
         self.end_sessions_of_lost_addresses(state);
+        self.follow_name_services(state).await;
         Ok(failed)
     }
 
@@ -378,6 +388,7 @@ impl Engine {
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;
         self.blocking(|dataplane| dataplane.install(topology))?;
+        self.show_names(&state.desired);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::events::{EventKind, Subject};
 use crate::flood_settings::{FloodChange, FloodSettings};
 use crate::ipam;
+use crate::model::dns::NetworkDns;
 use crate::model::{
     ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat,
     StpFrames, Subnet,
@@ -58,12 +59,14 @@ pub struct NetworkRequest {
     pub flood: FloodChange,
     /// How its packets are translated.
     pub nat: NatRequest,
+    /// Who answers for names.
+    pub dns: NetworkDns,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
 }
 
 /// What may be changed of a network while it is in use.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NetworkChange {
     /// How long an FDB entry lives.
     pub ageing_seconds: Option<u32>,
@@ -77,6 +80,8 @@ pub struct NetworkChange {
     pub flood: FloodChange,
     /// How its packets are translated.
     pub nat: NatRequest,
+    /// Who answers for names.
+    pub dns: Option<NetworkDns>,
 }
 
 impl Engine {
@@ -143,6 +148,7 @@ impl Engine {
             vlans: request.vlans.over(NetworkVlans::default()),
             flood: request.flood.over(FloodSettings::default()),
             nat: request.nat.over(NetworkNat::default()),
+            dns: request.dns,
             foreign: request.foreign,
         })
     }
@@ -209,6 +215,7 @@ impl Engine {
             vlans: change.vlans.over(before.vlans),
             flood: change.flood.over(before.flood),
             nat: change.nat.over(before.nat),
+            dns: change.dns.unwrap_or_else(|| before.dns.clone()),
             ..before.clone()
         };
         check_ageing(after.ageing_seconds)?;
@@ -226,6 +233,7 @@ impl Engine {
             let fdb = self.dataplane.fdb();
             fdb.flush_domain(domain, None, Flush::Learned);
         }
+        self.follow_name_services(&mut state).await;
         let text = format!("network '{name}' was changed");
         self.tell_network(EventKind::NetworkChanged, name, text);
         Ok(())

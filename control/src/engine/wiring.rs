@@ -235,6 +235,7 @@ mod tests {
             settings: Default::default(),
             vlans: Default::default(),
             attached_at,
+            dns: Default::default(),
             foreign: None,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::flood_settings::FloodSettings;
+use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
     Backend, FdbSetting, LoopDetect, MTU_DEFAULT, MdbSetting, MirrorIngress, MirrorSetting,
     Publication, PublicationTarget, StpFrames,
@@ -35,7 +36,7 @@ impl Drop for Dir {
     }
 }
 
-pub(super) fn example() -> DesiredState {
+pub(crate) fn example() -> DesiredState {
     let network = Network {
         domain: DomainId(3),
         name: "web".parse().unwrap(),
@@ -64,6 +65,7 @@ pub(super) fn example() -> DesiredState {
             v4: Some(NatMode::Routed),
             v6: Some(NatMode::Masquerade),
         },
+        dns: network_dns(&["192.0.2.53".to_owned(), "2001:db8::53".to_owned()]).unwrap(),
         foreign: Some(ForeignId {
             owner: "docker".to_owned(),
             id: "ab12".to_owned(),
@@ -105,6 +107,7 @@ pub(super) fn example() -> DesiredState {
         },
         vlans: crate::vlans::read("5 pvid, 7 untagged, 10-20").unwrap(),
         attached_at: u64::MAX - 3,
+        dns: endpoint_dns(&["www".to_owned(), "a.b".to_owned()], &["::1".to_owned()]).unwrap(),
         foreign: None,
     };
     let second = Endpoint {
@@ -114,6 +117,7 @@ pub(super) fn example() -> DesiredState {
         phase: Phase::Attached,
         settings: PortSettings::default(),
         vlans: PortVlans::default(),
+        dns: EndpointDns::default(),
         ..endpoint.clone()
     };
     let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {

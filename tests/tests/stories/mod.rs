@@ -3,6 +3,7 @@
 pub mod groups;
 pub mod links;
 pub mod mac_nat;
+pub mod names;
 pub mod uplinks;
 pub mod vlans;
 
