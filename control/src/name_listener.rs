@@ -32,10 +32,10 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// Sockets at one gateway. Dropping it closes them.
+/// Sockets at one gateway. Dropping it closes them soon.
 #[derive(Debug)]
 pub struct NameListener {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl NameListener {
@@ -51,7 +51,12 @@ impl NameListener {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_udp(Arc::clone(dataplane), domain, datagrams));
         tasks.spawn(serve_tcp(Arc::clone(dataplane), domain, connections));
-        Ok(Self { _tasks: tasks })
+        Ok(Self { tasks })
+    }
+
+    /// Closes the sockets: when this returns, the ports are free.
+    pub async fn close(mut self) {
+        self.tasks.shutdown().await;
     }
 }
 

@@ -541,6 +541,58 @@ fn without_the_service_port_53_is_the_hosts() {
 }
 
 #[test]
+fn a_name_server_in_a_sandbox_may_have_the_hosts_port() {
+    if !require_root("a_name_server_in_a_sandbox_may_have_the_hosts_port") {
+        return;
+    }
+    let site = Site::new("dns-published");
+    let mut host = Client::new(&site.host, WEB);
+    assert_eq!(host.addresses("web2.", RecordType::A).len(), 1);
+    for spec in ["53:53/udp", "53:53/tcp"] {
+        site.daemon.run(&["publish", "add", spec, "web1"]);
+    }
+    // Endpoints have the service all the same, and the host has it back with the port.
+    let mut one = Client::new(&site.web[1], WEB);
+    assert_eq!(one.addresses("web1.", RecordType::A).len(), 1);
+    site.daemon
+        .run(&["publish", "rm", "53:53/udp", "53:53/tcp"]);
+    assert_eq!(host.addresses("web2.", RecordType::A).len(), 1);
+}
+
+#[test]
+fn the_hosts_resolver_is_followed_when_it_changes() {
+    if !require_root("the_hosts_resolver_is_followed_when_it_changes") {
+        return;
+    }
+    let lab = Lab::new("dns-resolv-conf");
+    let (host, outside) = lab.host_and_outside();
+    let web1 = lab.namespace("web1");
+    let (conf, config) = (
+        lab.dir().join("resolv.conf"),
+        lab.dir().join("causeway.toml"),
+    );
+    std::fs::write(&conf, "# nobody\n").unwrap();
+    let text = format!("[dns]\nresolv_conf = {:?}\n", path_text(&conf));
+    std::fs::write(&config, text).unwrap();
+    let options = ["--uplink", "up0", "--config", path_text(&config)];
+    let daemon = Daemon::start(&lab, &host, &options);
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&web1, "web", "web1", &[]);
+    let mut one = Client::new(&web1, WEB);
+    assert_eq!(
+        one.code("a.example.", RecordType::A),
+        ResponseCode::ServFail
+    );
+    let why = daemon.run(&["dns", "why", "a.example"]);
+    assert!(why.contains("no server is known"), "{why}");
+    let _server = Server::start(&outside);
+    std::fs::write(&conf, format!("nameserver {WEB}\nnameserver {SERVER}\n")).unwrap();
+    wait_until(DEADLINE, "the server is known", || {
+        one.ask("a.example.", RecordType::A).metadata.response_code == ResponseCode::NoError
+    });
+}
+
+#[test]
 fn resolvers_of_sandboxes_are_told_and_use_it() {
     if !require_root("resolvers_of_sandboxes_are_told_and_use_it") {
         return;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use dataplane_port::guard;
 
+use super::names::drop_resolv_conf;
 use super::reservations::{OURS_NOTE, give_ports_back};
 use super::uplinks::GUARDED_NOTE;
 use crate::device::Devices;
@@ -42,6 +43,7 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
     for endpoint in desired.endpoints.values() {
         let removed = devices.remove(endpoint).await;
         let removed = removed.and_then(|()| Ok(store.remove_endpoint(endpoint.port)?));
+        drop_resolv_conf(endpoint);
         note(format!("endpoint {}", endpoint.name), removed);
     }
     let link = HostLink {

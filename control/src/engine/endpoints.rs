@@ -188,6 +188,7 @@ impl Engine {
         self.devices.remove(&old).await?;
         self.end_sessions(&old);
         state.desired.endpoints.insert(port, endpoint.clone());
+        self.drop_resolv_conf(state, &old);
         Ok((endpoint, network))
     }
 

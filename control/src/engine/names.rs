@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dataplane_core::addr::DomainId;
+use dataplane_core::addr::{DomainId, L4Port};
 use dataplane_service::dns::Via;
 use dataplane_service::dns::message::{Transport, upstream_query};
 use hickory_proto::rr::{Name, RecordType};
@@ -17,7 +17,7 @@ use crate::api::names::{NameCountView, NameStatsView, NameWhyView, RecordView, U
 use crate::config::DnsConfig;
 use crate::error::Error;
 use crate::model::dns::DnsState;
-use crate::model::{DesiredState, Endpoint, Network, Phase};
+use crate::model::{DesiredState, Endpoint, Network, Phase, Publication};
 use crate::name_listener::NameListener;
 use crate::names::{self, ResolvConf};
 use crate::resolv_file;
@@ -95,7 +95,12 @@ impl Engine {
                 }
             }
         }
-        state.name_listeners.retain(|at, _| wanted.contains(at));
+        let published = |gateway| {
+            let mut publications = state.desired.publications.values();
+            publications.any(|publication| takes_port(publication, gateway))
+        };
+        wanted.retain(|(_, gateway)| !published(*gateway));
+        close_all(state, |at| !wanted.contains(at)).await;
         for at @ (domain, gateway) in wanted {
             if state.name_listeners.contains_key(&at) {
                 continue;
@@ -111,6 +116,11 @@ impl Engine {
             }
         }
         self.write_resolv_confs(state);
+    }
+
+    /// Gives the port of DNS up where a publication is to have it.
+    pub(super) async fn make_room(&self, state: &mut State, publication: &Publication) {
+        close_all(state, |(_, gateway)| takes_port(publication, *gateway)).await;
     }
 
     /// Makes the files of named sandboxes say what is so now.
@@ -135,11 +145,10 @@ impl Engine {
     /// Takes an endpoint's share of its sandbox's file away, where it was the last to have one.
     pub(super) fn drop_resolv_conf(&self, state: &State, gone: &Endpoint) {
         let same = |other: &Endpoint| other.sandbox.path == gone.sandbox.path;
-        match resolv_file::netns_name(&gone.sandbox.path) {
-            Some(name) if !state.desired.endpoints.values().any(same) => {
-                put_resolv_conf(name, &ResolvConf::default());
-            }
-            Some(_) | None => self.write_resolv_confs(state),
+        if state.desired.endpoints.values().any(same) {
+            self.write_resolv_confs(state);
+        } else {
+            drop_resolv_conf(gone);
         }
     }
 
@@ -246,6 +255,26 @@ impl Engine {
     }
 }
 
+/// Whether a publication has the port of DNS at a gateway, as one of a name server in a sandbox has.
+fn takes_port(publication: &Publication, gateway: IpAddr) -> bool {
+    let here = publication.uplink.is_none() && publication.host_ip.is_none_or(|ip| ip == gateway);
+    here && publication.host_ports.contains(&L4Port::DNS.0)
+}
+
+async fn close_all(state: &mut State, which: impl Fn(&(DomainId, IpAddr)) -> bool) {
+    let closing: Vec<_> = state
+        .name_listeners
+        .keys()
+        .filter(|at| which(at))
+        .copied()
+        .collect();
+    for at in closing {
+        if let Some(listener) = state.name_listeners.remove(&at) {
+            listener.close().await;
+        }
+    }
+}
+
 fn check_served(network: &Network) -> Result<(), Error> {
     let problem = match network.dns.state {
         DnsState::Off => "has no name service (--dns off); `network set --dns on` gives it one",
@@ -278,6 +307,13 @@ fn read_question(question: &NameQuestion) -> Result<(Name, RecordType), Error> {
         ))
     })?;
     Ok((name, rtype))
+}
+
+/// Takes the file of an endpoint's sandbox away, if it is ours.
+pub(super) fn drop_resolv_conf(endpoint: &Endpoint) {
+    if let Some(name) = resolv_file::netns_name(&endpoint.sandbox.path) {
+        put_resolv_conf(name, &ResolvConf::default());
+    }
 }
 
 fn put_resolv_conf(name: &str, conf: &ResolvConf) {

@@ -78,8 +78,14 @@ impl Engine {
             Some(ports) => {
                 let publication = publication(&state, &request, &endpoint, ports.clone())?;
                 self.check_clash(&state, &publication)?;
-                let held = self.hold(&state, &publication).await?;
-                (publication, held)
+                self.make_room(&mut state, &publication).await;
+                match self.hold(&state, &publication).await {
+                    Ok(held) => (publication, held),
+                    Err(error) => {
+                        self.follow_name_services(&mut state).await;
+                        return Err(error);
+                    }
+                }
             }
             None => self.choose_ports(&state, &request, &endpoint).await?,
         };
@@ -281,7 +287,9 @@ impl Engine {
         if !state.desired.publications.contains_key(&id) {
             return Err(Error::unknown_publication(id));
         }
-        self.withdraw(&mut state, id)
+        self.withdraw(&mut state, id)?;
+        self.follow_name_services(&mut state).await;
+        Ok(())
     }
 
     /// Withdraws a publication that is there.

@@ -26,6 +26,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
+use crate::dns::message::UDP_SIZE_MAX;
 use connection::Connection;
 use device::PacketDevice;
 
@@ -125,7 +126,7 @@ impl Stack {
         };
         let mut socket = udp::Socket::new(
             buffer(QUESTION_SIZE_MAX),
-            buffer(DATAGRAMS_MAX * usize::from(gateway.mtu)),
+            buffer(DATAGRAMS_MAX * usize::from(UDP_SIZE_MAX)),
         );
         // The socket is new and the port is not 0: nothing can be wrong with it.
         let bound = socket.bind(L4Port::DNS.0);
