@@ -88,6 +88,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// Where names are asked for that are no endpoint's.
     pub dns: DnsConfig,
+    /// The step of a NIC's move at which the daemon kills itself, for tests.
+    pub die_at: Option<String>,
 }
 
 /// Where names are asked for that are no endpoint's.
@@ -283,6 +285,8 @@ pub struct Overrides {
     pub sessions: Sessions,
     /// `--dns`, repeated
     pub dns_servers: Vec<IpAddr>,
+    /// `--die-at`
+    pub die_at: Option<String>,
 }
 
 impl Config {
@@ -324,6 +328,7 @@ impl Config {
                 },
                 resolv_conf: or_default(file.dns.resolv_conf, RESOLV_CONF_DEFAULT),
             },
+            die_at: overrides.die_at,
         })
     }
 }

@@ -8,6 +8,8 @@
 //!
 //! No namespace is held open: a handle would keep a sandbox alive that its owner has ended.
 
+mod nic;
+
 use std::net::IpAddr;
 
 use dataplane_core::addr::Prefix;
@@ -20,7 +22,7 @@ use dataplane_port::{Carrier, PortIo};
 use crate::error::Error;
 use crate::link::inet::{Address, DuplicateDetection, Route};
 use crate::link::{self, Link, Netlink, TAP_QUEUE_FRAMES, VethEnd};
-use crate::model::{Backend, Endpoint, Network};
+use crate::model::{Backend, Endpoint, Network, Subnet};
 use crate::netns::Netns;
 use crate::plan::ObservedSandbox;
 
@@ -60,6 +62,9 @@ impl Devices {
     /// # Errors
     /// Names what is missing, taken or refused.
     pub async fn create(&self, endpoint: &Endpoint, network: &Network) -> Result<Queues, Error> {
+        if endpoint.backend == Backend::Nic {
+            return self.take_nic(endpoint).await;
+        }
         let sandbox = Sandbox::open(endpoint)?;
         if sandbox.netlink.link(&endpoint.ifname).await?.is_some() {
             return Err(Error::IfNameTaken {
@@ -70,9 +75,10 @@ impl Devices {
         // A crash can have left one behind under its temporary name.
         self.remove_from(&sandbox, endpoint).await?;
         let made = match endpoint.backend {
-            Backend::Tap => self.create_tap(&sandbox, endpoint),
+            Backend::Tap | Backend::Host => self.create_tap(&sandbox, endpoint),
             Backend::TapPlain => self.create_plain_tap(&sandbox, endpoint),
             Backend::Packet => self.create_veth(&sandbox, endpoint, network).await,
+            Backend::Nic => self.open_nic(&endpoint.ifname),
         };
         let configured = match made {
             Ok(queues) => self
@@ -191,6 +197,12 @@ impl Devices {
         let Some(sandbox) = Sandbox::open_if_there(endpoint)? else {
             return Ok(ObservedSandbox::Gone);
         };
+        if endpoint.backend == Backend::Nic {
+            return Ok(match self.netlink.link(&endpoint.ifname).await? {
+                Some(_) => ObservedSandbox::WithDevice,
+                None => ObservedSandbox::Unplugged,
+            });
+        }
         Ok(match self.find(&sandbox.netlink, endpoint).await? {
             Some(_) => ObservedSandbox::WithDevice,
             None => ObservedSandbox::WithoutDevice,
@@ -208,7 +220,7 @@ impl Devices {
                 let tap = sandbox.ns.run(|| PlainTap::attach(&name))??;
                 Ok(boxed(vec![tap]))
             }
-            Backend::Tap => {
+            Backend::Tap | Backend::Host => {
                 let (sandbox, name) = self.find_in_sandbox(endpoint).await?;
                 let builder = TapBuilder::new(&name)
                     .queues(self.workers)
@@ -217,6 +229,7 @@ impl Devices {
                 Ok(boxed(taps))
             }
             Backend::Packet => self.open_veth(endpoint),
+            Backend::Nic => self.take_nic(endpoint).await,
         }
     }
 
@@ -231,6 +244,9 @@ impl Devices {
         endpoint: &Endpoint,
         network: &Network,
     ) -> Result<Vec<String>, Error> {
+        if endpoint.backend == Backend::Nic {
+            return Ok(Vec::new());
+        }
         let sandbox = Sandbox::open(endpoint)?;
         let netlink = &sandbox.netlink;
         let Some(link) = self.find(netlink, endpoint).await? else {
@@ -278,6 +294,9 @@ impl Devices {
     /// # Errors
     /// When it is there and cannot be removed.
     pub async fn remove(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        if endpoint.backend == Backend::Nic {
+            return self.unguard_nic(&endpoint.ifname);
+        }
         if endpoint.backend == Backend::Packet {
             // The host end takes the other along, and outlives an unreachable sandbox.
             return self.remove_link(&self.netlink, endpoint).await;
@@ -316,8 +335,12 @@ impl Devices {
     }
 }
 
-/// The addresses of the model, with their subnets' lengths.
+/// The addresses of the model, with their subnets' lengths. The host's own move to its port by
+/// themselves, with all that belongs to them.
 fn addresses_inside(endpoint: &Endpoint, network: &Network) -> Vec<Prefix> {
+    if endpoint.comes_with_nic() {
+        return Vec::new();
+    }
     let with_len = |address: &IpAddr| {
         let subnet = network.subnet_of(*address)?;
         Some(Prefix::new(*address, subnet.prefix.prefix_len()))
@@ -333,7 +356,7 @@ async fn add_default_routes(
     network: &Network,
 ) -> Result<Vec<IpAddr>, Error> {
     let mut added = Vec::new();
-    if network.internal {
+    if network.internal || endpoint.comes_with_nic() {
         return Ok(added);
     }
     let present = netlink.routes().await?;
@@ -342,12 +365,13 @@ async fn add_default_routes(
             route.prefix.len == 0 && route.prefix.address.is_ipv4() == address.is_ipv4()
         });
         // A sandbox on a second network keeps the way out that it has.
-        if let Some(subnet) = network.subnet_of(*address)
+        let subnet = network.subnet_of(*address);
+        if let Some(router) = subnet.and_then(Subnet::router)
             && !family_has_default
         {
-            let route = Route::default_by(subnet.gateway, index);
+            let route = Route::default_by(router, index);
             netlink.add_route(route).await?;
-            added.push(subnet.gateway);
+            added.push(router);
         }
     }
     Ok(added)

@@ -38,6 +38,8 @@ pub enum EventKind {
     NetworkChanged,
     /// A network was removed.
     NetworkRemoved,
+    /// The host has its NIC back, for nobody confirmed its move, or no daemon was there.
+    NicReturned,
     /// A port was published.
     Published,
     /// A publication ended.
@@ -58,7 +60,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::EndpointAttached,
         Self::EndpointDetached,
         Self::PortChanged,
@@ -69,6 +71,7 @@ impl EventKind {
         Self::NetworkCreated,
         Self::NetworkChanged,
         Self::NetworkRemoved,
+        Self::NicReturned,
         Self::Published,
         Self::Unpublished,
         Self::MacFlap,
@@ -92,6 +95,7 @@ impl EventKind {
             Self::NetworkCreated => "network_created",
             Self::NetworkChanged => "network_changed",
             Self::NetworkRemoved => "network_removed",
+            Self::NicReturned => "nic_returned",
             Self::Published => "published",
             Self::Unpublished => "unpublished",
             Self::MacFlap => "mac_flap",
@@ -108,6 +112,7 @@ impl EventKind {
         match self {
             Self::PortDown
             | Self::PortBlocked
+            | Self::NicReturned
             | Self::MacFlap
             | Self::DuplicateAddress
             | Self::Loop

@@ -56,6 +56,8 @@ impl HostState {
             .iter()
             .filter(|route| route.prefix.len == 0)
             .filter_map(|route| Some((route, self.link_by_index(route.link)?)))
+            // The host's port on a NIC's network leads outside, but by the switch.
+            .filter(|(_, link)| !link.is_ours())
             // A tunnel needs no router: whoever is at its other end is one.
             .filter(|(route, link)| route.gateway.is_some() || link.framing() == Some(Framing::Ip))
             .min_by_key(|(route, _)| (route.prefix.address.is_ipv6(), route.metric))
@@ -139,6 +141,8 @@ pub(crate) mod tests {
             up: true,
             carrier: true,
             loopback: false,
+            controller: None,
+            parent: None,
             alias: None,
             qdisc: "noqueue".to_owned(),
             tx_queue_frames: 1_000,

@@ -418,6 +418,7 @@ mod tests {
             flood: Default::default(),
             nat: NetworkNat::default(),
             dns: Default::default(),
+            router: Default::default(),
             foreign: None,
         }
     }

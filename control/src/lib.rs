@@ -18,6 +18,7 @@ pub mod hostnet;
 pub mod impairment;
 pub mod ipam;
 pub mod keep;
+pub mod lifeline;
 pub mod link;
 pub mod model;
 pub mod name_listener;

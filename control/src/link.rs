@@ -4,9 +4,11 @@
 //! so its methods can be called from any thread and never need `setns`. It must be opened within
 //! a tokio runtime, whose task drives the socket until the last clone is dropped.
 //!
-//! This file has the links; [`inet`] has what IP puts on them and [`watch`] tells of changes.
+//! This file has the links; [`inet`] has what IP puts on them, [`saved`] what of it is kept to be put
+//! back, and [`watch`] tells of changes.
 
 pub mod inet;
+pub mod saved;
 pub mod watch;
 
 use std::io;
@@ -34,6 +36,8 @@ use crate::netns::Netns;
 pub const IFNAME_LEN_MAX: usize = 15;
 /// Longest alias of an interface: `IFALIASZ` of `linux/if.h`, less the terminating zero.
 pub const ALIAS_LEN_MAX: usize = 255;
+/// What the aliases of our links begin with.
+const ALIAS_PREFIX: &str = "causeway:";
 /// Frames that a TAP keeps for a worker that the scheduler has kept away: as many as other Ethernet
 /// devices (`DEFAULT_TX_QUEUE_LEN`), where a TAP alone has 500, 2 ms of small frames at 250,000 a
 /// second and less than one turn of another thread.
@@ -116,6 +120,10 @@ pub struct Link {
     pub carrier: bool,
     /// `lo`.
     pub loopback: bool,
+    /// The bridge or bond that it is a member of.
+    pub controller: Option<u32>,
+    /// The link that it is made of: a VLAN's or macvlan's, a veth's peer.
+    pub parent: Option<u32>,
     /// The alias; ours carry one, so that they are recognised after a crash.
     pub alias: Option<String>,
     /// The root qdisc's kind.
@@ -127,6 +135,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether it is one of Causeway's own, of this daemon or another.
+    pub fn is_ours(&self) -> bool {
+        let alias = self.alias.as_deref();
+        alias.is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
+    }
+
     /// What the link's packets begin with; `None` for a link layer that we do not know.
     pub const fn framing(&self) -> Option<Framing> {
         // ARPHRD_ETHER, ARPHRD_LOOPBACK and ARPHRD_NONE of linux/if_arp.h.
@@ -537,6 +551,8 @@ fn link_of_message(message: LinkMessage) -> Link {
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
+        controller: None,
+        parent: None,
         alias: None,
         qdisc: String::new(),
         tx_queue_frames: 0,
@@ -549,6 +565,8 @@ fn link_of_message(message: LinkMessage) -> Link {
             LinkAttribute::Address(octets) => {
                 link.mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(MacAddr);
             }
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Link(index) => link.parent = Some(index),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Qdisc(kind) => link.qdisc = kind,
             LinkAttribute::TxQueueLen(count) => link.tx_queue_frames = count,

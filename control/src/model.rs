@@ -9,6 +9,7 @@ mod bridging;
 mod fdb;
 mod mdb;
 mod mirror;
+mod nic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,6 +35,7 @@ pub use mdb::{GroupError, MdbSetting, group};
 pub use mirror::{
     MirrorDirectionError, MirrorIngress, MirrorSetting, Mirrors, mirror_direction, only_shows,
 };
+pub use nic::{Confirmation, NicBefore, NicOrigin, NicSetting, NicStage, Router};
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -138,6 +140,8 @@ pub struct Network {
     pub nat: NetworkNat,
     /// Who answers for names.
     pub dns: dns::NetworkDns,
+    /// Whose its way out is.
+    pub router: Router,
     /// Who else knows the network, and as what.
     pub foreign: Option<ForeignId>,
 }
@@ -173,7 +177,8 @@ impl Network {
         let modes = self.nat_modes();
         self.subnets
             .iter()
-            .filter(move |subnet| !self.internal && modes.of(subnet.gateway) == NatMode::Routed)
+            .filter(move |_| !self.internal && self.router == Router::Switch)
+            .filter(move |subnet| modes.of(subnet.gateway) == NatMode::Routed)
             .map(Subnet::dataplane_prefix)
     }
 
@@ -298,13 +303,18 @@ pub fn nat_mode(text: &str) -> Result<NatMode, NatModeError> {
 pub struct Subnet {
     /// The prefix, without host bits.
     pub prefix: IpNet,
-    /// The gateway's address in it.
+    /// The gateway's address in it; unspecified where the LAN is to have one and has none.
     pub gateway: IpAddr,
     /// Where endpoints get their addresses from; within `prefix`.
     pub pool: IpNet,
 }
 
 impl Subnet {
+    /// The router that endpoints use.
+    pub fn router(&self) -> Option<IpAddr> {
+        (!self.gateway.is_unspecified()).then_some(self.gateway)
+    }
+
     /// The prefix, as the dataplane knows it.
     pub fn dataplane_prefix(&self) -> Prefix {
         Prefix::new(self.prefix.network(), self.prefix.prefix_len())
@@ -320,11 +330,23 @@ pub enum Backend {
     TapPlain,
     /// A veth pair, its host end read by AF_PACKET.
     Packet,
+    /// A network card of the host, read by AF_PACKET.
+    Nic,
+    /// A TAP that stays with the host, for its own addresses on a NIC's network.
+    Host,
 }
 
 impl Backend {
-    /// Every backend.
+    /// Those that an attachment may ask for; the others come with a network's NIC.
     pub const ALL: [Self; 3] = [Self::Tap, Self::TapPlain, Self::Packet];
+    /// Every backend.
+    const EVERY: [Self; 5] = [
+        Self::Tap,
+        Self::TapPlain,
+        Self::Packet,
+        Self::Nic,
+        Self::Host,
+    ];
 
     /// The word on the command line.
     pub const fn label(self) -> &'static str {
@@ -332,6 +354,8 @@ impl Backend {
             Self::Tap => "tap",
             Self::TapPlain => "tap-plain",
             Self::Packet => "packet",
+            Self::Nic => "nic",
+            Self::Host => "host",
         }
     }
 }
@@ -341,7 +365,7 @@ impl FromStr for Backend {
 
     fn from_str(text: &str) -> Result<Self, BackendError> {
         let of_label = |backend: &Self| backend.label() == text;
-        Self::ALL
+        Self::EVERY
             .into_iter()
             .find(of_label)
             .ok_or_else(|| BackendError(text.to_owned()))
@@ -405,6 +429,16 @@ pub struct Endpoint {
     pub dns: dns::EndpointDns,
     /// Who else knows the endpoint, and as what.
     pub foreign: Option<ForeignId>,
+}
+
+impl Endpoint {
+    /// Whether it is a part of its network, which comes and goes with the network's NIC.
+    pub const fn comes_with_nic(&self) -> bool {
+        match self.backend {
+            Backend::Nic | Backend::Host => true,
+            Backend::Tap | Backend::TapPlain | Backend::Packet => false,
+        }
+    }
 }
 
 /// A published interval of ports.
@@ -513,6 +547,8 @@ pub struct DesiredState {
     pub mdb: BTreeSet<MdbSetting>,
     /// By name.
     pub mirrors: Mirrors,
+    /// NICs that are on networks, by switch port.
+    pub nics: BTreeMap<PortId, NicSetting>,
 }
 
 impl DesiredState {
@@ -535,6 +571,12 @@ impl DesiredState {
         self.endpoints
             .values()
             .filter(move |endpoint| endpoint.domain == domain)
+    }
+
+    /// The NIC of a network.
+    pub fn nic_of(&self, domain: DomainId) -> Option<&Endpoint> {
+        self.endpoints_of(domain)
+            .find(|endpoint| endpoint.backend == Backend::Nic)
     }
 
     /// The publications of an endpoint.

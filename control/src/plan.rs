@@ -40,6 +40,8 @@ pub enum ObservedSandbox {
     WithoutDevice,
     /// Both are there.
     WithDevice,
+    /// It is a NIC, which is not in the machine now and may come back.
+    Unplugged,
 }
 
 /// One step towards what is wanted.
@@ -95,6 +97,7 @@ fn plan_endpoints(desired: &DesiredState, observed: &Observed) -> Vec<Action> {
         Some(match (endpoint.phase, sandbox) {
             (Phase::Attaching, _) => Action::UndoAttach(*port),
             (Phase::Detaching, _) => Action::FinishDetach(*port),
+            (Phase::Attached, ObservedSandbox::Unplugged) => return None,
             (Phase::Attached, ObservedSandbox::Gone) => Action::Forget(*port),
             (Phase::Attached, ObservedSandbox::WithoutDevice) => Action::Recreate(*port),
             (Phase::Attached, ObservedSandbox::WithDevice) => Action::Adopt(*port),
@@ -180,6 +183,7 @@ mod tests {
             flood: Default::default(),
             nat: NetworkNat::default(),
             dns: Default::default(),
+            router: Default::default(),
             foreign: None,
         }
     }

@@ -13,6 +13,7 @@ mod links;
 mod mac_nat;
 mod mdb;
 mod mirrors;
+mod nics;
 mod publications;
 mod storm;
 mod vlans;
@@ -23,6 +24,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::l2::PortVlans;
@@ -34,7 +36,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::flood_settings::FloodSettings;
 use crate::model::dns::{EndpointDns, NetworkDns};
 use crate::model::{
-    self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Sandbox, Subnet,
+    self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Router, Sandbox, Subnet,
 };
 use crate::port_settings::{self, AdminState, PortSettings};
 use crate::vlans::NetworkVlans;
@@ -65,6 +67,7 @@ const MIGRATIONS: &[&str] = &[
     mdb::LISTENERS,
     mac_nat::MACS,
     dns::SETTINGS,
+    nics::NICS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -90,6 +93,9 @@ CREATE TABLE publication (
     from_prefix TEXT) STRICT;
 CREATE TABLE host (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 ";
+/// How often, and after what pause, a state that somebody else has is tried again: for a second.
+const OPEN_TRIES_MAX: usize = 20;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 const DATABASE_FILE: &str = "state.sqlite";
 const LOCK_FILE: &str = "lock";
 const INSTANCE_KEY: &str = "instance";
@@ -181,6 +187,21 @@ impl Store {
         })
     }
 
+    /// Opens the state when somebody who has it only for a moment, as the lifeline of an earlier
+    /// daemon, has let it go.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn open_when_free(dir: &Path) -> Result<Self, Error> {
+        for _ in 0..OPEN_TRIES_MAX {
+            match Self::open(dir) {
+                Err(Error::Locked(_)) => tokio::time::sleep(OPEN_PAUSE).await,
+                opened => return opened,
+            }
+        }
+        Self::open(dir)
+    }
+
     /// Marks the kernel objects of this state: eight hexadecimal digits, made once.
     pub fn instance(&self) -> &str {
         &self.instance
@@ -199,6 +220,7 @@ impl Store {
                 fdb: fdb::load(connection)?,
                 mdb: mdb::load(connection)?,
                 mirrors: mirrors::load(connection)?,
+                nics: nics::load(connection)?,
             })
         })
     }
@@ -240,6 +262,7 @@ impl Store {
             )?;
             vlans::put_network(connection, network)?;
             dns::put_network(connection, network)?;
+            nics::put_network(connection, network)?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
             for subnet in &network.subnets {
                 connection.execute(
@@ -469,6 +492,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
                 v6: optional(row, "nat_v6", model::nat_mode)?,
             },
             dns: NetworkDns::default(),
+            router: Router::default(),
             foreign: foreign(row)?,
         };
         networks.insert(network.domain, network);
@@ -487,6 +511,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
     }
     vlans::load_networks(connection, &mut networks)?;
     dns::load_networks(connection, &mut networks)?;
+    nics::load_networks(connection, &mut networks)?;
     Ok(networks)
 }
 

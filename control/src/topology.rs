@@ -20,7 +20,7 @@ use dataplane_port::Framing;
 use crate::hostnet::HostState;
 use crate::model::{
     DesiredState, Endpoint, HOST_LINK_PORT, LoopDetect, MTU_DEFAULT, Network, Phase, Publication,
-    PublicationTarget, StpFrames, only_shows,
+    PublicationTarget, Router, StpFrames, Subnet, only_shows,
 };
 use crate::port_settings::AdminState;
 use crate::vlans::VlanFiltering;
@@ -137,7 +137,8 @@ fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
 fn profile(inputs: &Inputs<'_>, network: &Network, endpoint: &Endpoint) -> PortProfile {
     // What the network has and the endpoint was not given, it gets from elsewhere.
     let open = |family: fn(&IpAddr) -> bool| {
-        let offered = network.subnets.iter().any(|subnet| family(&subnet.gateway));
+        let offered = network.router == Router::Lan
+            || network.subnets.iter().any(|subnet| family(&subnet.gateway));
         offered && !endpoint.addresses.iter().any(family)
     };
     PortProfile {
@@ -185,12 +186,11 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
     domain.ageing = Duration::from_secs(network.ageing_seconds.into());
     domain.multicast = network.flood.multicast();
     domain.suppression = network.flood.suppression();
-    domain.subnets = network
-        .subnets
-        .iter()
-        .map(|subnet| subnet.dataplane_prefix())
-        .collect();
-    if !network.subnets.is_empty() {
+    if network.router == Router::Switch {
+        let prefixes = network.subnets.iter().map(Subnet::dataplane_prefix);
+        domain.subnets = prefixes.collect();
+    }
+    if network.router == Router::Switch && !network.subnets.is_empty() {
         domain.gateway = Some(Gateway {
             mac: network.gateway_mac(),
             addresses: network.subnets.iter().map(|s| s.gateway).collect(),

@@ -21,12 +21,12 @@ use tokio::sync::mpsc;
 
 use super::types::{
     DropView, EndpointCreate, EndpointView, NatUsageView, NetworkCreate, NetworkSet, NetworkView,
-    PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView, StatusView,
-    TargetPatch, TraceView,
+    NicBody, PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView,
+    StatusView, TargetPatch, TraceView,
 };
 use crate::engine::{
-    AttachRequest, Clash, Engine, Namesake, NetworkChange, NetworkRequest, PublishRequest,
-    SandboxRef, TargetChange,
+    AttachRequest, Clash, Engine, HostAddress, LanGateway, Namesake, NetworkChange, NetworkRequest,
+    NicChange, NicRequest, PublishRequest, SandboxRef, TargetChange, WITHIN_SECONDS_DEFAULT,
 };
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
@@ -121,12 +121,49 @@ pub async fn create_network(
             [&body.nat4, &body.nat6],
         )?,
         dns: network_dns(&body.dns)?,
+        lan_gateway: lan_gateway(&body.lan_gateway)?,
+        nic: body.nic.map(nic_request).transpose()?,
         foreign: None,
         name: body.name,
     };
     let name = engine.create_network(request).await?.name;
     let view = engine.network(name.as_str()).await?;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Whose a network's way out is.
+fn lan_gateway(texts: &[String]) -> Result<Option<LanGateway>, Error> {
+    match texts {
+        [] => Ok(None),
+        [none] if none == "none" => Ok(Some(LanGateway::Unknown)),
+        texts => Ok(Some(LanGateway::At(addresses(texts)?))),
+    }
+}
+
+/// What is asked of a network's NIC.
+fn nic_request(body: NicBody) -> Result<NicRequest, Error> {
+    let address = match (
+        body.take_address,
+        body.no_confirm,
+        body.confirm_within_seconds,
+    ) {
+        (false, false, None) => HostAddress::Absent,
+        (false, _, _) => {
+            let problem = "there is a move to confirm only with --take-address; give it as well";
+            return Err(Error::Invalid(problem.to_owned()));
+        }
+        (true, true, None) => HostAddress::MovesUnasked,
+        (true, true, Some(_)) => {
+            let problem = "either the move is confirmed within a time or nobody is asked; give one of \
+                           --confirm-within and --no-confirm";
+            return Err(Error::Invalid(problem.to_owned()));
+        }
+        (true, false, seconds) => HostAddress::Moves(seconds.unwrap_or(WITHIN_SECONDS_DEFAULT)),
+    };
+    Ok(NicRequest {
+        name: body.name,
+        address,
+    })
 }
 
 /// What is asked of a network's VLANs.
@@ -181,7 +218,24 @@ pub async fn change_network(
         },
     };
     engine.change_network(&name, change).await?;
+    match body.nic {
+        Some(nic) if nic.name == "none" => engine.set_nic(&name, NicChange::Take).await?,
+        Some(nic) => {
+            let change = NicChange::Put(nic_request(nic)?);
+            engine.set_nic(&name, change).await?;
+        }
+        None => {}
+    }
     Ok(Json(engine.network(&name).await?))
+}
+
+/// Keeps a network's NIC with the host's addresses moved.
+pub async fn confirm_nic(
+    State(engine): Shared,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Error> {
+    engine.confirm_nic(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub async fn remove_network(

@@ -85,6 +85,7 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
                 .patch(h::change_network)
                 .delete(h::remove_network),
         )
+        .route("/v1/networks/{name}/confirm", post(h::confirm_nic))
         .route(
             "/v1/networks/{name}/mdb",
             get(groups::mdb)

@@ -64,6 +64,10 @@ pub struct NetworkCreate {
     pub nat6: Option<String>,
     /// Who answers for names: `on`, `off`, or the servers that other names are asked of.
     pub dns: Vec<String>,
+    /// The LAN's routers, which endpoints use; or `none` alone: the switch has no gateway here.
+    pub lan_gateway: Vec<String>,
+    /// A network card of the host that is a port of the network.
+    pub nic: Option<NicBody>,
 }
 
 /// `PATCH /v1/networks/NAME`: what is left out stays as it is.
@@ -96,6 +100,8 @@ pub struct NetworkSet {
     pub nat6: Option<String>,
     /// As in [`NetworkCreate`]; stays when empty.
     pub dns: Vec<String>,
+    /// As in [`NetworkCreate`]; one of the name `none` takes the NIC back.
+    pub nic: Option<NicBody>,
 }
 
 /// A network.
@@ -154,8 +160,44 @@ pub struct NetworkView {
     /// Who answers for names: `on`, `off`, or the servers that other names are asked of.
     #[serde(default)]
     pub dns: Vec<String>,
+    /// Whose its way out is: the `switch`'s gateway, or the `lan`'s.
+    #[serde(default)]
+    pub router: String,
+    /// The network card that is a port of it.
+    #[serde(default)]
+    pub nic: Option<NicView>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// A network card that is to be a port of a network.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NicBody {
+    /// The interface.
+    pub name: String,
+    /// The host's addresses and routes move to a port of the host on the network.
+    pub take_address: bool,
+    /// How long the host does without a confirmation, or a daemon; 60 when left out.
+    pub confirm_within_seconds: Option<u32>,
+    /// Nobody has to confirm.
+    pub no_confirm: bool,
+}
+
+/// A network card that is a port of a network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NicView {
+    /// The interface.
+    pub name: String,
+    /// Its switch port.
+    pub port: u16,
+    /// Frames flow.
+    pub up: bool,
+    /// The host's interface that has its addresses, where they moved.
+    pub host_ifname: Option<String>,
+    /// Seconds in which the move has to be confirmed; absent when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_seconds: Option<u64>,
 }
 
 /// What a network itself sets of its NAT; the rest is as the configuration says.

@@ -15,6 +15,7 @@ use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
 use super::port::PortArgs;
+use super::nic::{LifelineArgs, NicArgs};
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
@@ -104,6 +105,9 @@ pub enum Command {
     Status(JsonArgs),
     /// Take everything of ours off the host; the daemon must not run
     Clean(CleanArgs),
+    /// Give the host its NICs back when the daemon is gone
+    #[command(hide = true)]
+    Lifeline(LifelineArgs),
     /// Print a completion script
     Completions {
         /// Which shell
@@ -155,6 +159,9 @@ pub struct DaemonArgs {
     /// Routes of the API that only tests need
     #[arg(long, hide = true)]
     pub debug_routes: bool,
+    /// The step of a NIC's move at which to die, for tests
+    #[arg(long, hide = true)]
+    pub die_at: Option<String>,
 }
 
 /// `network`
@@ -172,6 +179,11 @@ pub enum NetworkCommand {
     },
     /// Change a network in use
     Set(NetworkSetArgs),
+    /// Keep the host's addresses moved to a network's port (--take-address)
+    Confirm {
+        /// Which
+        name: String,
+    },
     /// Remove networks
     Rm {
         /// Which
@@ -189,7 +201,9 @@ pub enum NetworkCommand {
   causeway network create db --internal
   causeway network create tv --mcast-querier on
   causeway network create v6 --subnet6 2001:db8:5::/64 --nat6 routed
-  causeway network create games --nat-filtering endpoint-independent")]
+  causeway network create games --nat-filtering endpoint-independent
+  causeway network create lan --nic eth1 --lan-gateway 192.168.1.1 --subnet 192.168.1.0/24
+  causeway network create lan --nic eth0 --take-address     the host's address moves along; confirm it")]
 pub struct NetworkCreateArgs {
     /// Its name
     pub name: String,
@@ -237,6 +251,12 @@ pub struct NetworkCreateArgs {
     /// names (IP, repeats), or the host (off) [default: on, with the daemon's servers]
     #[arg(long, value_name = "IP|on|off")]
     pub dns: Vec<String>,
+    /// The LAN's router, which endpoints use; repeats. The switch then has no gateway and no NAT here;
+    /// 'none': nor do endpoints get a default route
+    #[arg(long, value_name = "IP|none")]
+    pub lan_gateway: Vec<String>,
+    #[command(flatten)]
+    pub nic: NicArgs,
 }
 
 /// What of a network's frames is spared the ports that have no use for it.
@@ -289,6 +309,7 @@ pub struct NatArgs {
   causeway network set games --nat-filtering default        as the configuration says
   causeway network set web --nat6 routed --ageing 60
   causeway network set web --mcast-querier on               groups go to their listeners only
+  causeway network set lan --nic eth1                       a card of the host as a port; 'none' ends it
 
 What is set here goes before the configuration file. Flows that are there go on as they were made; a
 change of --nat4 or --nat6 ends those of the family.")]
@@ -314,6 +335,8 @@ pub struct NetworkSetArgs {
     /// Who answers for names at the gateway: on, off, or the servers for others' names; repeats
     #[arg(long, value_name = "IP|on|off")]
     pub dns: Vec<String>,
+    #[command(flatten)]
+    pub nic: NicArgs,
 }
 
 /// `attach`

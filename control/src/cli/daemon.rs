@@ -17,12 +17,7 @@ use crate::engine::Engine;
 
 /// Serves until SIGTERM or SIGINT. What is on the host stays there for the next start.
 pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    log_to_stderr();
     raise_descriptor_limit();
     let overrides = Overrides {
         state_dir: args.state_dir,
@@ -35,6 +30,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
             false => Sessions::Forgotten,
         },
         dns_servers: args.dns,
+        die_at: args.die_at,
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let socket = config.socket.clone();
@@ -68,6 +64,16 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
     engine.keep_sessions();
     engine.release_next_hops().await;
     Ok(())
+}
+
+/// Says on the standard error what happens, as much of it as `CAUSEWAY_LOG` asks for.
+pub(super) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 /// The standard input as a pipe whose other end the parent holds, however it ends.

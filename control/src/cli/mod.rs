@@ -15,6 +15,7 @@ mod mac_nat;
 mod mdb;
 mod mirror;
 mod nat;
+mod nic;
 mod port;
 mod publish;
 mod run;
@@ -138,6 +139,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => debugging::capture(&client, args).await?,
         Command::Events(args) => events::events(&client, args).await?,
         Command::Status(args) => status(&client, args.json).await?,
+        Command::Lifeline(args) => {
+            daemon::log_to_stderr();
+            crate::lifeline::hold(&args.state_dir, args.within).await?;
+        }
         Command::Clean(args) => return clean(&args.state_dir).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut io::stdout());
@@ -158,6 +163,9 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
         NetworkCommand::Create(args) => {
             let made: NetworkView = client.post("/v1/networks", &network_body(args)).await?;
             writeln!(io::stdout(), "{}", made.name)?;
+            if let Some(reminder) = nic::to_confirm(&made) {
+                eprintln!("{reminder}");
+            }
         }
         NetworkCommand::Ls(args) => {
             let networks: Vec<NetworkView> = client.get("/v1/networks").await?;
@@ -171,12 +179,16 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                     network.name.clone(),
                     subnets.join(","),
                     way_outside(network),
+                    nic_of(network),
                     network.mtu.to_string(),
                     network.endpoints.len().to_string(),
                 ]
             };
             let rows: Vec<_> = networks.iter().map(row).collect();
-            table::print(&["NAME", "SUBNETS", "OUTSIDE", "MTU", "ENDPOINTS"], &rows)?;
+            table::print(
+                &["NAME", "SUBNETS", "OUTSIDE", "NIC", "MTU", "ENDPOINTS"],
+                &rows,
+            )?;
         }
         NetworkCommand::Inspect { names } => {
             let mut networks = Vec::new();
@@ -202,8 +214,16 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                 nat4: args.nat.nat4,
                 nat6: args.nat.nat6,
                 dns: args.dns,
+                nic: args.nic.body(),
             };
-            let _: NetworkView = client.patch(&path, &body).await?;
+            let changed: NetworkView = client.patch(&path, &body).await?;
+            if let Some(reminder) = nic::to_confirm(&changed) {
+                eprintln!("{reminder}");
+            }
+        }
+        NetworkCommand::Confirm { name } => {
+            let path = format!("/v1/networks/{}/confirm", escape(&name));
+            client.create(&path, &()).await?;
         }
         NetworkCommand::Rm { names } => {
             for name in &names {
@@ -216,10 +236,18 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
     Ok(())
 }
 
+fn nic_of(network: &NetworkView) -> String {
+    let nic = network.nic.as_ref();
+    nic.map_or_else(|| "-".to_owned(), |nic| nic.name.clone())
+}
+
 /// How a network's packets go outside, for each of its subnets.
 fn way_outside(network: &NetworkView) -> String {
     if network.internal {
         return "internal".to_owned();
+    }
+    if network.router == "lan" {
+        return "lan".to_owned();
     }
     let mode = |subnet: &SubnetView| match subnet.subnet.contains(':') {
         true => network.nat6.as_str(),
@@ -253,6 +281,8 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         nat4: args.nat.nat4,
         nat6: args.nat.nat6,
         dns: args.dns,
+        lan_gateway: args.lan_gateway,
+        nic: args.nic.body(),
     }
 }
 

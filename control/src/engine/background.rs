@@ -78,9 +78,11 @@ impl Engine {
             News::Ways => {
                 state.host = host.clone();
                 self.follow_uplinks(&mut state).await?;
+                self.prepare_nics(&mut state).await?;
                 for (action, error) in self.converge(&mut state).await? {
                     tracing::warn!(?action, %error, "cannot repair the host");
                 }
+                self.take_prepared_nics(&mut state).await;
                 self.listen_where_uplinks_are(&mut state).await;
                 state.followed = host;
                 Ok(())
@@ -243,6 +245,7 @@ async fn watch_pressure(engine: Weak<Engine>) {
         };
         engine.watch_pressure().await;
         engine.watch_storms().await;
+        engine.watch_nics().await;
     }
 }
 

@@ -12,6 +12,7 @@ use dataplane_core::l2::Claim;
 use super::told::Told;
 use super::{Engine, State};
 use crate::events::EventKind;
+use crate::model::Router;
 
 /// Claims, as they are told of: the port, the address and the MAC.
 pub(super) type Claimed = Told<(PortId, IpAddr, MacAddr)>;
@@ -41,7 +42,7 @@ impl Engine {
 fn owner(state: &State, claim: Claim) -> Option<String> {
     let network = state.desired.networks.get(&claim.domain)?;
     let mut gateways = network.subnets.iter().map(|subnet| subnet.gateway);
-    if gateways.any(|gateway| gateway == claim.address) {
+    if network.router == Router::Switch && gateways.any(|gateway| gateway == claim.address) {
         let gateway = network.gateway_mac();
         return (gateway != claim.mac).then(|| format!("the gateway's ({gateway})"));
     }

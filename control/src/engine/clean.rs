@@ -5,6 +5,7 @@ use std::path::Path;
 use dataplane_port::guard;
 
 use super::names::drop_resolv_conf;
+use super::nics::{Which, give_nics_back};
 use super::reservations::{OURS_NOTE, give_ports_back};
 use super::uplinks::GUARDED_NOTE;
 use crate::device::Devices;
@@ -24,7 +25,7 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
     if !state_dir.exists() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let store = Store::open(state_dir)?;
+    let store = Store::open_when_free(state_dir).await?;
     let host = Netns::current()?;
     let netlink = Netlink::open(&host)?;
     let desired = store.load()?;
@@ -40,6 +41,14 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
         instance: store.instance().to_owned(),
         workers: 1,
     };
+    // Before the host's port, which has the host's address on it.
+    for (what, errors) in give_nics_back(&devices, &store, Which::All).await? {
+        let first = errors.into_iter().next();
+        note(
+            format!("the switch's hold of {what}"),
+            first.map_or(Ok(()), Err),
+        );
+    }
     for endpoint in desired.endpoints.values() {
         let removed = devices.remove(endpoint).await;
         let removed = removed.and_then(|()| Ok(store.remove_endpoint(endpoint.port)?));

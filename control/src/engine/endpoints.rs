@@ -16,7 +16,8 @@ use crate::ipam;
 use crate::link::check_ifname;
 use crate::model::dns::EndpointDns;
 use crate::model::{
-    Backend, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name, Network, Phase, Sandbox,
+    Backend, BackendError, DesiredState, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name, Network,
+    Phase, Router, Sandbox,
 };
 use crate::netns::{NAMED_DIR, Netns};
 use crate::port_settings::PortSettings;
@@ -81,6 +82,7 @@ impl Engine {
             .cloned();
         let (endpoint, network) = match namesake {
             Some(old) if request.namesake == Namesake::GivesWay => {
+                check_detachable(&state, &old)?;
                 self.give_way(&mut state, old, request).await?
             }
             Some(_) | None => self.endpoint_of_request(&state, request)?,
@@ -89,7 +91,7 @@ impl Engine {
     }
 
     /// Makes the device of an endpoint and puts it in force.
-    async fn put_in(
+    pub(super) async fn put_in(
         &self,
         state: &mut State,
         mut endpoint: Endpoint,
@@ -268,6 +270,10 @@ impl Engine {
             .network(&request.network)
             .ok_or_else(|| Error::unknown_network(&request.network))?;
         check_ifname(&request.ifname)?;
+        if !Backend::ALL.contains(&request.backend) {
+            let word = request.backend.label().to_owned();
+            return Err(BackendError(word).into());
+        }
         let (path, ns) = open_sandbox(&request.sandbox)?;
         if ns == self.host {
             let path = path.display();
@@ -284,14 +290,7 @@ impl Engine {
         let name = endpoint_name(state, &request)?;
         let addresses = addresses_of_request(state, network, &request)?;
         let mac = mac_of_request(&request, &addresses, network)?;
-        let port = (ENDPOINT_PORT_FIRST..)
-            .take_while(|id| usize::from(*id) < PORTS_MAX)
-            .map(PortId)
-            .find(|id| !state.desired.endpoints.contains_key(id))
-            .ok_or(Error::Limit {
-                what: "endpoints",
-                max: PORTS_MAX - usize::from(ENDPOINT_PORT_FIRST),
-            })?;
+        let port = free_port(&state.desired, &[])?;
         let endpoint = Endpoint {
             port,
             name,
@@ -321,6 +320,7 @@ impl Engine {
             .desired
             .endpoint(name)
             .ok_or_else(|| Error::unknown_endpoint(name))?;
+        check_detachable(&state, endpoint)?;
         let port = endpoint.port;
         self.remove_endpoint(&mut state, port).await
     }
@@ -350,6 +350,7 @@ impl Engine {
                 "no endpoint has the interface '{ifname}' in {path}; {hint}"
             )));
         };
+        check_detachable(&state, endpoint)?;
         let port = endpoint.port;
         self.remove_endpoint(&mut state, port).await
     }
@@ -430,6 +431,9 @@ impl Engine {
         state.open.insert(port);
         self.restore_fdb_entries(state, port);
         self.restore_listeners(state, port);
+        if endpoint.backend == Backend::Host {
+            self.refill_host_port(state, &endpoint).await?;
+        }
         self.unplug_if_down(state, &endpoint).await
     }
 
@@ -471,8 +475,34 @@ struct Withdrawn {
     reserving: bool,
 }
 
+/// A switch port that no endpoint has, nor one of these.
+pub(super) fn free_port(desired: &DesiredState, taken: &[PortId]) -> Result<PortId, Error> {
+    (ENDPOINT_PORT_FIRST..)
+        .take_while(|id| usize::from(*id) < PORTS_MAX)
+        .map(PortId)
+        .find(|id| !desired.endpoints.contains_key(id) && !taken.contains(id))
+        .ok_or(Error::Limit {
+            what: "endpoints",
+            max: PORTS_MAX - usize::from(ENDPOINT_PORT_FIRST),
+        })
+}
+
+/// Refuses to detach what is a part of its network.
+fn check_detachable(state: &State, endpoint: &Endpoint) -> Result<(), Error> {
+    if !endpoint.comes_with_nic() {
+        return Ok(());
+    }
+    let network = state.desired.network_of(endpoint);
+    let network = network.map_or_else(String::new, |network| network.name.to_string());
+    Err(Error::InUse(format!(
+        "endpoint '{}' belongs to the NIC of network '{network}'; take that back by `causeway network \
+         set {network} --nic none`",
+        endpoint.name
+    )))
+}
+
 /// Milliseconds since 1970; a clock that is not set yet is at their beginning.
-fn now_millis() -> u64 {
+pub(super) fn now_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
 }
@@ -534,6 +564,7 @@ fn addresses_of_request(
     let mut addresses = Vec::new();
     for address in &request.addresses {
         ipam::check_address(network, &state.desired, *address)?;
+        check_not_the_hosts(state, network, *address)?;
         let same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
         if request.without.have(*address) {
             let problem = format!("{address} and none of its family; give one of the two");
@@ -547,12 +578,35 @@ fn addresses_of_request(
     }
     for subnet in &network.subnets {
         let chosen = |address: &IpAddr| address.is_ipv4() == subnet.gateway.is_ipv4();
-        if !request.without.have(subnet.gateway) && !addresses.iter().any(chosen) {
-            addresses.push(ipam::free_address(network, subnet, &state.desired)?);
+        if request.without.have(subnet.gateway) || addresses.iter().any(chosen) {
+            continue;
         }
+        if network.router == Router::Lan && subnet.pool == subnet.prefix {
+            if subnet.prefix.addr().is_ipv6() {
+                // By the LAN's advertisements.
+                continue;
+            }
+            return Err(Error::Invalid(format!(
+                "network '{0}' is on a LAN that gives its addresses to others as well; give --ip ADDRESS, \
+                 or --ip none for one by DHCP, or create the network with the part of the subnet that is \
+                 yours (--ip-range)",
+                network.name
+            )));
+        }
+        addresses.push(ipam::free_address(network, subnet, &state.desired)?);
     }
     addresses.sort();
     Ok(addresses)
+}
+
+/// On a LAN the host's own address may be one of the network's, though no endpoint has it.
+fn check_not_the_hosts(state: &State, network: &Network, address: IpAddr) -> Result<(), Error> {
+    let hosts = state.host.local_addresses(None).contains(&address);
+    if network.router == Router::Lan && hosts {
+        let owner = "the host itself".to_owned();
+        return Err(ipam::Error::Taken { address, owner }.into());
+    }
+    Ok(())
 }
 
 /// From the IPv4 address as docker0 does it, or from the last octets of the IPv6 address; random where

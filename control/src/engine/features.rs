@@ -20,7 +20,7 @@ impl Engine {
             .desired
             .endpoints
             .values()
-            .filter(|endpoint| endpoint.backend == Backend::Tap);
+            .filter(|endpoint| matches!(endpoint.backend, Backend::Tap | Backend::Host));
         for endpoint in taps {
             if let Some(capabilities) = state.capabilities.get(&endpoint.port) {
                 let object = format!("endpoint '{}'", endpoint.name);

@@ -13,11 +13,12 @@ use dataplane_core::verdict::Stage;
 
 use std::sync::atomic::Ordering;
 
+use super::endpoints::now_millis;
 use super::ports::port_id;
 use super::{Engine, State, features};
 use crate::api::bridging::{LinkView, StormView};
 use crate::api::types::{
-    CountView, DropView, EndpointView, NatSetView, NetworkView, PortLoadView, PortView,
+    CountView, DropView, EndpointView, NatSetView, NetworkView, NicView, PortLoadView, PortView,
     PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
     TraceView, UplinkView, WorkerLoadView,
 };
@@ -26,7 +27,8 @@ use crate::explain;
 use crate::host_link;
 use crate::model::dns::network_dns_words;
 use crate::model::{
-    Endpoint, Network, Publication, PublicationTarget, balance_label, duty_label, transport_label,
+    Confirmation, Endpoint, Network, Publication, PublicationTarget, Router, balance_label,
+    duty_label, transport_label,
 };
 use crate::names::nameservers;
 use crate::publish::PublishSpec;
@@ -519,7 +521,9 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
             .iter()
             .map(|subnet| SubnetView {
                 subnet: subnet.prefix.to_string(),
-                gateway: subnet.gateway.to_string(),
+                gateway: subnet
+                    .router()
+                    .map_or_else(String::new, |ip| ip.to_string()),
                 ip_range: subnet.pool.to_string(),
             })
             .collect(),
@@ -546,12 +550,36 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
             nat6: network.nat.v6.map(mode),
         },
         dns: network_dns_words(&network.dns),
+        router: match network.router {
+            Router::Switch => "switch",
+            Router::Lan => "lan",
+        }
+        .to_owned(),
+        nic: nic_view(state, network),
         endpoints: state
             .desired
             .endpoints_of(network.domain)
+            .filter(|endpoint| !endpoint.comes_with_nic())
             .map(|endpoint| endpoint_view(state, endpoint))
             .collect(),
     }
+}
+
+fn nic_view(state: &State, network: &Network) -> Option<NicView> {
+    let nic = state.desired.nic_of(network.domain)?;
+    let setting = state.desired.nics.get(&nic.port)?;
+    let host = setting.host_port;
+    let host = host.and_then(|port| state.desired.endpoints.get(&port));
+    Some(NicView {
+        name: nic.ifname.clone(),
+        port: nic.port.0,
+        up: state.open.contains(&nic.port),
+        host_ifname: host.map(|host| host.ifname.clone()),
+        confirm_within_seconds: match setting.confirmation {
+            Confirmation::Pending(by) => Some(by.saturating_sub(now_millis()).div_ceil(1_000)),
+            Confirmation::Done => None,
+        },
+    })
 }
 
 fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {

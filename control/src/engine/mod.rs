@@ -22,6 +22,8 @@ mod mac_nat;
 mod mirrors;
 mod names;
 mod networks;
+mod nic_checks;
+mod nics;
 mod ports;
 mod pressure;
 mod publications;
@@ -51,7 +53,9 @@ pub use endpoints::{AttachRequest, Namesake, SandboxRef};
 pub use groups::ListenerRequest;
 pub use mirrors::{MirrorFrom, MirrorRequest};
 pub use names::NameQuestion;
-pub use networks::{NetworkChange, NetworkRequest};
+pub use networks::{LanGateway, NetworkChange, NetworkRequest};
+pub use nics::{HostAddress, NicChange, NicRequest, WITHIN_SECONDS_DEFAULT};
+pub(crate) use nics::{Which, give_nics_back};
 pub use publications::{Clash, PublishRequest};
 pub use stations::FdbRequest;
 pub use targets::TargetChange;
@@ -66,6 +70,7 @@ use crate::events::{EventKind, Events, Subject};
 use crate::host_link::{self, HostLink};
 use crate::hostnet::HostState;
 use crate::keep::Keeper;
+use crate::lifeline::Lifeline;
 use crate::link::Netlink;
 use crate::link::inet::Route;
 use crate::model::{DesiredState, Endpoint, Network};
@@ -131,6 +136,8 @@ struct State {
     claimed: claims::Claimed,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
+    /// Who gives the host its NICs back when this daemon is gone.
+    lifeline: Option<Lifeline>,
 }
 
 impl State {
@@ -158,7 +165,7 @@ impl Engine {
     /// When the state is locked or unreadable, the rights are missing, or an uplink cannot be
     /// opened. What is wrong with single endpoints is logged instead; the others must work.
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
-        let store = Store::open(&config.state_dir)?;
+        let store = Store::open_when_free(&config.state_dir).await?;
         let host = Netns::current()?;
         let netlink = Netlink::open(&host)?;
         let dataplane = Arc::new(Dataplane::start(&config.dataplane)?);
@@ -203,9 +210,11 @@ impl Engine {
         // Before the first frame: one that comes earlier would make a mapping of its own.
         engine.restore_sessions(&state)?;
         engine.open_uplinks(&mut state).await?;
+        engine.prepare_nics(&mut state).await?;
         for (action, error) in engine.converge(&mut state).await? {
             tracing::error!(?action, %error, "cannot bring the host to the wanted state");
         }
+        engine.take_prepared_nics(&mut state).await;
         engine.open_all_listeners(&mut state).await;
         engine.write_resolv_confs(&state);
         drop(state);

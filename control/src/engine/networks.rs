@@ -1,6 +1,6 @@
 //! Networks: created, listed, removed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_core::addr::DomainId;
 use dataplane_core::fdb::Flush;
@@ -8,6 +8,7 @@ use dataplane_core::nat::Account;
 use dataplane_core::topology::{AGEING_DEFAULT, DOMAINS_MAX, NatModes};
 use ipnet::IpNet;
 
+use super::nics::{HostAddress, NicRequest};
 use super::uplinks::own_address_in;
 use super::{Engine, State};
 use crate::error::Error;
@@ -17,7 +18,7 @@ use crate::ipam;
 use crate::model::dns::NetworkDns;
 use crate::model::{
     ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat,
-    StpFrames, Subnet,
+    NicOrigin, Router, StpFrames, Subnet,
 };
 use crate::vlans::{NetworkVlans, NetworkVlansChange};
 
@@ -61,8 +62,33 @@ pub struct NetworkRequest {
     pub nat: NatRequest,
     /// Who answers for names.
     pub dns: NetworkDns,
+    /// Its way out is the LAN's.
+    pub lan_gateway: Option<LanGateway>,
+    /// A network card that is to be a port of it.
+    pub nic: Option<NicRequest>,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
+}
+
+/// The router of a network whose way out is the LAN's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LanGateway {
+    /// Endpoints get no default route from us.
+    Unknown,
+    /// At these addresses, one of a family.
+    At(Vec<IpAddr>),
+}
+
+impl LanGateway {
+    fn of(&self, subnet: IpNet) -> Option<IpAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::At(addresses) => {
+                let same = |address: &&IpAddr| address.is_ipv4() == subnet.addr().is_ipv4();
+                addresses.iter().find(same).copied()
+            }
+        }
+    }
 }
 
 /// What may be changed of a network while it is in use.
@@ -89,8 +115,10 @@ impl Engine {
     ///
     /// # Errors
     /// Names what is malformed or taken; nothing is left behind.
-    pub async fn create_network(&self, request: NetworkRequest) -> Result<Network, Error> {
+    pub async fn create_network(&self, mut request: NetworkRequest) -> Result<Network, Error> {
         let mut state = self.state().await;
+        self.complete_by_nic(&state, &mut request).await?;
+        let nic = request.nic.take();
         let network = self.network_of_request(&state, request)?;
         check_routed(&state, &network)?;
         self.store.put_network(&network)?;
@@ -106,9 +134,57 @@ impl Engine {
             self.refresh_uplinks(&state)?;
             return Err(error);
         }
+        if let Some(nic) = nic {
+            let put = self.put_nic(&mut state, domain, nic, NicOrigin::Creation);
+            if let Err(error) = put.await {
+                self.drop_network(&mut state, domain).await?;
+                return Err(error);
+            }
+        }
         let text = format!("network '{}' was created", network.name);
         self.tell_network(EventKind::NetworkCreated, network.name.as_str(), text);
         Ok(network)
+    }
+
+    /// Fills in what the host knows of the LAN behind a NIC: where its address moves along, the subnet
+    /// and the router are the host's own; the MTU is the card's.
+    async fn complete_by_nic(
+        &self,
+        state: &State,
+        request: &mut NetworkRequest,
+    ) -> Result<(), Error> {
+        let Some(nic) = &request.nic else {
+            return Ok(());
+        };
+        let link = self.check_nic(state, &nic.name)?;
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        request.mtu = request.mtu.or(Some(mtu.clamp(MTU_MIN, MTU_MAX)));
+        if nic.address == HostAddress::Absent {
+            return Ok(());
+        }
+        let ip = self.netlink.saved_ip(link.index).await?;
+        if request.subnet.is_none() && request.subnet6.is_none() {
+            let mut own = ip.global_addresses().filter(|own| own.address.is_ipv4());
+            let own = own.find_map(|own| IpNet::new(own.address, own.len).ok());
+            request.subnet = own
+                .map(|own| own.trunc())
+                .filter(|own| own.prefix_len() < 31);
+        }
+        if request.lan_gateway.is_none() {
+            let prefixes = [request.subnet, request.subnet6];
+            let inside = |router: &IpAddr| {
+                let mut prefixes = prefixes.iter().flatten();
+                prefixes.any(|prefix| prefix.contains(router))
+            };
+            let routers =
+                [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|family| ip.default_router(family));
+            let routers: Vec<IpAddr> = routers.into_iter().flatten().filter(inside).collect();
+            request.lan_gateway = Some(match routers.is_empty() {
+                true => LanGateway::Unknown,
+                false => LanGateway::At(routers),
+            });
+        }
+        Ok(())
     }
 
     fn network_of_request(&self, state: &State, request: NetworkRequest) -> Result<Network, Error> {
@@ -135,12 +211,16 @@ impl Engine {
                 what: "networks",
                 max: DOMAINS_MAX - 1,
             })?;
+        let router = match request.lan_gateway {
+            Some(_) => Router::Lan,
+            None => Router::Switch,
+        };
         Ok(Network {
             domain,
             name,
             subnets: self.subnets_of_request(state, &request)?,
             internal: request.internal,
-            host_link: !request.no_host_link,
+            host_link: !request.no_host_link && router == Router::Switch,
             mtu,
             ageing_seconds,
             stp_frames: request.stp_frames.unwrap_or_default(),
@@ -149,6 +229,7 @@ impl Engine {
             flood: request.flood.over(FloodSettings::default()),
             nat: request.nat.over(NetworkNat::default()),
             dns: request.dns,
+            router,
             foreign: request.foreign,
         })
     }
@@ -173,6 +254,9 @@ impl Engine {
                 return Err(Error::Invalid(problem.to_owned()));
             }
             (_, _) => {}
+        }
+        if let Some(router) = &request.lan_gateway {
+            return subnets_of_lan(request, router);
         }
         let except = state.host_link.map(|link| link.link);
         let routes = if request.no_host_link {
@@ -277,6 +361,7 @@ impl Engine {
         let users: Vec<&str> = state
             .desired
             .endpoints_of(domain)
+            .filter(|endpoint| !endpoint.comes_with_nic())
             .map(|endpoint| endpoint.name.as_str())
             .collect();
         if !users.is_empty() {
@@ -285,20 +370,65 @@ impl Engine {
                 "network '{name}' has endpoints: {users}; detach them first"
             )));
         }
+        let given_back = self.take_nic_off(&mut state, domain).await;
+        self.drop_network(&mut state, domain).await?;
+        let text = format!("network '{name}' was removed");
+        self.tell_network(EventKind::NetworkRemoved, name, text);
+        given_back
+    }
+
+    /// Drops a network that has no endpoints any more.
+    pub(super) async fn drop_network(
+        &self,
+        state: &mut State,
+        domain: DomainId,
+    ) -> Result<(), Error> {
         self.store.remove_network(domain)?;
         state.desired.networks.remove(&domain);
-        self.drop_mirrors_of_network(&mut state, domain);
-        let converged = self.converge_or_fail(&mut state).await;
+        self.drop_mirrors_of_network(state, domain);
+        let converged = self.converge_or_fail(state).await;
         // The id may be given to another network; nothing learned must be left under it.
         let fdb = self.dataplane.fdb();
         fdb.flush_domain(domain, None, Flush::All);
         let account = Account::Network(domain);
         self.nat().forget_accounts(|other| other == account);
-        converged.and_then(|()| self.refresh_uplinks(&state))?;
-        let text = format!("network '{name}' was removed");
-        self.tell_network(EventKind::NetworkRemoved, name, text);
-        Ok(())
+        converged.and_then(|()| self.refresh_uplinks(state))
     }
+}
+
+/// The subnets of a network whose way out is the LAN's: what others have decided, so that nothing of
+/// the host's can be in its way.
+fn subnets_of_lan(request: &NetworkRequest, router: &LanGateway) -> Result<Vec<Subnet>, Error> {
+    if request.gateway.is_some() || request.gateway6.is_some() {
+        let problem = "--gateway is an address of the switch's own, and --lan-gateway says that it has \
+                       none in this network; give one of the two";
+        return Err(Error::Invalid(problem.to_owned()));
+    }
+    let mut subnets = Vec::new();
+    for (prefix, range) in [(request.subnet, request.ip_range), (request.subnet6, None)] {
+        let Some(prefix) = prefix else {
+            continue;
+        };
+        let gateway = router.of(prefix);
+        let mut subnet = ipam::subnet(prefix, gateway, range)?;
+        subnet.gateway = gateway.unwrap_or(match prefix {
+            IpNet::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpNet::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        });
+        subnets.push(subnet);
+    }
+    if let LanGateway::At(addresses) = router {
+        let inside = |address: &IpAddr| {
+            let mut own = subnets.iter();
+            own.any(|subnet| subnet.prefix.contains(address))
+        };
+        if let Some(outside) = addresses.iter().find(|address| !inside(address)) {
+            return Err(Error::Invalid(format!(
+                "--lan-gateway {outside} is in no subnet of the network; give the LAN's by --subnet"
+            )));
+        }
+    }
+    Ok(subnets)
 }
 
 /// A routed network takes its prefixes from the host's stack, which must not lose its own address.

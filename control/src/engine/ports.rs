@@ -99,9 +99,10 @@ impl Engine {
     pub(super) fn flush_unplugged(&self, state: &mut State, host: &HostState) {
         let dark = host.links.iter().filter(|link| !link.carrier);
         let dark: HashSet<&str> = dark.map(|link| link.name.as_str()).collect();
-        let is_dark = |endpoint: &&Endpoint| {
-            endpoint.backend == Backend::Packet
-                && dark.contains(self.devices.own_name(endpoint).as_str())
+        let is_dark = |endpoint: &&Endpoint| match endpoint.backend {
+            Backend::Packet => dark.contains(self.devices.own_name(endpoint).as_str()),
+            Backend::Nic => dark.contains(endpoint.ifname.as_str()),
+            Backend::Tap | Backend::TapPlain | Backend::Host => false,
         };
         let endpoints = state.desired.endpoints.values().filter(is_dark);
         let unplugged: BTreeSet<PortId> = endpoints.map(|endpoint| endpoint.port).collect();

@@ -12,7 +12,7 @@ use super::targets::target_of;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::events::{EventKind, Subject};
-use crate::model::{Endpoint, Publication, transport_label};
+use crate::model::{Endpoint, Publication, Router, transport_label};
 use crate::owner;
 use crate::publish::{PublishSpec, range_text};
 use crate::relay::{Claim, Held};
@@ -146,6 +146,14 @@ impl Engine {
             return Err(Error::Invalid(format!(
                 "endpoint '{}' is on an internal network, which nothing outside can reach; \
                  attach it to another network to publish its ports",
+                endpoint.name
+            )));
+        }
+        let network = state.desired.network_of(endpoint);
+        if network.is_some_and(|network| network.router == Router::Lan) {
+            return Err(Error::Invalid(format!(
+                "endpoint '{}' is on a LAN by an address of its own, and nothing is translated there; \
+                 reach it at that address",
                 endpoint.name
             )));
         }

@@ -24,7 +24,7 @@ use crate::config::Uplinks;
 use crate::device;
 use crate::error::Error;
 use crate::link::Link;
-use crate::model::{DesiredState, Network, UPLINK_PORT_FIRST};
+use crate::model::{Backend, DesiredState, Endpoint, Network, UPLINK_PORT_FIRST};
 use crate::topology::UplinkPort;
 
 /// The note about the interfaces that we guard.
@@ -86,6 +86,16 @@ impl Engine {
                     names.join(", ")
                 ))
             })?;
+            let on_network = |nic: &&Endpoint| nic.backend == Backend::Nic && nic.ifname == name;
+            if let Some(nic) = state.desired.endpoints.values().find(on_network) {
+                let network = state.desired.network_of(nic);
+                let network = network.map_or_else(String::new, |n| n.name.to_string());
+                return Err(Error::InUse(format!(
+                    "interface '{name}' is the NIC of network '{network}' and cannot be an uplink; \
+                     choose another by --uplink, or none, and take the NIC back by `causeway network \
+                     set {network} --nic none`"
+                )));
+            }
             // The number of uplinks was checked against UPLINKS_MAX.
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             Ok(UplinkPort {

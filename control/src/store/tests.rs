@@ -3,9 +3,11 @@
 use super::*;
 use crate::flood_settings::FloodSettings;
 use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
+use crate::link::saved::SavedIp;
 use crate::model::{
-    Backend, FdbSetting, LoopDetect, MTU_DEFAULT, MdbSetting, MirrorIngress, MirrorSetting,
-    Publication, PublicationTarget, StpFrames,
+    Backend, Confirmation, FdbSetting, LoopDetect, MTU_DEFAULT, MdbSetting, MirrorIngress,
+    MirrorSetting, NicBefore, NicOrigin, NicSetting, NicStage, Publication, PublicationTarget,
+    StpFrames,
 };
 use std::time::Duration;
 
@@ -66,6 +68,7 @@ pub(crate) fn example() -> DesiredState {
             v6: Some(NatMode::Masquerade),
         },
         dns: network_dns(&["192.0.2.53".to_owned(), "2001:db8::53".to_owned()]).unwrap(),
+        router: Router::Lan,
         foreign: Some(ForeignId {
             owner: "docker".to_owned(),
             id: "ab12".to_owned(),
@@ -167,7 +170,21 @@ pub(crate) fn example() -> DesiredState {
         group: "ff0e::7".parse().unwrap(),
         port: endpoint.port,
     };
+    let nic = NicSetting {
+        host_port: Some(second.port),
+        stage: NicStage::Held,
+        confirmation: Confirmation::Pending(u64::from(u32::MAX) + 7),
+        within_seconds: 17,
+        origin: NicOrigin::Creation,
+        before: NicBefore {
+            place: "boot 4026531840 2".to_owned(),
+            up: true,
+            addr_gen_mode: Some(3),
+            ip: SavedIp::default(),
+        },
+    };
     DesiredState {
+        nics: [(endpoint.port, nic)].into(),
         mirrors: names.into_iter().zip(mirrors).collect(),
         networks: [(network.domain, network)].into(),
         endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
@@ -194,6 +211,8 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
     entries.for_each(|(key, setting)| store.put_fdb_entry(*key, *setting).unwrap());
     let listeners = desired.mdb.iter();
     listeners.for_each(|listener| store.put_listener(*listener).unwrap());
+    let nics = desired.nics.iter();
+    nics.for_each(|(port, setting)| store.put_nic(*port, setting).unwrap());
 }
 
 #[test]
