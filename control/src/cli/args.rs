@@ -16,6 +16,7 @@ use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
 use super::port::PortArgs;
 use super::nic::{LifelineArgs, NicArgs};
+use super::plug::PlugArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
@@ -58,6 +59,8 @@ pub enum Command {
     Network(NetworkCommand),
     /// Give a network namespace an interface on a network
     Attach(AttachArgs),
+    /// As pipework: connect a container to a network or a card of the host
+    Plug(PlugArgs),
     /// Take an endpoint's interface away
     Detach(DetachArgs),
     /// Run a program in a sandbox of its own

@@ -9,13 +9,16 @@ mod demo;
 mod dns;
 mod events;
 mod fdb;
+mod guest;
 mod impair;
 mod lab;
 mod mac_nat;
+mod lease;
 mod mdb;
 mod mirror;
 mod nat;
 mod nic;
+mod plug;
 mod port;
 mod publish;
 mod run;
@@ -114,6 +117,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return demo::play(args).await,
         Command::Network(command) => network(&client, command).await?,
         Command::Attach(args) => attach(&client, args).await?,
+        Command::Plug(args) => plug::plug(&client, args).await?,
         Command::Detach(args) => detach(&client, args).await?,
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,

@@ -189,7 +189,12 @@ impl Netlink {
     /// # Errors
     /// What the kernel said.
     pub async fn remove_route(&self, route: Route) -> Result<(), Error> {
-        let request = RouteNetlinkMessage::DelRoute(route_message(route));
+        let mut message = route_message(route);
+        if !route.ours {
+            // Of any protocol.
+            message.header.protocol = RouteProtocol::Unspec;
+        }
+        let request = RouteNetlinkMessage::DelRoute(message);
         match self.command(request, 0).await {
             Err(error) if error.raw_os_error() != Some(Errno::ESRCH as i32) => {
                 let object = format!("route to {} by link {}", route.prefix, route.link);
