@@ -160,6 +160,10 @@ impl Devices {
         netlink.set_noqueue(index).await?;
         netlink.set_tx_queue_frames(index, TAP_QUEUE_FRAMES).await?;
         netlink.rename(index, &endpoint.ifname).await?;
+        if endpoint.backend == Backend::Host {
+            // The card's link-local address comes along, however it was made.
+            netlink.set_addr_gen_mode_none(index).await?;
+        }
         sandbox.keep_neighbours(&endpoint.ifname)?;
         for prefix in addresses_inside(endpoint, network) {
             netlink

@@ -11,7 +11,7 @@
 //! group gives the host its address back at once. SIGKILL to both leaves the host without it until the
 //! next start, or `causeway clean`.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -33,6 +33,8 @@ use crate::store::Store;
 const OWN_PROGRAM: &str = "/proc/self/exe";
 /// What a daemon says that needs no lifeline any more.
 const DONE: &[u8] = b"done\n";
+/// What the lifeline says when nothing ends it unheard.
+const READY: &[u8] = b"ready\n";
 /// How often the lifeline looks whether it is still needed while it waits.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -58,13 +60,17 @@ impl Lifeline {
             .arg("--within")
             .arg(within_seconds.to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             // A terminal's ^C is for the daemon.
             .process_group(0)
             .spawn()
             .map_err(failed)?;
-        let pipe = child.stdin.take();
-        let pipe = pipe.ok_or_else(|| failed(std::io::ErrorKind::BrokenPipe.into()))?;
+        let broken = || failed(std::io::ErrorKind::BrokenPipe.into());
+        let pipe = child.stdin.take().ok_or_else(broken)?;
+        let mut said = child.stdout.take().ok_or_else(broken)?;
+        // Nothing is changed before a signal would find it waiting.
+        let mut ready = [0; READY.len()];
+        tokio::task::block_in_place(|| said.read_exact(&mut ready)).map_err(failed)?;
         Ok(Self {
             child,
             pipe,
@@ -101,6 +107,8 @@ pub async fn hold(state_dir: &Path, within_seconds: u32) -> anyhow::Result<()> {
     // A terminal that goes away takes the daemon along, not us.
     let _hangup = signal(SignalKind::hangup())?;
     let _interrupt = signal(SignalKind::interrupt())?;
+    let mut stdout = std::io::stdout();
+    stdout.write_all(READY).and_then(|()| stdout.flush())?;
     let mut within = Duration::from_secs(within_seconds.into());
     loop {
         tokio::select! {

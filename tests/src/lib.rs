@@ -6,6 +6,7 @@ pub mod lab;
 pub mod oracle;
 pub mod rig;
 pub mod sim;
+pub mod site;
 pub mod talk;
 pub mod tunnel;
 pub mod wire;

@@ -5,19 +5,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use control::link::inet::Route;
-use control::link::saved::SavedIp;
 use dataplane_port::guard;
-use rtnetlink::packet_core::Emitable;
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::daemon::{Daemon, path_text};
-use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, prefix, require_root, wait_until};
+use tests::lab::{DEADLINE, Namespace, block_on, ip, require_root, wait_until};
 use tests::rig::transfer;
+use tests::site::{Footprint, Site, footprint, settled};
 use tests::talk::{ask_tcp, ping, serve_tcp, unpingable};
 
 /// Bytes of a bulk transfer: far more than any buffer on the way.
@@ -43,142 +42,6 @@ const STEPS: [&str; 7] = [
     "routes",
     "held",
 ];
-
-/// A host on a LAN.
-struct Site {
-    lab: Lab,
-    host: Namespace,
-    router: Namespace,
-}
-
-impl Site {
-    /// A host with a card on a LAN and no address there.
-    fn bare(name: &str) -> Self {
-        let lab = Lab::new(name);
-        let [host, router] = lab.namespaces(["host", "router"]);
-        lab.cable(&host, "nic0", &router, "eth0");
-        router.add_address("eth0", "192.168.7.1/24");
-        router.add_address("eth0", "fd00:7::1/64");
-        router.add_address("lo", "198.51.100.1/32");
-        router.add_address("lo", "2001:db8:9::1/128");
-        Self { lab, host, router }
-    }
-
-    /// A host with addresses of both families on the LAN, one of them leased, and routes that have
-    /// metrics.
-    fn addressed(name: &str) -> Self {
-        let site = Self::bare(name);
-        let host = &site.host;
-        host.add_address("nic0", "192.168.7.2/24");
-        host.add_address("nic0", "fd00:7::2/64");
-        site.lease([192, 168, 7, 3]);
-        let by = |to: &str, router: &str, metric| Route {
-            gateway: Some(ip(router)),
-            metric,
-            ..Route::on_link(prefix(to), host.link("nic0").index)
-        };
-        for route in [
-            by("0.0.0.0/0", "192.168.7.1", 100),
-            by("10.20.0.0/16", "192.168.7.1", 7),
-            by("::/0", "fd00:7::1", 1_024),
-            by("2001:db8:20::/48", "fd00:7::1", 50),
-        ] {
-            block_on(host.netlink().add_route(route)).unwrap();
-        }
-        site
-    }
-
-    /// An address that is the host's for an hour.
-    fn lease(&self, address: [u8; 4]) {
-        let nic = self.host.link("nic0");
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 24;
-        let mut times = CacheInfo::default();
-        (times.ifa_preferred, times.ifa_valid) = (1_800, 3_600);
-        message.attributes = vec![
-            AddressAttribute::Local(IpAddr::from(address)),
-            AddressAttribute::Address(IpAddr::from(address)),
-            AddressAttribute::CacheInfo(times),
-        ];
-        let mut bytes = vec![0; message.buffer_len()];
-        message.emit(&mut bytes);
-        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let saved = SavedIp::decode(&[format!("a{digits}")]).unwrap();
-        let failed = block_on(self.host.netlink().put_addresses(&nic, &saved));
-        assert!(failed.is_empty(), "{failed:?}");
-    }
-
-    fn daemon(&self, options: &[&str]) -> Daemon {
-        Daemon::start(
-            &self.lab,
-            &self.host,
-            &[&["--uplink", "none"], options].concat(),
-        )
-    }
-
-    /// A sandbox of a network, with an address of the LAN.
-    fn sandbox(&self, daemon: &Daemon, network: &str, name: &str, address: &str) -> Namespace {
-        let ns = self.lab.namespace(name);
-        daemon.attach(&ns, network, name, &["--ip", address]);
-        ns
-    }
-}
-
-/// Everything of a host that a move could leave or lose.
-#[derive(Debug, PartialEq)]
-struct Footprint {
-    links: Vec<(String, bool, Option<String>)>,
-    nic: Vec<String>,
-    leased: Vec<String>,
-    routes: Vec<Route>,
-    guard: Option<guard::Method>,
-    addr_gen_mode: String,
-}
-
-fn footprint(host: &Namespace) -> Footprint {
-    let links = block_on(host.netlink().links()).unwrap();
-    let nic = links.iter().find(|link| link.name == "nic0").unwrap();
-    let saved = block_on(host.netlink().saved_ip(nic.index)).unwrap();
-    let addresses = saved.addresses().map(|address| address.to_string());
-    let mut all: Vec<String> = addresses.chain(saved.routes()).collect();
-    all.sort();
-    let hour = |(address, seconds)| {
-        assert!((3_000..=3_600).contains(&seconds), "{address}: {seconds}");
-        format!("{address}")
-    };
-    let mut routes = block_on(host.netlink().routes()).unwrap();
-    routes.sort_by_key(|route| format!("{route:?}"));
-    Footprint {
-        links: links
-            .iter()
-            .map(|link| (link.name.clone(), link.up, link.alias.clone()))
-            .collect(),
-        nic: all,
-        leased: saved.leases().map(hour).collect(),
-        routes,
-        guard: host.run(|| guard::find("nic0")).unwrap(),
-        addr_gen_mode: host.sysctl("net/ipv6/conf/nic0/addr_gen_mode"),
-    }
-}
-
-/// The footprint once the kernel has done with its own address of the card.
-fn settled(host: &Namespace) -> Footprint {
-    wait_until(DEADLINE, "the card has its link-local address", || {
-        let all = block_on(host.netlink().addresses()).unwrap();
-        let index = host.link("nic0").index;
-        let mut own = all.iter().filter(|address| address.link == index);
-        own.any(|own| is_link_local(own.prefix.address) && !own.tentative)
-    });
-    footprint(host)
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
-}
 
 /// That the host reaches the LAN and beyond, by both families.
 fn reaches_the_lan(host: &Namespace) {
@@ -503,6 +366,122 @@ fn a_confirmed_move_is_undone_when_no_daemon_returns_and_done_again_by_the_next(
     wait_until_restored(host, &before);
     daemon.clean();
     assert_eq!(footprint(host), before);
+}
+
+/// The lifelines of a daemon that are ready, by process id.
+fn lifelines(daemon: &Daemon) -> Vec<Pid> {
+    let state_dir = daemon.state_dir();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ours = processes.filter(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let lifeline = words.contains(&&b"lifeline"[..]);
+        let ours = words.contains(&path_text(&state_dir).as_bytes());
+        lifeline && ours && catches_sigterm(&process.path())
+    });
+    let pids = ours.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.map(Pid::from_raw).collect()
+}
+
+/// Whether a process has a handler for SIGTERM (proc(5)).
+fn catches_sigterm(process: &Path) -> bool {
+    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+    let mut lines = status.lines();
+    let caught = lines.find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    caught.is_some_and(|signals| signals & (1 << (Signal::SIGTERM as i32 - 1)) != 0)
+}
+
+#[test]
+fn who_stops_the_lifeline_with_the_daemon_has_the_card_back_at_once() {
+    if !require_root("who_stops_the_lifeline_with_the_daemon_has_the_card_back_at_once") {
+        return;
+    }
+    let site = Site::addressed("stopped");
+    let before = settled(&site.host);
+    let mut daemon = site.daemon(&[]);
+    daemon.run(&[&TAKE[..], &["--confirm-within", "600"]].concat());
+    let warned = daemon.run(&["status"]);
+    assert!(warned.contains("network confirm lan"), "{warned}");
+    daemon.run(&["network", "confirm", "lan"]);
+    assert!(!daemon.run(&["status"]).contains("network confirm"));
+    // A lifeline that dies is followed by another.
+    let [first] = lifelines(&daemon)[..] else {
+        panic!("one lifeline: {:?}", lifelines(&daemon));
+    };
+    kill(first, Signal::SIGKILL).unwrap();
+    wait_until(
+        DEADLINE,
+        "there is another lifeline",
+        || matches!(lifelines(&daemon)[..], [second] if second != first),
+    );
+    let [second] = lifelines(&daemon)[..] else {
+        panic!("one lifeline: {:?}", lifelines(&daemon));
+    };
+    // As a service manager does it: in either order.
+    kill(second, Signal::SIGTERM).unwrap();
+    reaches_the_lan(&site.host);
+    daemon.stop();
+    wait_until_restored(&site.host, &before);
+    wait_until(DEADLINE, "the lifeline has ended", || {
+        lifelines(&daemon).is_empty()
+    });
+    daemon.clean();
+}
+
+#[test]
+fn a_card_is_heard_of_when_its_cable_is_pulled_and_when_it_is_set_up_behind_our_back() {
+    let test = "a_card_is_heard_of_when_its_cable_is_pulled_and_when_it_is_set_up_behind_our_back";
+    if !require_root(test) {
+        return;
+    }
+    let site = Site::bare("cable");
+    let daemon = site.daemon(&[]);
+    daemon.run(&[
+        "network",
+        "create",
+        "lan",
+        "--nic",
+        "nic0",
+        "--lan-gateway",
+        "none",
+    ]);
+    let a = site.lab.namespace("a");
+    daemon.run(&[
+        "attach",
+        "--netns",
+        path_text(&a.path()),
+        "--network",
+        "lan",
+        "--name",
+        "a",
+    ]);
+    a.add_address("eth0", "192.168.7.70/24");
+    assert!(ping(&a, ip("192.168.7.1"), 56));
+    let stations = || {
+        let listed = daemon.json(&["fdb", "show", "lan"]);
+        let of_card = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["port_name"] == "nic0");
+        of_card.count()
+    };
+    assert_eq!(stations(), 1);
+    let index = site.router.link("eth0").index;
+    block_on(site.router.netlink().set_down(index)).unwrap();
+    let told = |kind: &str| daemon.run(&["events", "--kind", kind]).contains("'nic0'");
+    wait_until(DEADLINE, "the pulled cable is told", || told("port_down"));
+    assert_eq!(stations(), 0);
+    site.router.set_up("eth0");
+    wait_until(DEADLINE, "the cable is told", || told("port_up"));
+    assert!(ping(&a, ip("192.168.7.1"), 56));
+    site.host.add_address("nic0", "192.168.7.9/24");
+    wait_until(DEADLINE, "the address is warned of", || {
+        daemon
+            .run(&["status"])
+            .contains("somebody has put 192.168.7.9 on 'nic0'")
+    });
 }
 
 #[test]

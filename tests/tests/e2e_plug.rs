@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -36,6 +36,7 @@ impl Site {
         let [host, router] = lab.namespaces(["host", "router"]);
         lab.cable(&host, "nic0", &router, "eth0");
         router.add_address("eth0", "192.168.7.1/24");
+        router.add_address("eth0", "fd00:7::1/64");
         router.add_address("lo", "198.51.100.1/32");
         Self {
             daemon: Daemon::start(&lab, &host, &["--uplink", "none"]),
@@ -230,6 +231,16 @@ fn an_address_comes_from_the_lans_server() {
         "by the router of the lease"
     );
     assert!(ping(&site.router, ip(address), 1_400));
+    // And of the other family by the LAN's advertisements, though its port is secured.
+    wait_until(DEADLINE, "the client has an advertised address", || {
+        let all = block_on(client.netlink().addresses()).unwrap();
+        let of_lan = |a: &control::link::inet::Address| match a.prefix.address {
+            IpAddr::V6(address) => address.segments()[..2] == [0xfd00, 7] && !a.tentative,
+            IpAddr::V4(_) => false,
+        };
+        all.iter().any(of_lan)
+    });
+    assert!(ping(&client, ip("fd00:7::1"), 1_400));
     let log = fs::read_to_string(site.lab.dir().join("dnsmasq.log")).unwrap();
     assert!(log.contains("fa:de:b0:99:52:1c"), "{log}");
 }
@@ -247,7 +258,8 @@ fn serve_leases(site: &Site, dnsmasq: &Path) -> Running {
             "--port=0",
         ])
         .args(["--interface=eth0", "--bind-interfaces", "--log-dhcp"])
-        .args(["--dhcp-authoritative", "--no-ping"])
+        .args(["--dhcp-authoritative", "--no-ping", "--enable-ra"])
+        .arg("--dhcp-range=fd00:7::,ra-only,64")
         .args(["--dhcp-range=192.168.7.100,192.168.7.150,255.255.255.0,1h"])
         .arg(format!("--dhcp-leasefile={}", leases.display()))
         .arg("--pid-file=")

@@ -14,6 +14,7 @@ use dataplane_core::verdict::Stage;
 use std::sync::atomic::Ordering;
 
 use super::endpoints::now_millis;
+use super::nic_checks::nic_warnings;
 use super::ports::port_id;
 use super::{Engine, State, features};
 use crate::api::bridging::{LinkView, StormView};
@@ -481,6 +482,7 @@ fn warnings(state: &State) -> Vec<String> {
             ));
         }
     }
+    warnings.extend(nic_warnings(state));
     for publication in state.desired.publications.values() {
         if !state.serves_the_host(publication) {
             let specs = publication.targets.iter();

@@ -7,7 +7,9 @@ use super::nics::HostAddress;
 use super::{Engine, State};
 use crate::error::Error;
 use crate::link::{IFNAME_LEN_MAX, Link, check_ifname};
-use crate::model::{Backend, Endpoint, Name, Network, NicBefore, Phase, Router, Sandbox};
+use crate::model::{
+    Backend, Confirmation, Endpoint, Name, Network, NicBefore, Phase, Router, Sandbox,
+};
 use crate::port_settings::PortSettings;
 
 /// The longest that a host may do without an answer: an hour without a network is a visit to it.
@@ -169,6 +171,38 @@ impl Engine {
             foreign: None,
         })
     }
+}
+
+/// What people should know of NICs: a move that waits for them, a host that is deaf.
+pub(super) fn nic_warnings(state: &State) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (port, setting) in &state.desired.nics {
+        let Some(nic) = state.desired.endpoints.get(port) else {
+            continue;
+        };
+        let network = state.desired.network_of(nic);
+        let network = network.map_or_else(String::new, |network| network.name.to_string());
+        if let Confirmation::Pending(by) = setting.confirmation {
+            let left = by.saturating_sub(now_millis()).div_ceil(1_000);
+            warnings.push(format!(
+                "what the host had on '{}' goes back in {left} s, unless `causeway network confirm \
+                 {network}`",
+                nic.ifname
+            ));
+        }
+        let link = state.host.link(&nic.ifname).map(|link| link.index);
+        for address in link
+            .into_iter()
+            .flat_map(|link| state.host.addresses_of(link))
+        {
+            warnings.push(format!(
+                "somebody has put {address} on '{}', where the host is deaf: the card is a port of \
+                 network '{network}'",
+                nic.ifname
+            ));
+        }
+    }
+    warnings
 }
 
 /// Whether what the host has on a NIC goes with what is asked for.

@@ -386,6 +386,15 @@ impl Engine {
             }
             // Taken once more, from what the host has on it by now.
             setting.before = self.devices.nic_before(&link).await?;
+            let host = setting.host_port;
+            let host = host.and_then(|host| state.desired.endpoints.get(&host));
+            // Of a card that was pulled and plugged in again the host's port has all that counts.
+            if let Some(host) = host
+                && setting.before.ip.global_addresses().next().is_none()
+                && let Some((_, ip)) = self.devices.ip_of(host).await?
+            {
+                setting.before.ip = ip;
+            }
             setting.stage = NicStage::Moving;
             self.store.put_nic(port, &setting)?;
             state.desired.nics.insert(port, setting);
@@ -404,10 +413,17 @@ impl Engine {
                 continue;
             };
             if let Err(error) = self.move_ip(state, port).await {
-                tracing::error!(nic = nic.ifname, %error, "cannot take the host's addresses");
+                let network = state.desired.network_of(&nic);
+                let network = network.map_or_else(String::new, |n| n.name.to_string());
+                let mut text = format!(
+                    "the host's addresses on '{}' cannot move to network '{network}' again: {error}; \
+                     the host has them",
+                    nic.ifname
+                );
                 for error in self.return_nic(state, port, &nic.ifname).await {
-                    tracing::error!(nic = nic.ifname, %error, "cannot undo");
+                    text.push_str(&format!(", but {error}"));
                 }
+                self.tell(EventKind::NicReturned, &network, text);
             }
         }
         if let Some(within) = within_of(&state.desired)

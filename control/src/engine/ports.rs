@@ -108,8 +108,26 @@ impl Engine {
         let unplugged: BTreeSet<PortId> = endpoints.map(|endpoint| endpoint.port).collect();
         for port in unplugged.difference(&state.unplugged) {
             self.dataplane.fdb().flush_port(*port);
+            self.tell_cable(state, *port, Carrier::Absent);
+        }
+        for port in state.unplugged.difference(&unplugged) {
+            self.tell_cable(state, *port, Carrier::Present);
         }
         state.unplugged = unplugged;
+    }
+
+    /// Tells what became of the cable of a card; of a veth its sandbox knows.
+    fn tell_cable(&self, state: &State, port: PortId, carrier: Carrier) {
+        let nic = state.desired.endpoints.get(&port);
+        let Some(nic) = nic.filter(|nic| nic.backend == Backend::Nic) else {
+            return;
+        };
+        let (kind, what) = match carrier {
+            Carrier::Absent => (EventKind::PortDown, "down: the card has no cable"),
+            Carrier::Present => (EventKind::PortUp, "up again"),
+        };
+        let text = format!("port '{}' is {what}", nic.name);
+        self.tell_port(state, kind, nic, text);
     }
 
     /// The endpoint of that name, or on the port of that id: `33`, `port33`.
