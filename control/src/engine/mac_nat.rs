@@ -62,12 +62,15 @@ impl Engine {
     fn device_mac(&self, state: &State, endpoint: &Endpoint) -> Result<MacAddr, Error> {
         let name = &endpoint.name;
         match endpoint.backend {
-            Backend::Tap | Backend::TapPlain => Err(Error::Invalid(format!(
+            Backend::Tap | Backend::TapPlain | Backend::Host => Err(Error::Invalid(format!(
                 "port '{name}' is a TAP, whose only MAC is its sandbox's own; say which MAC is to leave \
                  by it, as in `causeway port set {name} mac-nat 02:00:00:00:00:01`"
             ))),
-            Backend::Packet => {
-                let device = self.devices.own_name(endpoint);
+            Backend::Packet | Backend::Nic => {
+                let device = match endpoint.backend {
+                    Backend::Nic => endpoint.ifname.clone(),
+                    _ => self.devices.own_name(endpoint),
+                };
                 let mac = state.host.link(&device).and_then(|link| link.mac);
                 mac.ok_or_else(|| {
                     Error::Invalid(format!(

@@ -169,6 +169,7 @@ impl Engine {
             vlans: PortVlans::default(),
             attached_at: now_millis(),
             foreign: None,
+            dns: Default::default(),
         })
     }
 }
