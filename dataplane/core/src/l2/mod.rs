@@ -130,7 +130,9 @@ fn examine(
         true => port.profile.classify(headers.tag)?,
         false => TRANSPARENT,
     };
-    if let Some(nat) = &port.profile.mac_nat {
+    if port.flags.has(PortFlags::MAC_NAT)
+        && let Some(nat) = &port.profile.mac_nat
+    {
         nat.enter(port, topology.domain(domain), headers, frame, now)?;
     }
     Ok(vlan)
