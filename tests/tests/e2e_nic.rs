@@ -344,7 +344,7 @@ fn a_confirmed_move_is_undone_when_no_daemon_returns_and_done_again_by_the_next(
     let host = &site.host;
     let before = settled(host);
     let mut daemon = site.daemon(&[]);
-    daemon.run(&[&TAKE[..], &["--confirm-within", "1"]].concat());
+    daemon.run(&[&TAKE[..], &["--confirm-within", "3"]].concat());
     daemon.run(&["network", "confirm", "lan"]);
     let a = site.sandbox(&daemon, "lan", "a", "192.168.7.70");
     daemon.kill();
