@@ -487,6 +487,53 @@ mod tests {
         assert_eq!(found.prefix, net("172.29.0.0/16"));
     }
 
+    fn endpoint(port: u16, network: &Network, address: IpAddr) -> crate::model::Endpoint {
+        crate::model::Endpoint {
+            port: dataplane_core::addr::PortId(port),
+            name: format!("e{port}").parse().unwrap(),
+            domain: network.domain,
+            sandbox: crate::model::Sandbox {
+                path: "/x".into(),
+                inode: 1,
+            },
+            ifname: "eth0".to_owned(),
+            mac: dataplane_core::addr::MacAddr::ZERO,
+            addresses: vec![address],
+            backend: crate::model::Backend::Tap,
+            phase: crate::model::Phase::Attached,
+            settings: Default::default(),
+            vlans: Default::default(),
+            attached_at: 0,
+            dns: Default::default(),
+            foreign: None,
+        }
+    }
+
+    /// More rounds than a /16 has addresses: an address that is kept after its endpoint would be missed.
+    #[test]
+    fn seventy_thousand_endpoints_come_and_go_and_no_address_is_lost() {
+        const ALIVE: u16 = 8;
+        let network = network("10.1.0.0/16");
+        let mut desired = desired(network.clone());
+        let subnet = network.subnets[0];
+        let mut highest = subnet.gateway;
+        for round in 0..70_000_u32 {
+            let port = 40 + (round % u32::from(ALIVE)) as u16;
+            let id = dataplane_core::addr::PortId(port);
+            desired.endpoints.remove(&id);
+            let address = free_address(&network, &subnet, &desired).unwrap();
+            check_address(&network, &desired, address).unwrap();
+            highest = highest.max(address);
+            desired
+                .endpoints
+                .insert(id, endpoint(port, &network, address));
+        }
+        assert_eq!(highest, ip("10.1.0.9"), "the gateway and {ALIVE} endpoints");
+        desired.endpoints.clear();
+        let next = free_address(&network, &subnet, &desired).unwrap();
+        assert_eq!(next, ip("10.1.0.2"));
+    }
+
     #[test]
     fn addresses_are_handed_out_lowest_first_until_none_is_left() {
         let network = network("10.1.0.0/29");
@@ -499,25 +546,7 @@ mod tests {
             };
             check_address(&network, &desired, address).unwrap();
             given.push(address.to_string());
-            let endpoint = crate::model::Endpoint {
-                port: dataplane_core::addr::PortId(port),
-                name: format!("e{port}").parse().unwrap(),
-                domain: network.domain,
-                sandbox: crate::model::Sandbox {
-                    path: "/x".into(),
-                    inode: 1,
-                },
-                ifname: "eth0".to_owned(),
-                mac: dataplane_core::addr::MacAddr::ZERO,
-                addresses: vec![address],
-                backend: crate::model::Backend::Tap,
-                phase: crate::model::Phase::Attached,
-                settings: Default::default(),
-                vlans: Default::default(),
-                attached_at: 0,
-                dns: Default::default(),
-                foreign: None,
-            };
+            let endpoint = endpoint(port, &network, address);
             desired.endpoints.insert(endpoint.port, endpoint);
         }
         assert_eq!(
