@@ -26,9 +26,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Connections at one address.
-const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may be silent, and its question unanswered.
-const IDLE: Duration = Duration::from_secs(10);
+pub const IDLE: Duration = Duration::from_secs(10);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
