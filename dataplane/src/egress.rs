@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant as Clock;
 
 use crossbeam::queue::ArrayQueue;
 use dataplane_core::addr::PortId;
@@ -18,6 +19,7 @@ use dataplane_port::{Batch, Capabilities, PortIo};
 
 use crate::command::Released;
 use crate::stats::{EgressDrop, PortCounters};
+use crate::worker::{Slot, Worker};
 
 /// Frames that may wait for one device that takes no more.
 pub const QUEUE_MAX: usize = 64;
@@ -365,5 +367,38 @@ impl<T> Handover<T> {
     /// Returns a buffer for a frame taken.
     pub fn give_back(&self, buf: FrameBuf) {
         let _ = self.free.push(buf);
+    }
+}
+
+impl Worker {
+    /// Sends what other workers handed over for ports that this one owns.
+    pub fn take_handover(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let handover = &shared.handovers[self.index];
+        if handover.is_empty() {
+            return;
+        }
+        let clock = Clock::now();
+        self.last_busy = clock;
+        for _ in 0..HANDOVER_MAX {
+            let Some((port, buf)) = handover.take() else {
+                break;
+            };
+            // One buffer for the other, so that neither worker runs out.
+            match self.batch.take_buffer() {
+                Some(spare) => {
+                    handover.give_back(spare);
+                    self.push(port, buf);
+                }
+                None => {
+                    if let Some(Slot::Own { lane, .. }) = self.lanes.get(port.index()) {
+                        lane.counters.record_drop(EgressDrop::QueueFull);
+                    }
+                    handover.give_back(buf);
+                }
+            }
+        }
+        self.flush_touched();
+        self.count_busy(None, clock);
     }
 }

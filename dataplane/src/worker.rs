@@ -604,37 +604,6 @@ impl Worker {
         self.flush_touched();
     }
 
-    /// Sends what other workers handed over for ports that this one owns.
-    pub fn take_handover(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let handover = &shared.handovers[self.index];
-        if handover.is_empty() {
-            return;
-        }
-        let clock = Clock::now();
-        self.last_busy = clock;
-        for _ in 0..crate::egress::HANDOVER_MAX {
-            let Some((port, buf)) = handover.take() else {
-                break;
-            };
-            // One buffer for the other, so that neither worker runs out.
-            match self.batch.take_buffer() {
-                Some(spare) => {
-                    handover.give_back(spare);
-                    self.push(port, buf);
-                }
-                None => {
-                    if let Some(Slot::Own { lane, .. }) = self.lanes.get(port.index()) {
-                        lane.counters.record_drop(EgressDrop::QueueFull);
-                    }
-                    handover.give_back(buf);
-                }
-            }
-        }
-        self.flush_touched();
-        self.count_busy(None, clock);
-    }
-
     /// What is done now and then: expiry, lost devices, held frames.
     fn tick(&mut self) {
         let clock = Clock::now();

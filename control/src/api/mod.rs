@@ -8,6 +8,7 @@ pub mod debugging;
 pub mod following;
 pub mod groups;
 mod handlers;
+pub mod loads;
 pub mod mac_nat;
 pub mod mirrors;
 pub mod names;
