@@ -9,7 +9,7 @@ use dataplane_service::dns::zone::Forward;
 use dataplane_service::dns::{EndpointNames, NetworkNames, Zones};
 
 use crate::model::dns::{DnsState, SERVERS_MAX};
-use crate::model::{DesiredState, Endpoint, Network, Phase};
+use crate::model::{DesiredState, Endpoint, Network, Phase, Router};
 
 /// What a resolv.conf(5) says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl ResolvConf {
 /// Builds the zones of all networks that have the service. `servers` are the daemon's.
 pub fn zones(desired: &DesiredState, servers: &[IpAddr]) -> Zones {
     let networks = desired.networks.values();
-    let served = networks.filter(|network| network.dns.state == DnsState::On);
+    let served = networks.filter(|network| is_served(network));
     // A gateway would ask itself.
     let own = |server: &IpAddr| {
         let mut networks = desired.networks.values();
@@ -125,16 +125,16 @@ fn reachable(server: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether a network has the name service: at a gateway of the switch's, for who else routes has the
+/// port at the router.
+pub fn is_served(network: &Network) -> bool {
+    network.dns.state == DnsState::On && network.router == Router::Switch
+}
+
 /// What the resolvers of a network's sandboxes are to ask.
 pub fn nameservers(network: &Network) -> Vec<IpAddr> {
-    match network.dns.state {
-        DnsState::On => network
-            .subnets
-            .iter()
-            .map(|subnet| subnet.gateway)
-            .collect(),
-        DnsState::Off => Vec::new(),
-    }
+    let gateways = network.subnets.iter().map(|subnet| subnet.gateway);
+    gateways.filter(|_| is_served(network)).collect()
 }
 
 #[cfg(test)]
@@ -167,5 +167,18 @@ mod tests {
         let upstreams = zones.upstreams(domain, server);
         let upstreams: Vec<String> = upstreams.iter().map(ToString::to_string).collect();
         assert_eq!(upstreams, ["192.0.2.1:53", "127.0.0.1:53"]);
+    }
+
+    #[test]
+    fn a_network_that_others_route_has_no_names_of_ours() {
+        let mut desired = crate::store::tests::example();
+        let network = desired.networks.values_mut().next().unwrap();
+        network.dns = Default::default();
+        for (router, served) in [(Router::Switch, true), (Router::Lan, false)] {
+            network.router = router;
+            assert_eq!(nameservers(network).is_empty(), !served);
+        }
+        let domain = network.domain;
+        assert!(!zones(&desired, &[]).serves(domain));
     }
 }

@@ -17,7 +17,7 @@ use crate::api::names::{NameCountView, NameStatsView, NameWhyView, RecordView, U
 use crate::config::DnsConfig;
 use crate::error::Error;
 use crate::model::dns::DnsState;
-use crate::model::{DesiredState, Endpoint, Network, Phase, Publication};
+use crate::model::{DesiredState, Endpoint, Network, Phase, Publication, Router};
 use crate::name_listener::NameListener;
 use crate::names::{self, ResolvConf};
 use crate::resolv_file;
@@ -89,7 +89,7 @@ impl Engine {
         let mut wanted = Vec::new();
         if state.host_link.is_some() {
             for network in state.desired.networks.values() {
-                if network.host_link && network.dns.state == DnsState::On {
+                if network.host_link && names::is_served(network) {
                     let gateways = network.subnets.iter().map(|subnet| subnet.gateway);
                     wanted.extend(gateways.map(|gateway| (network.domain, gateway)));
                 }
@@ -278,6 +278,9 @@ async fn close_all(state: &mut State, which: impl Fn(&(DomainId, IpAddr)) -> boo
 fn check_served(network: &Network) -> Result<(), Error> {
     let problem = match network.dns.state {
         DnsState::Off => "has no name service (--dns off); `network set --dns on` gives it one",
+        DnsState::On if network.router != Router::Switch => {
+            "is routed by somebody else, who has the port of DNS there"
+        }
         DnsState::On if network.subnets.is_empty() => "has no gateway that could be asked",
         DnsState::On => return Ok(()),
     };
