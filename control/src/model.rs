@@ -4,8 +4,8 @@
 //! They are not serializable on purpose; the store, the API and the configuration file each have
 //! formats of their own, so that none of them can force its shape on the model.
 
-pub mod dns;
 mod bridging;
+pub mod dns;
 mod fdb;
 mod mdb;
 mod mirror;

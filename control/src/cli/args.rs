@@ -14,9 +14,9 @@ use super::impair::ImpairCommand;
 use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
-use super::port::PortArgs;
 use super::nic::{LifelineArgs, NicArgs};
 use super::plug::PlugArgs;
+use super::port::PortArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::flood_settings::FloodSettings;
-use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::link::saved::SavedIp;
+use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
     Backend, Confirmation, FdbSetting, LoopDetect, MTU_DEFAULT, MdbSetting, MirrorIngress,
     MirrorSetting, NicBefore, NicOrigin, NicSetting, NicStage, Publication, PublicationTarget,
