@@ -61,8 +61,8 @@ pub fn zones(desired: &DesiredState, servers: &[IpAddr]) -> Zones {
     let served = networks.filter(|network| is_served(network));
     // A gateway would ask itself.
     let own = |server: &IpAddr| {
-        let mut networks = desired.networks.values();
-        networks.any(|network| {
+        let mut routed = desired.networks.values().filter(|n| is_routed_by_us(n));
+        routed.any(|network| {
             network
                 .subnets
                 .iter()
@@ -128,7 +128,12 @@ fn reachable(server: IpAddr) -> IpAddr {
 /// Whether a network has the name service: at a gateway of the switch's, for who else routes has the
 /// port at the router.
 pub fn is_served(network: &Network) -> bool {
-    network.dns.state == DnsState::On && network.router == Router::Switch
+    network.dns.state == DnsState::On && is_routed_by_us(network)
+}
+
+/// Whether a network's gateways are the switch's own.
+fn is_routed_by_us(network: &Network) -> bool {
+    network.router == Router::Switch
 }
 
 /// What the resolvers of a network's sandboxes are to ask.
@@ -140,6 +145,7 @@ pub fn nameservers(network: &Network) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane_core::addr::DomainId;
 
     #[test]
     fn what_resolvers_understand_of_a_file_is_read_and_the_rest_passed_over() {
@@ -160,6 +166,7 @@ mod tests {
         let mut desired = crate::store::tests::example();
         let network = desired.networks.values_mut().next().unwrap();
         network.internal = false;
+        network.router = Router::Switch;
         network.dns = Default::default();
         let (domain, gateway) = (network.domain, network.subnets[0].gateway);
         let server: IpAddr = "192.0.2.1".parse().unwrap();
@@ -178,7 +185,14 @@ mod tests {
             network.router = router;
             assert_eq!(nameservers(network).is_empty(), !served);
         }
-        let domain = network.domain;
+        let (domain, router) = (network.domain, network.subnets[0].gateway);
+        let mut other = network.clone();
         assert!(!zones(&desired, &[]).serves(domain));
+        // Its router may well answer the others.
+        (other.domain, other.router, other.internal) = (DomainId(9), Router::Switch, false);
+        other.subnets.clear();
+        desired.networks.insert(other.domain, other);
+        let upstreams = zones(&desired, &[router]).upstreams(DomainId(9), router);
+        assert_eq!(upstreams.len(), 1);
     }
 }
