@@ -35,7 +35,8 @@ impl Engine {
                 "{mac} is a group address or zero, and no station has it; give one whose first octet \
                  is even"
             ))
-        } else if mac == endpoint.mac {
+        } else if mac == endpoint.mac && endpoint.backend != Backend::Nic {
+            // A card's own MAC is this side's: what is behind it has others.
             Some(format!(
                 "{mac} is the MAC of the interface that '{name}' leads to, which would take its own \
                  frames for others'; give another, or on for that of this side"
