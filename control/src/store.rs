@@ -295,47 +295,17 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        self.put_endpoints(std::slice::from_ref(endpoint))
+    }
+
+    /// Adds or replaces endpoints, all at once.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn put_endpoints(&self, endpoints: &[Endpoint]) -> Result<(), Error> {
         self.transaction(|connection| {
-            let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
-            let path = endpoint.sandbox.path.to_string_lossy();
-            connection.execute(
-                "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-                 ?13, ?14, ?15)
-                 ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
-                 sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
-                 foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13,
-                 down = ?14, attached_at = ?15",
-                params![
-                    endpoint.port.0,
-                    endpoint.name.as_str(),
-                    endpoint.domain.0,
-                    path,
-                    endpoint.sandbox.inode.cast_signed(),
-                    endpoint.ifname,
-                    endpoint.mac.to_string(),
-                    endpoint.backend.label(),
-                    phase_label(endpoint.phase),
-                    owner,
-                    id,
-                    port_settings::changed(endpoint.settings.flags),
-                    endpoint.settings.mac_limit,
-                    endpoint.settings.state == AdminState::Down,
-                    endpoint.attached_at.cast_signed()
-                ],
-            )?;
-            vlans::put_endpoint(connection, endpoint)?;
-            dns::put_endpoint(connection, endpoint)?;
-            let port = endpoint.port.0;
-            connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
-            for address in &endpoint.addresses {
-                connection.execute(
-                    "INSERT INTO endpoint_address VALUES (?1, ?2)",
-                    params![port, address.to_string()],
-                )?;
-            }
-            storm::put(connection, endpoint)?;
-            links::put(connection, endpoint)?;
-            mac_nat::put(connection, endpoint)
+            let mut all = endpoints.iter();
+            all.try_for_each(|endpoint| put_endpoint(connection, endpoint))
         })
     }
 
@@ -344,8 +314,18 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub fn remove_endpoint(&self, port: PortId) -> Result<(), Error> {
+        self.remove_endpoints(&[port])
+    }
+
+    /// The same of several, all at once.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_endpoints(&self, ports: &[PortId]) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute("DELETE FROM endpoint WHERE port = ?1", [port.0])?;
+            for port in ports {
+                connection.execute("DELETE FROM endpoint WHERE port = ?1", [port.0])?;
+            }
             connection.execute(
                 "DELETE FROM publication
                  WHERE id NOT IN (SELECT publication FROM publication_target)",
@@ -462,6 +442,50 @@ fn host_note(connection: &Connection, key: &str) -> rusqlite::Result<Option<Stri
 fn set_host_note(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     connection.execute("INSERT OR REPLACE INTO host VALUES (?1, ?2)", [key, value])?;
     Ok(())
+}
+
+/// Adds or replaces an endpoint.
+fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
+    let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
+    let path = endpoint.sandbox.path.to_string_lossy();
+    connection.execute(
+        "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
+         ?13, ?14, ?15)
+         ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
+         sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
+         foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13,
+         down = ?14, attached_at = ?15",
+        params![
+            endpoint.port.0,
+            endpoint.name.as_str(),
+            endpoint.domain.0,
+            path,
+            endpoint.sandbox.inode.cast_signed(),
+            endpoint.ifname,
+            endpoint.mac.to_string(),
+            endpoint.backend.label(),
+            phase_label(endpoint.phase),
+            owner,
+            id,
+            port_settings::changed(endpoint.settings.flags),
+            endpoint.settings.mac_limit,
+            endpoint.settings.state == AdminState::Down,
+            endpoint.attached_at.cast_signed()
+        ],
+    )?;
+    vlans::put_endpoint(connection, endpoint)?;
+    dns::put_endpoint(connection, endpoint)?;
+    let port = endpoint.port.0;
+    connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
+    for address in &endpoint.addresses {
+        connection.execute(
+            "INSERT INTO endpoint_address VALUES (?1, ?2)",
+            params![port, address.to_string()],
+        )?;
+    }
+    storm::put(connection, endpoint)?;
+    links::put(connection, endpoint)?;
+    mac_nat::put(connection, endpoint)
 }
 
 fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId, Network>> {

@@ -31,6 +31,40 @@ fn median(endpoints: &[Endpoint]) -> Duration {
     times[times.len() / 2]
 }
 
+/// Detaches every second endpoint at once, after a request that names one which is not there; how many.
+fn detach_half(daemon: &Daemon, endpoints: &[Endpoint]) -> usize {
+    let names: Vec<String> = (0..endpoints.len())
+        .step_by(2)
+        .map(|n| format!("e{n}"))
+        .collect();
+    let words = |more: Option<&'static str>| -> Vec<String> {
+        let names = names.iter().map(String::as_str);
+        let all = ["detach"].into_iter().chain(names).chain(more);
+        all.map(str::to_owned).collect()
+    };
+    let request = words(Some("ghost"));
+    let error = daemon.refused(&request.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("ghost"), "{error}");
+    let listed = |daemon: &Daemon| daemon.json(&["port", "ls"]).as_array().unwrap().len();
+    let before = listed(daemon);
+    assert!(before >= endpoints.len(), "none has left: {before}");
+    let request = words(None);
+    let start = Instant::now();
+    daemon.run(&request.iter().map(String::as_str).collect::<Vec<_>>());
+    println!("{} detached at once in {:?}", names.len(), start.elapsed());
+    assert_eq!(listed(daemon), before - names.len());
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let links = block_on(endpoint.ns.netlink().links()).unwrap();
+        let there = links.iter().any(|link| link.name == "eth0");
+        assert_eq!(there, number % 2 == 1, "e{number}");
+    }
+    assert!(
+        ping(&endpoints[1].ns, GATEWAY.into(), 56),
+        "the others go on"
+    );
+    names.len()
+}
+
 /// Memory of a process that is there, in KiB.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -112,6 +146,7 @@ fn every_port_of_a_large_network_pings_its_gateway_and_hears_a_broadcast() {
     let ports = listed.as_array().unwrap().len();
     assert!(ports >= count, "{ports} ports are listed");
     println!("port ls: {:?}", start.elapsed());
+    let detached = detach_half(&daemon, &endpoints);
     let start = Instant::now();
     drop(endpoints);
     drop(witnesses);
@@ -124,7 +159,8 @@ fn every_port_of_a_large_network_pings_its_gateway_and_hears_a_broadcast() {
         },
     );
     println!(
-        "all gone {:?} after their namespaces were let go",
+        "{} gone {:?} after their namespaces were let go",
+        count - detached,
         start.elapsed()
     );
 }

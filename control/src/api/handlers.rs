@@ -20,9 +20,9 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::types::{
-    DropView, EndpointCreate, EndpointView, NatUsageView, NetworkCreate, NetworkSet, NetworkView,
-    NicBody, PublicationChange, PublicationCreate, PublicationView, RuleView, SessionView,
-    StatusView, TargetPatch, TraceView,
+    DetachBody, DropView, EndpointCreate, EndpointView, NatUsageView, NetworkCreate, NetworkSet,
+    NetworkView, NicBody, PublicationChange, PublicationCreate, PublicationView, RuleView,
+    SessionView, StatusView, TargetPatch, TraceView,
 };
 use crate::engine::{
     AttachRequest, Clash, Engine, HostAddress, LanGateway, Namesake, NetworkChange, NetworkRequest,
@@ -332,7 +332,15 @@ fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
 }
 
 pub async fn detach(State(engine): Shared, Path(name): Path<String>) -> Result<StatusCode, Error> {
-    engine.detach(&name).await?;
+    engine.detach(&[name]).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn detach_all(
+    State(engine): Shared,
+    JsonBody(body): JsonBody<DetachBody>,
+) -> Result<StatusCode, Error> {
+    engine.detach(&body.names).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -108,6 +108,7 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
             get(h::endpoints).post(h::attach).delete(h::detach_sandbox),
         )
         .route("/v1/endpoints/{name}", get(h::endpoint).delete(h::detach))
+        .route("/v1/detach", post(h::detach_all))
         .route("/v1/publications", get(h::publications).post(h::publish))
         .route(
             "/v1/publications/{id}",

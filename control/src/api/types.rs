@@ -676,3 +676,11 @@ pub struct CountView {
     /// How many.
     pub count: u64,
 }
+
+/// `POST /v1/detach`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachBody {
+    /// Endpoints to be detached together: all, or none when one of them is not there.
+    pub names: Vec<String>,
+}

@@ -397,15 +397,19 @@ pub struct AttachArgs {
 /// `detach`
 #[derive(Debug, Args)]
 #[command(
-    group(clap::ArgGroup::new("which").required(true).args(["names", "netns", "pid"])),
+    group(clap::ArgGroup::new("which").required(true).args(["names", "network", "netns", "pid"])),
     after_help = "Examples:
-  causeway detach web1 web2
+  causeway detach web1 web2                all of them, or none when one is not there
+  causeway detach --network web            all that the network has
   causeway detach --netns blue
   causeway detach --pid 4711 --ifname eth1"
 )]
 pub struct DetachArgs {
     /// The endpoints' names
     pub names: Vec<String>,
+    /// A network, of which all are detached that were attached
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
     /// The namespace's name (as in 'ip netns') or path
     #[arg(long, value_name = "NAME|PATH")]
     pub netns: Option<String>,
@@ -413,7 +417,7 @@ pub struct DetachArgs {
     #[arg(long)]
     pub pid: Option<u32>,
     /// The interface's name inside
-    #[arg(long, default_value = "eth0", conflicts_with = "names")]
+    #[arg(long, default_value = "eth0", conflicts_with_all = ["names", "network"])]
     pub ifname: String,
 }
 

@@ -34,12 +34,13 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::api::types::{
-    DropView, EndpointCreate, EndpointView, NetworkCreate, NetworkSet, NetworkView, PortLoadView,
-    StatusView, SubnetView, TraceView,
+    DetachBody, DropView, EndpointCreate, EndpointView, NetworkCreate, NetworkSet, NetworkView,
+    PortLoadView, StatusView, SubnetView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
-use crate::engine;
+use crate::engine::{self, DETACHED_MAX};
 use crate::error::split_hint;
+use crate::model::Backend;
 use args::{
     AttachArgs, Cli, Command, DetachArgs, NatCommand, NetworkCommand, NetworkCreateArgs, TraceArgs,
 };
@@ -322,10 +323,24 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
 }
 
 async fn detach(client: &Client, args: DetachArgs) -> anyhow::Result<()> {
-    for name in &args.names {
-        client
-            .delete(&format!("/v1/endpoints/{}", escape(name)))
+    let mut names = args.names;
+    if let Some(network) = args.network {
+        let _: NetworkView = client
+            .get(&format!("/v1/networks/{}", escape(&network)))
             .await?;
+        let endpoints: Vec<EndpointView> = client.get("/v1/endpoints").await?;
+        // The network's card and the host's port beside it come and go with the network.
+        let attachable = |backend: &str| Backend::ALL.iter().any(|known| known.label() == backend);
+        let attached = endpoints
+            .into_iter()
+            .filter(|endpoint| endpoint.network == network && attachable(&endpoint.backend));
+        names = attached.map(|endpoint| endpoint.name).collect();
+    }
+    for names in names.chunks(DETACHED_MAX) {
+        let body = DetachBody {
+            names: names.to_vec(),
+        };
+        client.create("/v1/detach", &body).await?;
     }
     let sandbox = match (args.netns, args.pid) {
         (Some(netns), _) => format!("netns={}", escape(&absolute(netns)?)),

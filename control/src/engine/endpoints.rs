@@ -8,6 +8,7 @@ use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::l2::Families;
 use dataplane_core::topology::PORTS_MAX;
 
+use super::detaching::check_detachable;
 use super::reservations::reserves;
 use super::{Engine, State};
 use crate::error::Error;
@@ -212,7 +213,7 @@ impl Engine {
     }
 
     /// Tells that an endpoint is no more, unless it has never come to be one.
-    fn tell_detached(&self, state: &State, endpoint: &Endpoint) {
+    pub(super) fn tell_detached(&self, state: &State, endpoint: &Endpoint) {
         if endpoint.phase != Phase::Attaching {
             let text = format!("endpoint '{}' was detached", endpoint.name);
             self.tell_port(state, EventKind::EndpointDetached, endpoint, text);
@@ -221,7 +222,7 @@ impl Engine {
 
     /// Takes an endpoint out of the publications that lead to it, and ends those that lead to no
     /// other. What has to be forgotten of them once that is in force.
-    fn withdraw_from(&self, state: &mut State, port: PortId) -> Withdrawn {
+    pub(super) fn withdraw_from(&self, state: &mut State, port: PortId) -> Withdrawn {
         let mut gone = Withdrawn::default();
         for publication in state.desired.publications.values_mut() {
             if publication.target(port).is_none() {
@@ -246,7 +247,12 @@ impl Engine {
     }
 
     /// Ends what came by publications that lead to an endpoint no more.
-    fn forget_withdrawn(&self, state: &State, port: PortId, gone: Withdrawn) -> Result<(), Error> {
+    pub(super) fn forget_withdrawn(
+        &self,
+        state: &State,
+        port: PortId,
+        gone: Withdrawn,
+    ) -> Result<(), Error> {
         if gone.reserving {
             self.reserve_ports(state)?;
         }
@@ -308,87 +314,6 @@ impl Engine {
             foreign: request.foreign,
         };
         Ok((endpoint, network.clone()))
-    }
-
-    /// Takes a sandbox's interface away, and it out of everything published for it.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`], or what the kernel refused; a second try goes on from there.
-    pub async fn detach(&self, name: &str) -> Result<(), Error> {
-        let mut state = self.state().await;
-        let endpoint = state
-            .desired
-            .endpoint(name)
-            .ok_or_else(|| Error::unknown_endpoint(name))?;
-        check_detachable(&state, endpoint)?;
-        let port = endpoint.port;
-        self.remove_endpoint(&mut state, port).await
-    }
-
-    /// Detaches the endpoint that a sandbox has by an interface name.
-    ///
-    /// # Errors
-    /// As [`Engine::detach`]; for a sandbox without such an endpoint, those that it has are named.
-    pub async fn detach_sandbox(&self, sandbox: &SandboxRef, ifname: &str) -> Result<(), Error> {
-        check_ifname(ifname)?;
-        let (path, ns) = open_sandbox(sandbox)?;
-        let inode = ns.id().inode();
-        // A handle would keep the sandbox alive.
-        drop(ns);
-        let mut state = self.state().await;
-        let endpoints = state.desired.endpoints.values();
-        let here: Vec<&Endpoint> = endpoints.filter(|e| e.sandbox.inode == inode).collect();
-        let Some(endpoint) = here.iter().find(|endpoint| endpoint.ifname == ifname) else {
-            let path = path.display();
-            let others: Vec<&str> = here.iter().map(|e| e.ifname.as_str()).collect();
-            let hint = if others.is_empty() {
-                "nothing of ours is attached there".to_owned()
-            } else {
-                format!("choose with --ifname: {}", others.join(", "))
-            };
-            return Err(Error::NotAttached(format!(
-                "no endpoint has the interface '{ifname}' in {path}; {hint}"
-            )));
-        };
-        check_detachable(&state, endpoint)?;
-        let port = endpoint.port;
-        self.remove_endpoint(&mut state, port).await
-    }
-
-    /// Removes an endpoint wherever in its life it is.
-    pub(super) async fn remove_endpoint(
-        &self,
-        state: &mut State,
-        port: PortId,
-    ) -> Result<(), Error> {
-        let before = self.endpoint(state, port)?.clone();
-        let mut endpoint = before.clone();
-        endpoint.phase = Phase::Detaching;
-        self.store.put_endpoint(&endpoint)?;
-        let gone = self.withdraw_from(state, port);
-        state.desired.endpoints.insert(port, endpoint.clone());
-        self.install(state)?;
-        if state.open.remove(&port) {
-            self.blocking(|dataplane| dataplane.remove_port(port))?;
-        }
-        // Another endpoint may have the number next.
-        self.blocked.release(port);
-        self.devices.remove(&endpoint).await?;
-        self.store.remove_endpoint(port)?;
-        state.desired.endpoints.remove(&port);
-        self.drop_fdb_entries(state, port);
-        self.drop_listeners(state, port);
-        self.drop_mirrors_of_port(state, port);
-        state.capabilities.remove(&port);
-        self.end_sessions(&endpoint);
-        // At once: its address may be another endpoint's before the next interval.
-        self.keep_sessions();
-        self.refresh_uplinks(state)?;
-        self.install(state)?;
-        self.drop_resolv_conf(state, &before);
-        self.forget_withdrawn(state, port, gone)?;
-        self.tell_detached(state, &before);
-        Ok(())
     }
 
     /// Opens the device of an endpoint that an earlier daemon has made.
@@ -466,7 +391,7 @@ impl Engine {
 
 /// What an endpoint was taken out of.
 #[derive(Debug, Default)]
-struct Withdrawn {
+pub(super) struct Withdrawn {
     /// Publications that ended.
     publications: Vec<u32>,
     /// Publications that lead to others.
@@ -487,27 +412,13 @@ pub(super) fn free_port(desired: &DesiredState, taken: &[PortId]) -> Result<Port
         })
 }
 
-/// Refuses to detach what is a part of its network.
-fn check_detachable(state: &State, endpoint: &Endpoint) -> Result<(), Error> {
-    if !endpoint.comes_with_nic() {
-        return Ok(());
-    }
-    let network = state.desired.network_of(endpoint);
-    let network = network.map_or_else(String::new, |network| network.name.to_string());
-    Err(Error::InUse(format!(
-        "endpoint '{}' belongs to the NIC of network '{network}'; take that back by `causeway network \
-         set {network} --nic none`",
-        endpoint.name
-    )))
-}
-
 /// Milliseconds since 1970; a clock that is not set yet is at their beginning.
 pub(super) fn now_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-fn open_sandbox(sandbox: &SandboxRef) -> Result<(PathBuf, Netns), Error> {
+pub(super) fn open_sandbox(sandbox: &SandboxRef) -> Result<(PathBuf, Netns), Error> {
     match sandbox {
         SandboxRef::Pid(pid) => {
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));

@@ -12,6 +12,7 @@
 mod background;
 mod claims;
 mod clean;
+mod detaching;
 mod endpoints;
 mod features;
 mod groups;
@@ -49,6 +50,7 @@ use dataplane_port::packet::FilterHandle;
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
+pub use detaching::DETACHED_MAX;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
 pub use groups::ListenerRequest;
 pub use mirrors::{MirrorFrom, MirrorRequest};
