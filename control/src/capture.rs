@@ -17,14 +17,10 @@ use dataplane::what_if::as_it_leaves;
 use dataplane_core::addr::PortId;
 use dataplane_core::topology::Topology;
 use dataplane_core::verdict::{Awaited, Verdict};
-use pcap_file::pcapng::PcapNgWriter;
-use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption,
-};
-use pcap_file::{DataLink, PcapError};
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 
 use crate::explain::explain;
+use crate::pcapng::{FrameWriter, InterfaceId, Packet};
 
 /// Bytes of each frame that a capture keeps when none are named: whole frames of any size.
 pub const SNAP_SIZE_DEFAULT: usize = 65_600;
@@ -35,9 +31,9 @@ const OUTBOUND: u32 = 2;
 
 /// Writes records as pcapng.
 pub struct Capture<W: Write> {
-    writer: PcapNgWriter<W>,
-    /// Interface ids by port, in the order of their blocks.
-    interfaces: HashMap<PortId, u32>,
+    writer: FrameWriter<W>,
+    /// Interfaces by port.
+    interfaces: HashMap<PortId, InterfaceId>,
     /// The only port that is captured; `None` for all.
     only: Option<PortId>,
     /// Wall-clock time of the dataplane's origin.
@@ -56,9 +52,8 @@ impl<W: Write> Capture<W> {
         origin: Duration,
         snap_size: usize,
     ) -> io::Result<Self> {
-        let writer = PcapNgWriter::new(out).map_err(to_io)?;
         Ok(Self {
-            writer,
+            writer: FrameWriter::new(out)?,
             interfaces: HashMap::new(),
             only,
             origin,
@@ -112,50 +107,31 @@ impl<W: Write> Capture<W> {
         story: &str,
         topology: &Topology,
     ) -> io::Result<()> {
-        let interface_id = self.interface(port, topology)?;
-        let comment = format!("#{} {story}", record.sequence);
-        let block = EnhancedPacketBlock {
-            interface_id,
-            timestamp: self.origin + Duration::from_nanos(record.at.nanos()),
-            original_len: size as u32,
-            data: Cow::Borrowed(bytes),
-            options: vec![
-                EnhancedPacketOption::Comment(Cow::Owned(comment)),
-                EnhancedPacketOption::Flags(flags),
-            ],
+        let packet = Packet {
+            interface: self.interface(port, topology)?,
+            at: self.origin + Duration::from_nanos(record.at.nanos()),
+            bytes,
+            size,
         };
-        self.writer.write_pcapng_block(block).map_err(to_io)?;
-        Ok(())
+        let comment = format!("#{} {story}", record.sequence);
+        let options = vec![
+            EnhancedPacketOption::Comment(Cow::Owned(comment)),
+            EnhancedPacketOption::Flags(flags),
+        ];
+        self.writer.packet(&packet, options)
     }
 
     /// The interface of a port, described when it is first needed.
-    fn interface(&mut self, port: PortId, topology: &Topology) -> io::Result<u32> {
+    fn interface(&mut self, port: PortId, topology: &Topology) -> io::Result<InterfaceId> {
         if let Some(id) = self.interfaces.get(&port) {
             return Ok(*id);
         }
         let name = topology
             .port(port)
             .map_or_else(|| port.to_string(), |p| p.name.to_string());
-        let block = InterfaceDescriptionBlock {
-            linktype: DataLink::ETHERNET,
-            snaplen: self.snap_size as u32,
-            options: vec![
-                InterfaceDescriptionOption::IfName(Cow::Owned(name)),
-                // Nanoseconds: 10^-9.
-                InterfaceDescriptionOption::IfTsResol(9),
-            ],
-        };
-        self.writer.write_pcapng_block(block).map_err(to_io)?;
-        let id = self.interfaces.len() as u32;
+        let id = self.writer.interface(&name, self.snap_size)?;
         self.interfaces.insert(port, id);
         Ok(id)
-    }
-}
-
-fn to_io(error: PcapError) -> io::Error {
-    match error {
-        PcapError::IoError(error) => error,
-        other => io::Error::other(other.to_string()),
     }
 }
 
@@ -166,6 +142,7 @@ mod tests {
     use dataplane_core::time::Instant;
     use dataplane_core::topology::{Port, Role};
     use dataplane_core::trace::Step;
+    use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
     use pcap_file::pcapng::{Block, PcapNgReader};
 
     fn topology() -> Topology {

@@ -25,6 +25,7 @@ pub mod name_listener;
 pub mod names;
 pub mod netns;
 pub mod owner;
+pub mod pcapng;
 pub mod plan;
 pub mod port_settings;
 pub mod publish;
