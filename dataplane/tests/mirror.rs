@@ -7,6 +7,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use dataplane::stats::EgressDrop;
 use dataplane::{Config, Dataplane, Waiting};
 use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::frame::Offload;
@@ -14,6 +15,7 @@ use dataplane_core::l2::{Form, Mirror, MirrorDirection, MirrorSource, PortFlags,
 use dataplane_core::topology::{Multicast, Port, Role, Topology};
 use dataplane_core::verdict::{DropReason, VerdictKind};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
+use dataplane_port::spool::{self, Woken};
 use dataplane_port::{Capabilities, PortIo};
 use world::{RED, groups, mac};
 
@@ -192,6 +194,48 @@ fn large_frames_are_shown_as_they_are() {
     };
     rig.send(1, &frame, offload);
     assert_eq!(rig.peer(6).take(), Some((frame, offload)));
+}
+
+#[test]
+fn copies_for_a_thread_wait_for_it_and_the_newest_are_dropped_when_too_many_do() {
+    const SPOOL: PortId = PortId(8);
+    let rig = Rig::new(2, Vec::new());
+    let (port, mut reader) = spool::pair().unwrap();
+    rig.dataplane.add_port(SPOOL, vec![Box::new(port)]).unwrap();
+    let mut topology = rig.topology.clone();
+    topology.put_port(Port {
+        mtu: u16::MAX,
+        flags: PortFlags::MIRROR | PortFlags::OFFLOAD,
+        ..Port::new(SPOOL, "spool", Role::Bridge(RED))
+    });
+    topology.mirrors = vec![mirror(PORT_1, MirrorDirection::In, SPOOL.0)];
+    topology.finish();
+    rig.dataplane.install(topology).unwrap();
+    let count = 250;
+    let frames = (0..count).map(|number| {
+        let mut frame = plain(1, mac(2), number);
+        frame.resize(60_000, number);
+        frame
+    });
+    let sent: Vec<_> = frames.collect();
+    for frame in &sent {
+        assert!(rig.peer(1).inject(frame, Offload::NONE));
+    }
+    let copies = |rig: &Rig| rig.dataplane.stats().port(SPOOL).unwrap().clone();
+    rig.wait_for(|rig| copies(rig).mirrored == u64::from(count));
+    rig.wait_for(|rig| rig.dataplane.stats().check_laws().is_ok());
+    let lost: u64 = copies(&rig).drops.iter().map(|(_, count)| count).sum();
+    assert!(lost > 0 && lost < 100, "{:?}", copies(&rig));
+    assert_eq!(copies(&rig).drops[EgressDrop::QueueFull as usize].1, lost);
+    assert!(copies(&rig).queued > 0, "some wait outside of the ring");
+    let (mut taken, mut frame) = (Vec::new(), Vec::new());
+    while taken.len() as u64 + lost < u64::from(count) {
+        assert_eq!(reader.wait(DEADLINE), Woken::Frames);
+        while reader.take(&mut frame).is_some() {
+            taken.push(frame.clone());
+        }
+    }
+    assert!(taken == sent[..taken.len()], "the oldest, in order");
 }
 
 #[test]

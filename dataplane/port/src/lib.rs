@@ -10,6 +10,7 @@
 //! | AF_PACKET | [`packet`] | checksum, GSO | fanout by flow |
 //! | in memory | [`memory`] | as configured | one |
 //! | from a file | [`pcap`] | none | one |
+//! | to a thread that writes | [`spool`] | every one | one |
 //!
 //! [`guard`] keeps the host's stack from answering on an interface that a packet socket shares
 //! with it. [`fault`] and [`pcap`] wrap any port, to harm its frames or to record them.
@@ -30,6 +31,7 @@ pub mod guard;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
+pub mod spool;
 mod sys;
 pub mod tap;
 pub mod tap_plain;
