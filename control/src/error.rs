@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::publish::PublishSpecError;
 use crate::vlans::VlanError;
-use crate::{ipam, link, netns, store};
+use crate::{ipam, link, mirror_file, netns, store};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,9 @@ pub enum Error {
     /// Not a direction of a mirror.
     #[error(transparent)]
     MirrorDirection(#[from] MirrorDirectionError),
+    /// Not a file that a mirror can write.
+    #[error(transparent)]
+    MirrorFile(#[from] mirror_file::disk::Error),
     /// Not a group that listeners are kept of.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -258,6 +261,12 @@ impl Error {
                 | ipam::Error::Outside { .. }
                 | ipam::Error::Reserved { .. }
                 | ipam::Error::NoSuchSubnet { .. } => Class::Invalid,
+            },
+            Self::MirrorFile(error) => match error {
+                mirror_file::disk::Error::Io { .. } => Class::Failed,
+                mirror_file::disk::Error::Directory(_)
+                | mirror_file::disk::Error::NotAFile(_)
+                | mirror_file::disk::Error::NotPcapng(_) => Class::Invalid,
             },
             Self::Netns(error) => match error {
                 netns::Error::UnknownName(_) | netns::Error::UnknownProcess(_) => Class::NotFound,

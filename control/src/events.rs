@@ -54,13 +54,17 @@ pub enum EventKind {
     StormBegan,
     /// It no longer does.
     StormEnded,
+    /// The file of a mirror cannot be written.
+    MirrorFailed,
+    /// It can again.
+    MirrorResumed,
     /// A limit is near, or something was refused for it.
     Limit,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::EndpointAttached,
         Self::EndpointDetached,
         Self::PortChanged,
@@ -79,6 +83,8 @@ impl EventKind {
         Self::Loop,
         Self::StormBegan,
         Self::StormEnded,
+        Self::MirrorFailed,
+        Self::MirrorResumed,
         Self::Limit,
     ];
 
@@ -103,6 +109,8 @@ impl EventKind {
             Self::Loop => "loop",
             Self::StormBegan => "storm_began",
             Self::StormEnded => "storm_ended",
+            Self::MirrorFailed => "mirror_failed",
+            Self::MirrorResumed => "mirror_resumed",
             Self::Limit => "limit",
         }
     }
@@ -117,6 +125,7 @@ impl EventKind {
             | Self::DuplicateAddress
             | Self::Loop
             | Self::StormBegan
+            | Self::MirrorFailed
             | Self::Limit => true,
             Self::EndpointAttached
             | Self::EndpointDetached
@@ -124,6 +133,7 @@ impl EventKind {
             | Self::PortUp
             | Self::PortUnblocked
             | Self::StormEnded
+            | Self::MirrorResumed
             | Self::NetworkCreated
             | Self::NetworkChanged
             | Self::NetworkRemoved

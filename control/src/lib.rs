@@ -20,6 +20,7 @@ pub mod ipam;
 pub mod keep;
 pub mod lifeline;
 pub mod link;
+pub mod mirror_file;
 pub mod model;
 pub mod name_listener;
 pub mod names;

@@ -33,7 +33,10 @@ pub use bridging::{LoopDetect, LoopDetectError, StpFrames, StpFramesError};
 pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
 pub use mdb::{GroupError, MdbSetting, group};
 pub use mirror::{
-    MirrorDirectionError, MirrorIngress, MirrorSetting, Mirrors, mirror_direction, only_shows,
+    FileTarget, MIRROR_FILE_PORT_FIRST, MIRROR_FILE_SIZE_DEFAULT, MIRROR_FILE_SIZES,
+    MIRROR_FILES_KEPT, MIRROR_FILES_KEPT_DEFAULT, MIRROR_FILES_MAX, MirrorDirectionError,
+    MirrorFileSetting, MirrorFiles, MirrorIngress, MirrorSetting, Mirrors, is_mirror_file,
+    mirror_direction, only_shows,
 };
 pub use nic::{Confirmation, NicBefore, NicOrigin, NicSetting, NicStage, Router};
 
@@ -547,6 +550,8 @@ pub struct DesiredState {
     pub mdb: BTreeSet<MdbSetting>,
     /// By name.
     pub mirrors: Mirrors,
+    /// By name.
+    pub mirror_files: MirrorFiles,
     /// NICs that are on networks, by switch port.
     pub nics: BTreeMap<PortId, NicSetting>,
 }

@@ -68,6 +68,7 @@ const MIGRATIONS: &[&str] = &[
     mac_nat::MACS,
     dns::SETTINGS,
     nics::NICS,
+    mirrors::FILES,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -220,6 +221,7 @@ impl Store {
                 fdb: fdb::load(connection)?,
                 mdb: mdb::load(connection)?,
                 mirrors: mirrors::load(connection)?,
+                mirror_files: mirrors::load_files(connection)?,
                 nics: nics::load(connection)?,
             })
         })

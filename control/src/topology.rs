@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::{Families, Identity, MacNat, PortFlags, PortProfile};
+use dataplane_core::l2::{
+    Families, Identity, MacNat, Mirror, MirrorSource, PortFlags, PortProfile,
+};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -19,8 +21,8 @@ use dataplane_port::Framing;
 
 use crate::hostnet::HostState;
 use crate::model::{
-    DesiredState, Endpoint, HOST_LINK_PORT, LoopDetect, MTU_DEFAULT, Network, Phase, Publication,
-    PublicationTarget, Router, StpFrames, Subnet, only_shows,
+    DesiredState, Endpoint, HOST_LINK_PORT, LoopDetect, MTU_DEFAULT, Name, Network, Phase,
+    Publication, PublicationTarget, Router, StpFrames, Subnet, only_shows,
 };
 use crate::port_settings::AdminState;
 use crate::vlans::VlanFiltering;
@@ -122,9 +124,29 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
     });
     let mirrors = inputs.desired.mirrors.values();
     topology.mirrors = mirrors.map(|setting| setting.mirror).collect();
+    for (name, setting) in &inputs.desired.mirror_files {
+        put_mirror_file(&mut topology, inputs.desired, name, setting.mirror);
+    }
     topology.statics = StaticRules::build(rules.collect())?;
     topology.finish();
     Ok(topology)
+}
+
+/// A mirror whose port leads to a file, which takes frames of any size.
+fn put_mirror_file(topology: &mut Topology, desired: &DesiredState, name: &Name, mirror: Mirror) {
+    let domain = match mirror.from {
+        MirrorSource::Port(port) => desired.endpoints.get(&port).map(|from| from.domain),
+        MirrorSource::Domain(domain) => Some(domain),
+    };
+    if let Some(domain) = domain {
+        topology.put_port(Port {
+            mtu: u16::MAX,
+            flags: PortFlags::MIRROR | PortFlags::OFFLOAD,
+            // No endpoint can have such a name.
+            ..Port::new(mirror.to, &format!("mirror:{name}"), Role::Bridge(domain))
+        });
+        topology.mirrors.push(mirror);
+    }
 }
 
 fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {

@@ -1,17 +1,26 @@
-//! Mirrors between real namespaces, driven by the command line: what a port shows of others.
+//! Mirrors between real namespaces, driven by the command line: what a port shows of others, and what
+//! a file has of them.
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
 use dataplane_core::addr::MacAddr;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
-use tests::lab::{DEADLINE, Lab, Namespace, ip, require_root, wait_until};
+use tests::lab::{DEADLINE, Lab, Namespace, ip, require_root, wait_for, wait_until};
 use tests::talk::{Witness, ask_tcp, ping, serve_tcp, unpingable};
 use tests::wire::{self, Link};
 
 /// Frames whose order is looked at, and how many are on their way at once.
 const FRAMES: u32 = 2_000;
 const WINDOW: u32 = 16;
+/// How many of those that go to a file are on their way at once.
+const FILE_WINDOW: usize = 100;
 /// Bytes of a bulk transfer, there and back.
 const BULK: usize = 4 << 20;
 
@@ -22,7 +31,7 @@ struct Floor {
     b: Namespace,
     address_of_b: String,
     ids: Namespace,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Floor {
@@ -46,8 +55,61 @@ impl Floor {
             b,
             address_of_b,
             ids,
-            _lab: lab,
+            lab,
         }
+    }
+
+    /// Has all that enters by a written to that file of the lab's directory.
+    fn write_to(&self, name: &str, more: &[&str]) -> PathBuf {
+        let path = self.lab.dir().join(name);
+        let add = [
+            "mirror",
+            "add",
+            "m",
+            "--from",
+            "a",
+            "--direction",
+            "in",
+            "-w",
+        ];
+        let words = [&add[..], &[path.to_str().unwrap()], more].concat();
+        self.daemon.run(&words);
+        path
+    }
+
+    /// Sends so many frames from a to b, of many sizes, and waits until no copy of any is on its way.
+    fn send_numbered(&self, sender: &mut Witness, numbers: std::ops::Range<u32>) -> Vec<Vec<u8>> {
+        let link = Link(self.a.mac("eth0"), self.b.mac("eth0"));
+        let before = self.settled();
+        let mut sent = Vec::new();
+        for number in numbers {
+            let mut frame = wire::plain(link);
+            frame.resize(60 + (number as usize * 7) % 1_400, number as u8);
+            frame.extend(number.to_be_bytes());
+            sender.send(&frame);
+            sent.push(frame);
+            if sent.len().is_multiple_of(FILE_WINDOW) {
+                wait_until(DEADLINE, "the copies", || {
+                    self.settled() >= before + sent.len() as u64
+                });
+            }
+        }
+        sent
+    }
+
+    /// Copies that are in the file or lost, once that is all of them.
+    fn settled(&self) -> u64 {
+        wait_for(DEADLINE, "every copy is written or lost", || {
+            let mirror = self.mirror("m");
+            let count = |value: &Value| value.as_u64().unwrap();
+            let settled = count(&mirror["file"]["written"]) + count(&mirror["dropped"]);
+            (settled == count(&mirror["copies"])).then_some(settled)
+        })
+    }
+
+    fn failure(&self) -> Option<String> {
+        let failure = &self.mirror("m")["file"]["failure"];
+        failure.as_str().map(str::to_owned)
     }
 
     fn mirror(&self, name: &str) -> Value {
@@ -275,4 +337,259 @@ fn impossible_mirrors_are_refused_and_change_nothing() {
     }
     let error = daemon.refused(&["mirror", "add", "m16", "--from", "a", "--to", "ids"]);
     assert!(error.contains("limited to 16"), "{error}");
+}
+
+/// The sections of a file, and its frames.
+fn read_file(path: &Path) -> (usize, Vec<Vec<u8>>) {
+    let mut reader = PcapNgReader::new(File::open(path).unwrap()).unwrap();
+    let (mut sections, mut frames) = (1, Vec::new());
+    while let Some(block) = reader.next_block() {
+        match block.unwrap() {
+            Block::SectionHeader(_) => sections += 1,
+            Block::EnhancedPacket(block) => frames.push(block.data.into_owned()),
+            _ => {}
+        }
+    }
+    (sections, frames)
+}
+
+/// Those of a test, among what stations send by themselves.
+fn of_the_test(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let ours = |frame: &Vec<u8>| frame[12..14] == [0x88, 0xb5];
+    frames.into_iter().filter(ours).collect()
+}
+
+#[test]
+fn a_file_has_the_frames_in_order_and_bit_by_bit_over_a_crash_and_the_end() {
+    if !require_root("a_file_has_the_frames_in_order_and_bit_by_bit_over_a_crash_and_the_end") {
+        return;
+    }
+    for workers in ["1", "2"] {
+        let mut floor = Floor::new("mirror-file", workers, "packet");
+        let path = floor.write_to("m.pcapng", &[]);
+        let mut sender = Witness::new(&floor.a, "eth0");
+        let half = FRAMES / 2;
+        let mut sent = floor.send_numbered(&mut sender, 0..half);
+        floor.daemon.kill();
+        // As if it had been killed while it wrote.
+        let mut torn = fs::read(&path).unwrap();
+        torn.extend([6, 0, 0, 0, 100, 0]);
+        fs::write(&path, torn).unwrap();
+        floor.daemon.restart();
+        let mirror = floor.mirror("m");
+        assert_eq!(mirror["to"], path.to_str().unwrap());
+        assert_eq!(mirror["file"]["limit_size"], 1 << 30, "{mirror}");
+        sent.extend(floor.send_numbered(&mut sender, half..FRAMES));
+        assert_eq!(floor.mirror("m")["dropped"], 0);
+        floor.daemon.run(&["mirror", "rm", "m"]);
+        let (sections, frames) = read_file(&path);
+        let frames = of_the_test(frames);
+        assert_eq!(sections, 2, "one of each daemon");
+        assert!(
+            frames == sent,
+            "{workers} workers: {} of {}",
+            frames.len(),
+            sent.len()
+        );
+        let ports = floor.daemon.json(&["port", "ls"]).to_string();
+        assert!(!ports.contains("mirror"), "its port is gone: {ports}");
+        assert_eq!(floor.daemon.json(&["mirror", "ls"]), json!([]));
+    }
+}
+
+#[test]
+fn files_give_way_when_they_are_full_and_the_mirror_ends_with_what_it_watches() {
+    if !require_root("files_give_way_when_they_are_full_and_the_mirror_ends_with_what_it_watches") {
+        return;
+    }
+    let floor = Floor::new("mirror-rotate", "1", "packet");
+    let path = floor.write_to("m.pcapng", &["--limit-size", "128k", "--rotate", "3"]);
+    let mut sender = Witness::new(&floor.a, "eth0");
+    let sent = floor.send_numbered(&mut sender, 0..800);
+    floor.daemon.run(&["detach", "a"]);
+    assert_eq!(floor.daemon.json(&["mirror", "ls"]), json!([]));
+    let older = |number: u32| floor.lab.dir().join(format!("m.pcapng.{number}"));
+    assert!(!older(3).exists());
+    let mut kept = Vec::new();
+    for file in [older(2), older(1), path] {
+        assert!(file.metadata().unwrap().len() <= 128 << 10);
+        kept.extend(of_the_test(read_file(&file).1));
+    }
+    assert!(kept.len() > 300, "{}", kept.len());
+    assert!(
+        kept == sent[sent.len() - kept.len()..],
+        "the newest, in order"
+    );
+}
+
+#[test]
+fn bulk_tcp_is_in_the_file_in_large_frames() {
+    if !require_root("bulk_tcp_is_in_the_file_in_large_frames") {
+        return;
+    }
+    let floor = Floor::new("mirror-file-bulk", "2", "packet");
+    let path = floor.lab.dir().join("n.pcapng");
+    let add = ["mirror", "add", "m", "--network", "n", "-w"];
+    floor
+        .daemon
+        .run(&[&add[..], &[path.to_str().unwrap()]].concat());
+    let b = &floor.address_of_b;
+    serve_tcp(&floor.b, &format!("{b}:7000"));
+    ask_tcp(&floor.a, &format!("{b}:7000"), BULK);
+    floor.settled();
+    let mirror = floor.mirror("m");
+    floor.daemon.run(&["mirror", "rm", "m"]);
+    let (_, frames) = read_file(&path);
+    assert!(frames.len() as u64 >= mirror["file"]["written"].as_u64().unwrap());
+    let largest = frames.iter().map(Vec::len).max();
+    assert!(
+        largest > Some(1_514),
+        "as the switch carries them: {largest:?}"
+    );
+    if mirror["dropped"] == 0 {
+        let bytes: usize = frames.iter().map(Vec::len).sum();
+        assert!(bytes > 2 * BULK, "there and back: {bytes}");
+    }
+}
+
+#[test]
+fn a_full_disk_costs_copies_that_are_counted_and_nothing_else() {
+    if !require_root("a_full_disk_costs_copies_that_are_counted_and_nothing_else") {
+        return;
+    }
+    let on_a_small_disk = || {
+        // In mounts of its own, which the daemon inherits: they end with the two.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+        let floor = Floor::new("mirror-full", "1", "packet");
+        let disk = floor.lab.dir().join("disk");
+        fs::create_dir(&disk).unwrap();
+        // The daemon is in the same mounts, so that it sees this one too.
+        let size = Some("size=2m");
+        mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), size).unwrap();
+        let _mounted = Mounted(disk);
+        check_full_disk(&floor);
+    };
+    std::thread::scope(|scope| scope.spawn(on_a_small_disk).join().unwrap());
+}
+
+/// A mount that is gone before the lab, whose directory it would keep.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+fn check_full_disk(floor: &Floor) {
+    let path = floor.write_to("disk/m.pcapng", &[]);
+    let b = ip(&floor.address_of_b);
+    let mut sender = Witness::new(&floor.a, "eth0");
+    let (mut sent, mut next) = (Vec::new(), 0);
+    let failure = wait_for(DEADLINE, "a full disk", || {
+        sent.extend(floor.send_numbered(&mut sender, next..next + 500));
+        next += 500;
+        floor.failure()
+    });
+    assert!(failure.contains("No space left"), "{failure}");
+    assert!(failure.contains(path.to_str().unwrap()), "{failure}");
+    assert!(
+        floor
+            .daemon
+            .run(&["mirror", "ls"])
+            .contains("No space left")
+    );
+    wait_until(DEADLINE, "an event", || {
+        let told = floor.daemon.run(&["events", "--kind", "mirror_failed"]);
+        told.contains("mirror 'm' loses its copies") && told.contains("No space left")
+    });
+    let lost = || floor.mirror("m")["dropped"].as_u64().unwrap();
+    let before = lost();
+    sent.extend(floor.send_numbered(&mut sender, next..next + 500));
+    assert!(lost() >= before + 500, "each is counted");
+    let drops = floor.daemon.run(&["drops"]);
+    assert!(
+        drops.contains("refused") && drops.contains("mirror:m"),
+        "{drops}"
+    );
+    assert!(ping(&floor.a, b, 56), "what is watched goes on");
+
+    let written = floor.mirror("m")["file"]["written"].as_u64().unwrap();
+    let (_, frames) = read_file(&path);
+    assert_eq!(frames.len() as u64, written, "whole to the last");
+    let frames = of_the_test(frames);
+    assert!(frames.len() > 500 && frames == sent[..frames.len()]);
+
+    fs::remove_file(&path).unwrap();
+    wait_until(DEADLINE, "room again", || floor.failure().is_none());
+    wait_until(DEADLINE, "an event", || {
+        let told = floor.daemon.run(&["events", "--kind", "mirror_resumed"]);
+        told.contains("mirror 'm' writes to")
+    });
+    let sent = floor.send_numbered(&mut sender, 0..FILE_WINDOW as u32);
+    floor.daemon.run(&["mirror", "rm", "m"]);
+    assert!(of_the_test(read_file(&path).1) == sent);
+}
+
+#[test]
+fn files_that_cannot_be_are_refused_by_name_and_change_nothing() {
+    if !require_root("files_that_cannot_be_are_refused_by_name_and_change_nothing") {
+        return;
+    }
+    let floor = Floor::new("mirror-file-refused", "1", "packet");
+    let dir = floor.lab.dir();
+    let diary = dir.join("diary.txt");
+    fs::write(&diary, "dear diary, nothing happened").unwrap();
+    let text = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let refused = |path: &str, more: &[&str], said: &str| {
+        let add = ["mirror", "add", "x", "--from", "a", "-w", path];
+        let error = floor.daemon.refused(&[&add[..], more].concat());
+        assert!(error.contains(said), "{path}: {error}");
+        assert_eq!(floor.daemon.json(&["mirror", "ls"]), json!([]));
+    };
+    let none = format!("there is no directory '{}'", text("none"));
+    refused(&text("none/m.pcapng"), &[], &none);
+    refused(
+        &text("diary.txt"),
+        &[],
+        "diary.txt' is there and not pcapng",
+    );
+    refused("/dev/full", &[], "'/dev/full' is there and no regular file");
+    let new = text("m.pcapng");
+    refused(
+        &new,
+        &["--limit-size", "127k"],
+        "give 131072 to 1099511627776",
+    );
+    refused(&new, &["--rotate", "0"], "give 1 to 1000");
+    assert_eq!(fs::read(&diary).unwrap(), b"dear diary, nothing happened");
+    assert!(!dir.join("m.pcapng").exists());
+    let both = [
+        "mirror", "add", "x", "--from", "a", "-w", &new, "--to", "ids",
+    ];
+    assert_eq!(floor.daemon.output(&both).status.code(), Some(2));
+    for number in 0..8 {
+        let (name, path) = (format!("f{number}"), text(&format!("{number}.pcapng")));
+        let add = ["mirror", "add", &name, "--from", "a", "-w", &path];
+        floor.daemon.run(&add);
+        let again = ["mirror", "add", "x", "--from", "a", "-w", &path];
+        let error = floor.daemon.refused(&again);
+        assert!(error.contains(&format!("by mirror '{name}'")), "{error}");
+    }
+    let ninth = ["mirror", "add", "x", "--from", "a", "-w", &new];
+    let error = floor.daemon.refused(&ninth);
+    assert!(
+        error.contains("mirrors to files are limited to 8"),
+        "{error}"
+    );
+    for name in (0..8).map(|number| format!("f{number}")) {
+        floor.daemon.run(&["mirror", "rm", &name]);
+    }
+    let mode = fs::metadata(dir.join("0.pcapng")).unwrap().permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o600
+    );
 }

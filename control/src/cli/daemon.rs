@@ -63,6 +63,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
     remove_socket(&socket);
     engine.keep_sessions();
     engine.release_next_hops().await;
+    engine.finish_mirror_files().await;
     Ok(())
 }
 

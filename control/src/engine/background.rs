@@ -245,6 +245,7 @@ async fn watch_pressure(engine: Weak<Engine>) {
         };
         engine.watch_pressure().await;
         engine.watch_storms().await;
+        engine.watch_mirror_files().await;
         engine.watch_nics().await;
     }
 }

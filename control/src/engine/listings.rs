@@ -29,7 +29,7 @@ use crate::host_link;
 use crate::model::dns::network_dns_words;
 use crate::model::{
     Confirmation, Endpoint, Network, Publication, PublicationTarget, Router, balance_label,
-    duty_label, transport_label,
+    duty_label, is_mirror_file, transport_label,
 };
 use crate::names::nameservers;
 use crate::publish::PublishSpec;
@@ -191,6 +191,9 @@ impl Engine {
         let view = |port: &dataplane_core::topology::Port| {
             let counters = stats.port(port.id).cloned().unwrap_or_default();
             let (role, network) = match port.role {
+                Role::Bridge(domain) if is_mirror_file(port.id) => {
+                    ("mirror-file", Some(network_name(&topology, domain)))
+                }
                 Role::Bridge(domain) => ("endpoint", Some(network_name(&topology, domain))),
                 Role::HostLink => ("host-link", None),
                 Role::Uplink(_) => ("uplink", None),

@@ -7,7 +7,7 @@ use super::{Engine, State};
 use crate::api::mirrors::MirrorView;
 use crate::error::Error;
 use crate::events::EventKind;
-use crate::model::{MirrorIngress, MirrorSetting, Name, only_shows};
+use crate::model::{FileTarget, MirrorIngress, MirrorSetting, Name, only_shows};
 
 /// A mirror that somebody wants.
 #[derive(Clone, Debug)]
@@ -18,10 +18,17 @@ pub struct MirrorRequest {
     pub from: MirrorFrom,
     /// On which ways; both of a port, in of a network when left out.
     pub direction: Option<MirrorDirection>,
-    /// Name or id of the port that shows the copies.
-    pub to: String,
-    /// What that port is besides.
-    pub ingress: MirrorIngress,
+    /// Where the copies go.
+    pub to: MirrorTo,
+}
+
+/// Where copies go.
+#[derive(Clone, Debug)]
+pub enum MirrorTo {
+    /// To the port of that name or id, and what it is besides.
+    Port(String, MirrorIngress),
+    /// To a file.
+    File(FileTarget),
 }
 
 /// What is watched, by name.
@@ -41,73 +48,86 @@ impl Engine {
     pub async fn add_mirror(&self, request: MirrorRequest) -> Result<MirrorView, Error> {
         let mut state = self.state().await;
         let name: Name = request.name.parse()?;
-        let setting = self.mirror_of_request(&state, &name, &request)?;
-        self.store.put_mirror(&name, setting)?;
+        check_new(&state, &name)?;
+        let (from, usual) = self.mirror_source(&state, &request.from)?;
+        let direction = request.direction.unwrap_or(usual);
+        match request.to {
+            MirrorTo::Port(port, ingress) => {
+                let to = self.port_to_show(&state, &port, from, ingress)?;
+                let mirror = Mirror {
+                    from,
+                    direction,
+                    to,
+                };
+                let setting = MirrorSetting { mirror, ingress };
+                self.add_port_mirror(&mut state, &name, setting)?;
+                Ok(self.mirror_view(&state, &name, setting))
+            }
+            MirrorTo::File(target) => {
+                self.add_mirror_file(&mut state, &name, (from, direction), target)
+            }
+        }
+    }
+
+    fn add_port_mirror(
+        &self,
+        state: &mut State,
+        name: &Name,
+        setting: MirrorSetting,
+    ) -> Result<(), Error> {
+        self.store.put_mirror(name, setting)?;
         state.desired.mirrors.insert(name.clone(), setting);
-        if let Err(error) = self.install(&state) {
-            self.store.remove_mirror(&name)?;
-            state.desired.mirrors.remove(&name);
-            self.install(&state)?;
+        if let Err(error) = self.install(state) {
+            self.store.remove_mirror(name)?;
+            state.desired.mirrors.remove(name);
+            self.install(state)?;
             return Err(error);
         }
         if setting.ingress == MirrorIngress::Closed {
             self.dataplane.fdb().flush_port(setting.mirror.to);
         }
         let text = format!("shows mirror '{name}'");
-        self.tell_mirror(&state, setting.mirror.to, &text);
-        Ok(self.mirror_view(&state, &name, setting))
+        self.tell_mirror(state, setting.mirror.to, &text);
+        Ok(())
     }
 
-    fn mirror_of_request(
+    /// What is watched, and on which ways where nobody says.
+    fn mirror_source(
         &self,
         state: &State,
-        name: &Name,
-        request: &MirrorRequest,
-    ) -> Result<MirrorSetting, Error> {
-        let mirrors = &state.desired.mirrors;
-        if mirrors.contains_key(name) {
-            return Err(Error::Exists {
-                kind: "mirror",
-                name: name.to_string(),
-            });
-        }
-        if mirrors.len() >= MIRRORS_MAX {
-            return Err(Error::Limit {
-                what: "mirrors",
-                max: MIRRORS_MAX,
-            });
-        }
-        let to = self.port_of(state, &request.to)?;
-        let (from, usual) = match &request.from {
+        from: &MirrorFrom,
+    ) -> Result<(MirrorSource, MirrorDirection), Error> {
+        match from {
             MirrorFrom::Port(port) => {
                 let port = self.port_of(state, port)?.port;
-                (MirrorSource::Port(port), MirrorDirection::Both)
+                Ok((MirrorSource::Port(port), MirrorDirection::Both))
             }
             MirrorFrom::Network(network) => {
                 let known = state.desired.network(network);
                 let known = known.ok_or_else(|| Error::unknown_network(network))?;
-                (MirrorSource::Domain(known.domain), MirrorDirection::In)
+                Ok((MirrorSource::Domain(known.domain), MirrorDirection::In))
             }
-        };
+        }
+    }
+
+    fn port_to_show(
+        &self,
+        state: &State,
+        name: &str,
+        from: MirrorSource,
+        ingress: MirrorIngress,
+    ) -> Result<PortId, Error> {
+        let to = self.port_of(state, name)?;
         if from == MirrorSource::Port(to.port) {
             return Err(Error::Invalid(format!(
                 "port '{}' cannot show itself; give another one by --to",
                 to.name
             )));
         }
-        if request.ingress == MirrorIngress::Closed {
+        if ingress == MirrorIngress::Closed {
             check_unset(state, to.port, to.name.as_str())?;
         }
-        let direction = request.direction.unwrap_or(usual);
-        let to = to.port;
-        Ok(MirrorSetting {
-            mirror: Mirror {
-                from,
-                direction,
-                to,
-            },
-            ingress: request.ingress,
-        })
+        Ok(to.port)
     }
 
     /// Removes a mirror; its port is an ordinary one again, unless another mirror has it.
@@ -122,6 +142,9 @@ impl Engine {
             list: "mirror ls",
         };
         let key: Name = name.parse().map_err(|_| unknown())?;
+        if state.desired.mirror_files.contains_key(&key) {
+            return self.remove_mirror_file(&mut state, &key);
+        }
         let setting = state.desired.mirrors.get(&key).copied();
         let setting = setting.ok_or_else(unknown)?;
         self.store.remove_mirror(&key)?;
@@ -136,9 +159,12 @@ impl Engine {
     pub async fn mirrors(&self) -> Vec<MirrorView> {
         let state = self.state().await;
         let mirrors = state.desired.mirrors.iter();
-        mirrors
-            .map(|(name, setting)| self.mirror_view(&state, name, *setting))
-            .collect()
+        let to_ports = mirrors.map(|(name, setting)| self.mirror_view(&state, name, *setting));
+        let files = state.desired.mirror_files.iter();
+        let to_files = files.map(|(name, setting)| self.mirror_file_view(&state, name, setting));
+        let mut views: Vec<_> = to_ports.chain(to_files).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
     }
 
     /// Forgets the mirrors of a port that is gone, and with it has left the store.
@@ -146,6 +172,7 @@ impl Engine {
         state.desired.mirrors.retain(|_, setting| {
             setting.mirror.to != port && setting.mirror.from != MirrorSource::Port(port)
         });
+        self.drop_mirror_files_from(state, MirrorSource::Port(port));
     }
 
     /// The same of a network.
@@ -153,6 +180,7 @@ impl Engine {
         let gone = MirrorSource::Domain(domain);
         let mirrors = &mut state.desired.mirrors;
         mirrors.retain(|_, setting| setting.mirror.from != gone);
+        self.drop_mirror_files_from(state, gone);
     }
 
     fn tell_mirror(&self, state: &State, port: PortId, what: &str) {
@@ -164,12 +192,17 @@ impl Engine {
 
     fn mirror_view(&self, state: &State, name: &Name, setting: MirrorSetting) -> MirrorView {
         let MirrorSetting { mirror, ingress } = setting;
-        let port_name = |port: PortId| {
-            let endpoint = state.desired.endpoints.get(&port);
-            endpoint.map_or_else(|| port.to_string(), |endpoint| endpoint.name.to_string())
-        };
+        MirrorView {
+            to: port_name(state, mirror.to),
+            ingress: ingress == MirrorIngress::Open,
+            ..self.mirror_view_of(state, name, mirror)
+        }
+    }
+
+    /// What is the same of mirrors to ports and to files.
+    pub(super) fn mirror_view_of(&self, state: &State, name: &Name, mirror: Mirror) -> MirrorView {
         let (port, network) = match mirror.from {
-            MirrorSource::Port(port) => (Some(port_name(port)), None),
+            MirrorSource::Port(port) => (Some(port_name(state, port)), None),
             MirrorSource::Domain(domain) => {
                 let network = state.desired.networks.get(&domain);
                 (None, network.map(|network| network.name.to_string()))
@@ -182,12 +215,35 @@ impl Engine {
             port,
             network,
             direction: mirror.direction.label().to_owned(),
-            to: port_name(mirror.to),
-            ingress: ingress == MirrorIngress::Open,
+            to: String::new(),
+            ingress: false,
             copies: counts.map_or(0, |port| port.mirrored),
             dropped: counts.map_or(0, |port| port.drops.iter().map(|(_, count)| count).sum()),
+            file: None,
         }
     }
+}
+
+fn port_name(state: &State, port: PortId) -> String {
+    let endpoint = state.desired.endpoints.get(&port);
+    endpoint.map_or_else(|| port.to_string(), |endpoint| endpoint.name.to_string())
+}
+
+fn check_new(state: &State, name: &Name) -> Result<(), Error> {
+    let desired = &state.desired;
+    if desired.mirrors.contains_key(name) || desired.mirror_files.contains_key(name) {
+        return Err(Error::Exists {
+            kind: "mirror",
+            name: name.to_string(),
+        });
+    }
+    if desired.mirrors.len() + desired.mirror_files.len() >= MIRRORS_MAX {
+        return Err(Error::Limit {
+            what: "mirrors",
+            max: MIRRORS_MAX,
+        });
+    }
+    Ok(())
 }
 
 /// A port that only shows copies is nobody's place: no entry that was set may lead there.

@@ -20,6 +20,7 @@ mod kept;
 mod listening;
 mod listings;
 mod mac_nat;
+mod mirror_files;
 mod mirrors;
 mod names;
 mod networks;
@@ -53,7 +54,7 @@ pub use clean::clean;
 pub use detaching::DETACHED_MAX;
 pub use endpoints::{AttachRequest, Namesake, SandboxRef};
 pub use groups::ListenerRequest;
-pub use mirrors::{MirrorFrom, MirrorRequest};
+pub use mirrors::{MirrorFrom, MirrorRequest, MirrorTo};
 pub use names::NameQuestion;
 pub use networks::{LanGateway, NetworkChange, NetworkRequest};
 pub use nics::{HostAddress, NicChange, NicRequest, WITHIN_SECONDS_DEFAULT};
@@ -75,7 +76,7 @@ use crate::keep::Keeper;
 use crate::lifeline::Lifeline;
 use crate::link::Netlink;
 use crate::link::inet::Route;
-use crate::model::{DesiredState, Endpoint, Network};
+use crate::model::{DesiredState, Endpoint, Name, Network};
 use crate::netns::Netns;
 use crate::plan::{self, Action, Observed, ObservedSandbox};
 use crate::relay::{Budget, Listeners};
@@ -134,6 +135,8 @@ struct State {
     sighted: wiring::Sighted,
     /// Storms that storm control is holding back.
     storms: storms::Storms,
+    /// The files of mirrors that are being written.
+    mirror_files: BTreeMap<Name, mirror_files::Running>,
     /// Claims of addresses that were told of lately.
     claimed: claims::Claimed,
     /// What was told of the NAT's limits.
@@ -211,6 +214,7 @@ impl Engine {
         engine.host_link.find(&state.host)?;
         // Before the first frame: one that comes earlier would make a mapping of its own.
         engine.restore_sessions(&state)?;
+        engine.open_mirror_files(&mut state);
         engine.open_uplinks(&mut state).await?;
         engine.prepare_nics(&mut state).await?;
         for (action, error) in engine.converge(&mut state).await? {

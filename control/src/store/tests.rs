@@ -5,9 +5,9 @@ use crate::flood_settings::FloodSettings;
 use crate::link::saved::SavedIp;
 use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
-    Backend, Confirmation, FdbSetting, LoopDetect, MTU_DEFAULT, MdbSetting, MirrorIngress,
-    MirrorSetting, NicBefore, NicOrigin, NicSetting, NicStage, Publication, PublicationTarget,
-    StpFrames,
+    Backend, Confirmation, FdbSetting, FileTarget, LoopDetect, MIRROR_FILE_PORT_FIRST, MTU_DEFAULT,
+    MdbSetting, MirrorFileSetting, MirrorIngress, MirrorSetting, NicBefore, NicOrigin, NicSetting,
+    NicStage, Publication, PublicationTarget, StpFrames,
 };
 use std::time::Duration;
 
@@ -164,6 +164,20 @@ pub(crate) fn example() -> DesiredState {
         mirror(of_network, MirrorDirection::In, MirrorIngress::Closed),
     ];
     let names = ["m1", "m2"].map(|name| name.parse().unwrap());
+    let file = |number: u16, from| MirrorFileSetting {
+        mirror: Mirror {
+            from,
+            direction: MirrorDirection::Both,
+            to: PortId(MIRROR_FILE_PORT_FIRST + number),
+        },
+        target: FileTarget {
+            path: format!("/var/log/f{number}.pcapng").into(),
+            size_max: u64::from(u32::MAX) + u64::from(number),
+            files_max: 10,
+        },
+    };
+    let files = [file(0, of_port), file(1, of_network)];
+    let file_names = ["f1", "f2"].map(|name| name.parse().unwrap());
     let listener = MdbSetting {
         domain: network.domain,
         vlan: VlanId(7),
@@ -186,6 +200,7 @@ pub(crate) fn example() -> DesiredState {
     DesiredState {
         nics: [(endpoint.port, nic)].into(),
         mirrors: names.into_iter().zip(mirrors).collect(),
+        mirror_files: file_names.into_iter().zip(files).collect(),
         networks: [(network.domain, network)].into(),
         endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
         publications: [(publication.id, publication)].into(),
@@ -207,6 +222,8 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
     store.put_publications(&publications).unwrap();
     let mirrors = desired.mirrors.iter();
     mirrors.for_each(|(name, setting)| store.put_mirror(name, *setting).unwrap());
+    let files = desired.mirror_files.iter();
+    files.for_each(|(name, setting)| store.put_mirror_file(name, setting).unwrap());
     let entries = desired.fdb.iter();
     entries.for_each(|(key, setting)| store.put_fdb_entry(*key, *setting).unwrap());
     let listeners = desired.mdb.iter();
