@@ -216,6 +216,17 @@ pub struct Namespace {
     netlink: Netlink,
 }
 
+/// A process that ends with the test.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Namespace {
     /// Takes a namespace into the lab.
     ///

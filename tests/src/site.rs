@@ -1,7 +1,10 @@
 //! A host on a LAN: a card of its own, a veth whose far end is a router, and what a move of the card's
 //! addresses could leave or lose.
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use control::link::inet::Route;
 use control::link::saved::SavedIp;
@@ -11,7 +14,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 
 use crate::daemon::Daemon;
-use crate::lab::{DEADLINE, Lab, Namespace, block_on, ip, prefix, wait_until};
+use crate::lab::{DEADLINE, Lab, Namespace, Running, block_on, ip, prefix, wait_until};
 
 /// A host on a LAN.
 #[derive(Debug)]
@@ -100,6 +103,34 @@ impl Site {
         daemon.attach(&ns, network, name, &["--ip", address]);
         ns
     }
+}
+
+/// Starts dnsmasq on the LAN of `router`: leases from 192.168.7.100 to .150, and advertisements of
+/// fd00:7::/64. It logs to `dnsmasq.log` in the lab's directory.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn serve_leases(lab: &Lab, router: &Namespace, dnsmasq: &Path) -> Running {
+    let leases = lab.dir().join("leases");
+    let log = File::create(lab.dir().join("dnsmasq.log")).expect("a file in the lab's directory");
+    let mut command = Command::new(dnsmasq);
+    command
+        .args([
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--user=root",
+            "--port=0",
+        ])
+        .args(["--interface=eth0", "--bind-interfaces", "--log-dhcp"])
+        .args(["--dhcp-authoritative", "--no-ping", "--enable-ra"])
+        .arg("--dhcp-range=fd00:7::,ra-only,64")
+        .args(["--dhcp-range=192.168.7.100,192.168.7.150,255.255.255.0,1h"])
+        .arg(format!("--dhcp-leasefile={}", leases.display()))
+        .arg("--pid-file=")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    Running(router.start(&mut command))
 }
 
 /// Everything of a host that a move could leave or lose.

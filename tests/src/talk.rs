@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dataplane_core::addr::MacAddr;
 use dataplane_core::frame::{FrameBuf, Offload};
+use dataplane_core::headers::{Headers, L4Kind};
 use dataplane_port::packet::{Membership, PacketBuilder, PacketSocket};
 use dataplane_port::{Batch, PortIo};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
@@ -326,6 +328,41 @@ impl<T> Watch<T> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("a watch that does not panic")
     }
+}
+
+/// Watches an interface: every frame that is not its own.
+pub fn watch_others(ns: &Namespace, interface: &str) -> Watch<Vec<u8>> {
+    let own = ns.mac(interface);
+    Witness::new(ns, interface).watch(move |frame| {
+        let src = Headers::parse(frame).map(|headers| headers.src);
+        (src != Ok(own)).then(|| frame.to_vec())
+    })
+}
+
+/// Holds what has come to an interface to one MAC: as source, and nowhere in it another of `inside`.
+/// Returns what has come.
+///
+/// # Panics
+/// With the frame that has another, or when next to nothing has come.
+#[track_caller]
+pub fn assert_one_mac(watch: Watch<Vec<u8>>, own: MacAddr, inside: &[MacAddr]) -> Vec<Vec<u8>> {
+    let seen = watch.end();
+    assert_eq!(seen.missed, 0);
+    assert!(seen.kept.len() > 10, "{} frames", seen.kept.len());
+    for frame in &seen.kept {
+        let headers = Headers::parse(frame).expect("a whole frame");
+        assert_eq!(headers.src, own, "{frame:02x?}");
+        // A DHCP client says who it is, in `chaddr`.
+        let dhcp =
+            matches!(headers.l4.map(|l4| l4.kind), Ok(L4Kind::Udp { dst, .. }) if dst.0 == 67);
+        for mac in inside.iter().filter(|mac| !dhcp && **mac != own) {
+            let found = frame[..frame.len().min(128)]
+                .windows(6)
+                .any(|at| at == mac.0);
+            assert!(!found, "{mac} in {frame:02x?}");
+        }
+    }
+    seen.kept
 }
 
 /// The names of the nf_tables tables of a namespace, as the kernel tells by netlink; `None` when

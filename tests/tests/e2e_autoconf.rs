@@ -7,11 +7,11 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tests::conform::program;
 use tests::daemon::Daemon;
-use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
+use tests::lab::{DEADLINE, Lab, Namespace, Running, block_on, ip, require_root, wait_until};
 use tests::talk::{ping, unpingable};
 
 const MDNS_PORT: u16 = 5353;
@@ -19,16 +19,6 @@ const MDNS_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const MDNS_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 /// Of a message that asks for `host.local`.
 const MDNS_QUESTION: &[u8] = b"\0\0\0\0\0\x01\0\0\0\0\0\0\x04host\x05local\0\0\x01\0\x01";
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A network without a gateway of ours for what the router in the sandbox `router` says.
 struct Segment {

@@ -5,28 +5,20 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use dataplane_core::addr::MacAddr;
 use dataplane_core::headers::{Headers, L4Kind};
 use serde_json::Value;
 use tests::conform::program;
 use tests::daemon::{Daemon, attach_words};
-use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
-use tests::talk::{Watch, Witness, ask_tcp, ask_udp, ping, serve_tcp, serve_udp};
+use tests::lab::{DEADLINE, Lab, Namespace, Running, block_on, ip, require_root, wait_until};
+use tests::talk::{
+    Watch, ask_tcp, ask_udp, assert_one_mac, ping, serve_tcp, serve_udp, watch_others,
+};
 
 const LAN: &str = "10.88.0.200";
 const LAN6: &str = "fd00:88::200";
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A network one port of which leads to a LAN, a namespace at the other end of a veth.
 struct Site {
@@ -71,11 +63,7 @@ impl Site {
 
     /// Watches the LAN: every frame that is not the LAN's own.
     fn guard(&self) -> Watch<Vec<u8>> {
-        let own = self.lan.mac("eth0");
-        Witness::new(&self.lan, "eth0").watch(move |frame| {
-            let src = Headers::parse(frame).map(|headers| headers.src);
-            (src != Ok(own)).then(|| frame.to_vec())
-        })
+        watch_others(&self.lan, "eth0")
     }
 
     /// The stations that are known behind the port, as "address mac".
@@ -93,28 +81,6 @@ impl Site {
             })
             .collect()
     }
-}
-
-/// Holds what has come to the LAN to one MAC: as source, and nowhere in it another of `inside`.
-#[track_caller]
-fn assert_one_mac(watch: Watch<Vec<u8>>, own: MacAddr, inside: &[MacAddr]) -> Vec<Vec<u8>> {
-    let seen = watch.end();
-    assert_eq!(seen.missed, 0);
-    assert!(seen.kept.len() > 10, "{} frames", seen.kept.len());
-    for frame in &seen.kept {
-        let headers = Headers::parse(frame).unwrap();
-        assert_eq!(headers.src, own, "{frame:02x?}");
-        // A DHCP client says who it is, in `chaddr`.
-        let dhcp =
-            matches!(headers.l4.map(|l4| l4.kind), Ok(L4Kind::Udp { dst, .. }) if dst.0 == 67);
-        for mac in inside.iter().filter(|mac| !dhcp && **mac != own) {
-            let found = frame[..frame.len().min(128)]
-                .windows(6)
-                .any(|at| at == mac.0);
-            assert!(!found, "{mac} in {frame:02x?}");
-        }
-    }
-    seen.kept
 }
 
 #[test]

@@ -4,23 +4,15 @@
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tests::conform::program;
 use tests::daemon::{Daemon, path_text};
-use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_for, wait_until};
+use tests::lab::{
+    DEADLINE, Lab, Namespace, Running, block_on, ip, require_root, wait_for, wait_until,
+};
+use tests::site::serve_leases;
 use tests::talk::{ask_tcp, ping, serve_tcp, unpingable};
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A host with a card on a LAN of one router, and a daemon.
 struct Site {
@@ -219,7 +211,7 @@ fn an_address_comes_from_the_lans_server() {
         return;
     };
     let site = Site::new("plug-dhcp");
-    let _server = serve_leases(&site, &dnsmasq);
+    let _server = serve_leases(&site.lab, &site.router, &dnsmasq);
     let client = site.lab.namespace("client");
     let said = site.plug("nic0", &client, &["dhcp", "fa:de:b0:99:52:1c"]);
     let address = said.split_whitespace().nth(2).unwrap();
@@ -243,30 +235,6 @@ fn an_address_comes_from_the_lans_server() {
     assert!(ping(&client, ip("fd00:7::1"), 1_400));
     let log = fs::read_to_string(site.lab.dir().join("dnsmasq.log")).unwrap();
     assert!(log.contains("fa:de:b0:99:52:1c"), "{log}");
-}
-
-/// Starts dnsmasq on the LAN.
-fn serve_leases(site: &Site, dnsmasq: &Path) -> Running {
-    let leases = site.lab.dir().join("leases");
-    let log = fs::File::create(site.lab.dir().join("dnsmasq.log")).unwrap();
-    let mut command = Command::new(dnsmasq);
-    command
-        .args([
-            "--no-daemon",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--port=0",
-        ])
-        .args(["--interface=eth0", "--bind-interfaces", "--log-dhcp"])
-        .args(["--dhcp-authoritative", "--no-ping", "--enable-ra"])
-        .arg("--dhcp-range=fd00:7::,ra-only,64")
-        .args(["--dhcp-range=192.168.7.100,192.168.7.150,255.255.255.0,1h"])
-        .arg(format!("--dhcp-leasefile={}", leases.display()))
-        .arg("--pid-file=")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    Running(site.router.start(&mut command))
 }
 
 #[test]
