@@ -8,7 +8,7 @@
 //!
 //! No namespace is held open: a handle would keep a sandbox alive that its owner has ended.
 
-mod nic;
+pub(crate) mod nic;
 
 use std::net::IpAddr;
 

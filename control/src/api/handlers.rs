@@ -26,7 +26,8 @@ use super::types::{
 };
 use crate::engine::{
     AttachRequest, Clash, Engine, HostAddress, LanGateway, Namesake, NetworkChange, NetworkRequest,
-    NicChange, NicRequest, PublishRequest, SandboxRef, TargetChange, WITHIN_SECONDS_DEFAULT,
+    NicChange, NicMacs, NicRequest, PublishRequest, SandboxRef, TargetChange,
+    WITHIN_SECONDS_DEFAULT,
 };
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
@@ -163,6 +164,10 @@ fn nic_request(body: NicBody) -> Result<NicRequest, Error> {
     Ok(NicRequest {
         name: body.name,
         address,
+        macs: match body.mac_nat {
+            true => NicMacs::Card,
+            false => NicMacs::Own,
+        },
     })
 }
 

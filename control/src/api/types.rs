@@ -184,6 +184,8 @@ pub struct NicBody {
     pub confirm_within_seconds: Option<u32>,
     /// Nobody has to confirm.
     pub no_confirm: bool,
+    /// All that leaves by the card carries its MAC. Of a wireless one it always does.
+    pub mac_nat: bool,
 }
 
 /// A network card that is a port of a network.

@@ -206,7 +206,8 @@ pub enum NetworkCommand {
   causeway network create v6 --subnet6 2001:db8:5::/64 --nat6 routed
   causeway network create games --nat-filtering endpoint-independent
   causeway network create lan --nic eth1 --lan-gateway 192.168.1.1 --subnet 192.168.1.0/24
-  causeway network create lan --nic eth0 --take-address     the host's address moves along; confirm it")]
+  causeway network create lan --nic eth0 --take-address     the host's address moves along; confirm it
+  causeway network create lan --nic eth1 --mac-nat          for a switch that admits one MAC")]
 pub struct NetworkCreateArgs {
     /// Its name
     pub name: String,

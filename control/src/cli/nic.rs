@@ -26,6 +26,10 @@ pub struct NicArgs {
         conflicts_with = "confirm_within"
     )]
     pub no_confirm: bool,
+    /// All that leaves by the card carries its MAC, for a switch that admits one; wireless cards always
+    /// have it so
+    #[arg(long, requires = "nic")]
+    pub mac_nat: bool,
 }
 
 impl NicArgs {
@@ -36,6 +40,7 @@ impl NicArgs {
             take_address: self.take_address,
             confirm_within_seconds: self.confirm_within,
             no_confirm: self.no_confirm,
+            mac_nat: self.mac_nat,
         })
     }
 }

@@ -48,6 +48,15 @@ const SETTINGS: [(&str, &[&str]); 2] = [
     ),
 ];
 
+/// What a network card speaks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// A cable, or what passes for one.
+    Wire,
+    /// An access point (IEEE 802.11).
+    Wireless,
+}
+
 impl Devices {
     /// What the host has on a NIC now.
     ///
@@ -168,19 +177,10 @@ impl Devices {
         Ok(())
     }
 
-    /// Whether access points speak to the interface: they drop frames of other MACs than its own.
-    pub fn is_wireless(&self, name: &str) -> bool {
-        let by_driver = || {
-            let listed = fs::read_to_string("/proc/thread-self/net/wireless").unwrap_or_default();
-            let line = format!("{name}:");
-            let mut names = listed.lines().map(str::trim_start);
-            names.any(|other| other.starts_with(&line))
-                || Path::new("/sys/class/net")
-                    .join(name)
-                    .join("phy80211")
-                    .exists()
-        };
-        self.host.run(by_driver).unwrap_or(false)
+    /// What an interface speaks to.
+    pub(crate) fn medium(&self, name: &str) -> Medium {
+        let read = || medium_of(Path::new("/"), name);
+        self.host.run(read).unwrap_or(Medium::Wire)
     }
 
     fn place(&self, index: u32) -> Result<String, Error> {
@@ -210,6 +210,59 @@ impl Devices {
     }
 }
 
+/// What an interface speaks to, by the `/sys` and `/proc` below a directory.
+fn medium_of(root: &Path, name: &str) -> Medium {
+    let class = root.join("sys/class/net").join(name);
+    // Drivers of cfg80211, and those with wireless extensions alone.
+    let listed = ["phy80211", "wireless"].map(|entry| class.join(entry).exists());
+    // Of a namespace whose `/sys` is another's.
+    let table = fs::read_to_string(root.join("proc/thread-self/net/wireless")).unwrap_or_default();
+    let line = format!("{name}:");
+    let mut names = table.lines().map(str::trim_start);
+    match listed.contains(&true) || names.any(|other| other.starts_with(&line)) {
+        true => Medium::Wireless,
+        false => Medium::Wire,
+    }
+}
+
 fn addr_gen_mode_path(name: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_card_is_wireless_by_sysfs_or_by_the_table_of_wireless_extensions() {
+        let root = std::env::temp_dir().join(format!("causeway-medium-{}", std::process::id()));
+        let class = root.join("sys/class/net");
+        for entry in ["eth0/queues", "wlan0/phy80211", "ra0/wireless", "wlan"] {
+            fs::create_dir_all(class.join(entry)).unwrap();
+        }
+        let found = ["eth0", "wlan0", "ra0", "wlan", "ath0", "nobody"].map(|name| {
+            let before = medium_of(&root, name);
+            let table = root.join("proc/thread-self/net");
+            fs::create_dir_all(&table).unwrap();
+            let text = "Inter-| sta-|   Quality        |   Discarded packets\n face | tus | link level \
+                        noise |  nwid  crypt\n  ath0: 0000   54.  -56.  -256        0      0\n";
+            fs::write(table.join("wireless"), text).unwrap();
+            let after = medium_of(&root, name);
+            fs::remove_file(table.join("wireless")).unwrap();
+            (before, after)
+        });
+        fs::remove_dir_all(&root).unwrap();
+        use Medium::{Wire, Wireless};
+        let expected = [
+            (Wire, Wire),
+            (Wireless, Wireless),
+            (Wireless, Wireless),
+            (Wire, Wire),
+            (Wire, Wireless),
+            (Wire, Wire),
+        ];
+        assert_eq!(found, expected);
+    }
 }

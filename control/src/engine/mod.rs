@@ -57,7 +57,7 @@ pub use groups::ListenerRequest;
 pub use mirrors::{MirrorFrom, MirrorRequest, MirrorTo};
 pub use names::NameQuestion;
 pub use networks::{LanGateway, NetworkChange, NetworkRequest};
-pub use nics::{HostAddress, NicChange, NicRequest, WITHIN_SECONDS_DEFAULT};
+pub use nics::{HostAddress, NicChange, NicMacs, NicRequest, WITHIN_SECONDS_DEFAULT};
 pub(crate) use nics::{Which, give_nics_back};
 pub use publications::{Clash, PublishRequest};
 pub use stations::FdbRequest;

@@ -3,14 +3,15 @@
 use dataplane_core::l2::{PortFlags, PortVlans};
 
 use super::endpoints::{free_port, now_millis};
-use super::nics::HostAddress;
+use super::nics::{HostAddress, NicMacs};
 use super::{Engine, State};
+use crate::device::nic::Medium;
 use crate::error::Error;
 use crate::link::{IFNAME_LEN_MAX, Link, check_ifname};
 use crate::model::{
-    Backend, Confirmation, Endpoint, Name, Network, NicBefore, Phase, Router, Sandbox,
+    Asked, Backend, Confirmation, Endpoint, Name, Network, NicBefore, Phase, Router, Sandbox,
 };
-use crate::port_settings::PortSettings;
+use crate::port_settings::{OneMac, PortChange, PortSettings};
 
 /// The longest that a host may do without an answer: an hour without a network is a visit to it.
 const WITHIN_SECONDS_MAX: u32 = 3_600;
@@ -81,12 +82,6 @@ impl Engine {
                 other.name
             ));
         }
-        if self.devices.is_wireless(name) {
-            return refused(format!(
-                "interface '{name}' is wireless, and access points drop frames of other MACs than its \
-                 own; choose a wired card, or reach the LAN through the NAT of an uplink"
-            ));
-        }
         Ok(link)
     }
 
@@ -95,11 +90,21 @@ impl Engine {
         state: &State,
         network: &Network,
         link: &Link,
+        macs: NicMacs,
     ) -> Result<Endpoint, Error> {
         let ifname = link.name.clone();
         let mut endpoint = self.part_of(state, network, &ifname, ifname.clone())?;
         endpoint.backend = Backend::Nic;
         endpoint.mac = link.mac.unwrap_or_default();
+        let medium = self.devices.medium(&link.name);
+        if let Some(mac) = one_mac(macs, medium) {
+            let change = PortChange {
+                mac_nat: Asked::Value(mac),
+                ..PortChange::default()
+            };
+            let change = self.named_mac(state, &endpoint, change)?;
+            endpoint.settings = change.over(endpoint.settings);
+        }
         Ok(endpoint)
     }
 
@@ -171,6 +176,15 @@ impl Engine {
             foreign: None,
             dns: Default::default(),
         })
+    }
+}
+
+/// The one MAC of a NIC's port, where it has one for everybody.
+fn one_mac(macs: NicMacs, medium: Medium) -> Option<OneMac> {
+    match (macs, medium) {
+        (NicMacs::Own, Medium::Wire) => None,
+        // Access points take frames of a client from the client's own MAC alone.
+        (NicMacs::Own, Medium::Wireless) | (NicMacs::Card, _) => Some(OneMac::Device),
     }
 }
 
@@ -268,4 +282,21 @@ pub(super) fn check_fits(
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wireless_card_has_one_mac_for_all_unasked_and_a_wired_one_where_it_is_asked_for() {
+        for (macs, medium, expected) in [
+            (NicMacs::Own, Medium::Wire, None),
+            (NicMacs::Own, Medium::Wireless, Some(OneMac::Device)),
+            (NicMacs::Card, Medium::Wire, Some(OneMac::Device)),
+            (NicMacs::Card, Medium::Wireless, Some(OneMac::Device)),
+        ] {
+            assert_eq!(one_mac(macs, medium), expected, "{macs:?} {medium:?}");
+        }
+    }
 }

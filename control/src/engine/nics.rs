@@ -37,6 +37,17 @@ pub struct NicRequest {
     pub name: String,
     /// What becomes of the host's addresses on it.
     pub address: HostAddress,
+    /// By which MACs this side is on the LAN.
+    pub macs: NicMacs,
+}
+
+/// By which MACs stations of this side are on the LAN behind a NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicMacs {
+    /// Each by its own; by the card's where it is wireless.
+    Own,
+    /// All by the card's.
+    Card,
 }
 
 /// What becomes of the host's addresses on a NIC.
@@ -106,7 +117,7 @@ impl Engine {
         let link = self.check_nic(state, &request.name)?.clone();
         let before = self.devices.nic_before(&link).await?;
         check_fits(&network, &link, &before, request.address)?;
-        let nic = self.nic_endpoint(state, &network, &link)?;
+        let nic = self.nic_endpoint(state, &network, &link, request.macs)?;
         let host = match request.address {
             HostAddress::Absent => None,
             HostAddress::Moves(_) | HostAddress::MovesUnasked => {
