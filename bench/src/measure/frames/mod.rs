@@ -131,6 +131,7 @@ pub fn frames(request: &Request, system: &System) -> Result<Sample, MeasureError
     let lateness = outcome.sent.lateness.value_at_quantile(0.5) as f64 * 1e-3;
     sample.metrics.extend([
         Metric::more(OFFERED, "Mframes/s", outcome.sent.rate() * 1e-6),
+        Metric::less("mean", "µs", latency.mean() * 1e-3),
         Metric::less("p50", "µs", quantile(0.5)),
         Metric::less("p99", "µs", quantile(0.99)),
         Metric::less("p99.9", "µs", quantile(0.999)),
