@@ -35,6 +35,9 @@ use crate::stats::EgressDrop;
 use crate::worker::{Slot, Worker};
 use crate::{Dataplane, Error, lock};
 
+#[cfg(test)]
+mod tests;
+
 /// Buffers for held frames that there are as soon as there is a link; more are made when as many
 /// frames are held for the first time.
 const SPARE_MIN: usize = 256;
@@ -296,6 +299,12 @@ impl Links {
             return outcome;
         };
         let mut over = |frame: &FrameBuf| {
+            // Before it is paid for: the line would be busy with a frame that is not there.
+            if self.is_full(&link) {
+                link.lock().refuse();
+                outcome.overflowed += 1;
+                return;
+            }
             let passed = link.lock().pass(frame.len(), now);
             match passed {
                 Ok((first, second)) => {
@@ -316,6 +325,12 @@ impl Links {
         outcome
     }
 
+    /// Whether as many frames are held as may be. One too many may be for a moment, where workers come at
+    /// once: no reason to wait for each other.
+    fn is_full(&self, link: &SharedLink) -> bool {
+        link.held.load(Ordering::Relaxed) >= LINK_HELD_MAX || self.wheel.len() >= HELD_MAX
+    }
+
     /// Holds a copy of a frame until it is due; `false` when as many are held as may be.
     fn hold(
         &mut self,
@@ -325,8 +340,7 @@ impl Links {
         arrival: Arrival,
         now: Instant,
     ) -> bool {
-        // One too many for a moment, where workers come at once: no reason to wait for each other.
-        if link.held.load(Ordering::Relaxed) >= LINK_HELD_MAX || self.wheel.len() >= HELD_MAX {
+        if self.is_full(link) {
             link.lock().counts.overflowed += 1;
             return false;
         }

@@ -220,6 +220,13 @@ impl Link {
         }
     }
 
+    /// Counts a frame for which there is no room. It has not been on the link: it has used up nothing of
+    /// a rate, which is others' then, and nothing was drawn for it.
+    pub fn refuse(&mut self) {
+        self.counts.entered += 1;
+        self.counts.overflowed += 1;
+    }
+
     /// The way of one copy over the line.
     fn arrival(&mut self, size: usize, sent: Instant) -> Result<Arrival, Loss> {
         let passed = match &mut self.line {
