@@ -582,7 +582,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 29] = [
+const STORIES: [Tale; 30] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -616,6 +616,7 @@ const STORIES: [Tale; 29] = [
     ("25-links", stories::links::links_before_the_switch),
     ("26-multicast", stories::groups::snooping),
     ("27-loop-probe", stories::a_loop_that_is_found),
+    ("28-nic", stories::nic::a_card_and_the_hosts_port),
     ("30-mac-nat", stories::mac_nat::one_mac),
     ("32-names", stories::names::at_the_gateway),
 ];

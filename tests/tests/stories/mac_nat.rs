@@ -15,7 +15,7 @@ const LAN: PortId = PortId(3);
 const ONE: MacAddr = MacAddr([0x02, 0, 0, 0, 0x77, 0x01]);
 
 /// Sends a frame, and has a copy of it leave by the LAN's port, where one does, as a worker has it.
-fn send(s: &mut Story, port: u16, bytes: &[u8]) {
+pub fn send(s: &mut Story, port: u16, bytes: &[u8]) {
     let mut outcome = s.send(port, bytes);
     let (now, sw) = (s.world.now, &s.world.sw);
     let topology = Arc::clone(&sw.topology);

@@ -4,6 +4,7 @@ pub mod groups;
 pub mod links;
 pub mod mac_nat;
 pub mod names;
+pub mod nic;
 pub mod uplinks;
 pub mod vlans;
 
