@@ -1,8 +1,8 @@
 //! Network cards of the host as devices of endpoints: taken, and given back as they were.
 //!
 //! A NIC stays in the host's namespace. The switch reads and writes it by AF_PACKET, promiscuous for
-//! as long as the socket is open, and a guard keeps all that arrives from the host's own stack, which
-//! has no address on it meanwhile and makes none. What the host had is read before
+//! as long as the socket is open, and a guard keeps all that arrives from the host's own stack, but for
+//! what a supplicant waits for (EAPOL). The stack has no address on it meanwhile and makes none. What the host had is read before
 //! ([`Devices::nic_before`]) and put back by [`Devices::restore_nic`], which may be called at any
 //! point of the way there, and twice.
 
@@ -86,8 +86,7 @@ impl Devices {
     pub(super) async fn take_nic(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
         let name = endpoint.ifname.as_str();
         let link = self.netlink.require(name).await?;
-        self.host
-            .run(|| guard::install(name, Guarded::Everything))??;
+        self.host.run(|| guard::install(name, Guarded::Card))??;
         self.netlink.set_addr_gen_mode_none(link.index).await?;
         let made_by_kernel = self.netlink.saved_ip(link.index).await?.link_local();
         let failed = self.netlink.take_ip(&link, &made_by_kernel).await;

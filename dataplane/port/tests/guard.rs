@@ -63,6 +63,66 @@ fn everything_is_stolen_and_still_seen() {
 }
 
 #[test]
+fn a_supplicant_of_the_host_hears_what_lets_its_card_in_and_nobody_hears_more() {
+    in_namespace(|| {
+        cable();
+        // What the host's stack gets of a0 is seen at the other port of a bridge.
+        ip("link add br0 type bridge");
+        ip("link add c0 type veth peer name d0");
+        for end in ["a0", "c0"] {
+            ip(&format!("link set {end} master br0"));
+        }
+        for link in ["br0", "c0", "d0"] {
+            ip(&format!("link set {link} up"));
+        }
+        let mut far_end = PacketSocket::open("b0").unwrap();
+        let mut host = PacketSocket::open("d0").unwrap();
+        let frame = |ether_type: [u8; 2]| {
+            let mut frame = vec![0x02, 0, 0, 0, 0, 0x0d, 0x02, 0, 0, 0, 0, 0x0b];
+            frame.extend(ether_type);
+            frame.resize(60, 0x5a);
+            frame
+        };
+        let (eapol, other) = (frame([0x88, 0x8e]), frame([0x88, 0xb5]));
+        // Sends the other one first, until EAPOL has come; says what else has.
+        let mut heard = || {
+            let (mut rx, mut others) = (Batch::new(), 0);
+            let came = wait(|| {
+                send(&mut far_end, &other);
+                send(&mut far_end, &eapol);
+                drop(host.recv(&mut rx));
+                let frames = rx.frames().iter();
+                others += frames.clone().filter(|f| f.bytes() == other).count();
+                let came = frames.clone().any(|f| f.bytes() == eapol);
+                rx.clear();
+                came.then_some(())
+            });
+            (came.is_some(), others)
+        };
+        let (came, others) = heard();
+        assert!(came && others > 0, "an unguarded card: {others}");
+        guard::install_with(Method::Bpf, "a0", Guarded::Card).unwrap();
+        assert_eq!(guard::find("a0").unwrap(), Some(Method::Bpf));
+        // What was on its way is let through first.
+        heard();
+        assert_eq!(heard(), (true, 0));
+        guard::install_with(Method::Bpf, "a0", Guarded::Everything).unwrap();
+        heard_nothing(&mut far_end, &mut host, &eapol);
+    });
+}
+
+/// Sends a frame, behind which nothing comes out.
+fn heard_nothing(far_end: &mut PacketSocket, host: &mut PacketSocket, frame: &[u8]) {
+    let mut rx = Batch::new();
+    drop(host.recv(&mut rx));
+    rx.clear();
+    // A veth hands frames to the host before the send returns.
+    send(far_end, frame);
+    drop(host.recv(&mut rx));
+    assert!(rx.frames().iter().all(|seen| seen.bytes() != frame));
+}
+
+#[test]
 fn only_what_is_declared_is_stolen() {
     for method in METHODS {
         in_namespace(move || {

@@ -7,6 +7,7 @@
 //! (clsact), where packet sockets have their copy already; what it steals goes no further.
 //!
 //! - [`Guarded::Everything`] for the host end of a veth, which is ours alone.
+//! - [`Guarded::Card`] for a network card that is a port of ours.
 //! - [`Guarded::Spec`] for an uplink: only what a [`GuardSpec`] declares. Echo replies and ICMP
 //!   errors reach both stacks, and so do later fragments; the host ignores those that it did not
 //!   ask for. VLAN-tagged frames are the host's.
@@ -60,6 +61,9 @@ const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 pub enum Guarded<'a> {
     /// Every frame.
     Everything,
+    /// Every frame but EAPOL, by which whoever associates the host's card is let into its network
+    /// (IEEE 802.1X) and gets new keys.
+    Card,
     /// What is declared.
     Spec(&'a GuardSpec),
 }
@@ -149,6 +153,7 @@ pub fn install_with(
         Method::Bpf => {
             let program = match guarded {
                 Guarded::Everything => program::steal_everything(),
+                Guarded::Card => program::steal_all_but_eapol(),
                 Guarded::Spec(spec) => {
                     let too_many = || GuardError::TooManyRules {
                         interface: interface.into(),

@@ -28,6 +28,8 @@ pub const INSTRUCTIONS_MAX: usize = 3_900;
 /// The operand of a guard's first instruction, by which it is recognised after a crash: "cwgd".
 pub(super) const SIGNATURE: u32 = 0x6377_6764;
 
+/// The EtherType of EAPOL (IEEE 802.1X-2020 clause 11.1.4).
+const EAPOL: u32 = 0x888e;
 /// `TC_ACT_STOLEN` of linux/pkt_cls.h: the packet goes no further.
 const STOLEN: u32 = 4;
 /// `TC_ACT_UNSPEC`: the next filter decides, so the host's own filters keep their say.
@@ -289,6 +291,19 @@ pub(super) fn steal_everything() -> Vec<sock_filter> {
     code.statement(LOAD_IMMEDIATE, SIGNATURE);
     code.statement(RETURN, STOLEN);
     code.code
+}
+
+/// Steals every frame but EAPOL, which a supplicant of the host waits for.
+pub(super) fn steal_all_but_eapol() -> Vec<sock_filter> {
+    let mut code = Assembler::default();
+    let host = code.label();
+    code.statement(LOAD_IMMEDIATE, SIGNATURE);
+    code.statement(LOAD_HALF, 12);
+    code.jump_if(JUMP_EQUAL, EAPOL, host);
+    code.statement(RETURN, STOLEN);
+    code.bind(host);
+    code.statement(RETURN, NEXT_FILTER);
+    code.finish().expect("five statements are a short program")
 }
 
 /// Where a program ends.

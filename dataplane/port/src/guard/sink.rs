@@ -6,7 +6,7 @@
 //!
 //! What `u32` cannot say here, compared to [`GuardSpec::classify`]: IPv4 packets with options and
 //! IPv6 packets with extension headers before TCP or UDP stay the host's. A range of ports
-//! becomes up to 30 masks. Replacing is not atomic but gapless: the new filters are added at
+//! becomes up to 30 masks. A card's guard takes EAPOL as well. Replacing is not atomic but gapless: the new filters are added at
 //! other priorities before the old ones go.
 //!
 //! Limits: [`FILTERS_MAX`].
