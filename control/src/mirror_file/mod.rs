@@ -264,6 +264,7 @@ pub(crate) mod tests {
     use super::*;
     use std::fs::File;
     use std::path::{Path, PathBuf};
+    use std::time::Instant;
 
     use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
     use dataplane_port::PortIo;
@@ -336,6 +337,15 @@ pub(crate) mod tests {
         }
     }
 
+    #[track_caller]
+    fn until(mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+    }
+
     fn target(path: PathBuf, size_max: u64) -> FileTarget {
         FileTarget {
             path,
@@ -355,6 +365,10 @@ pub(crate) mod tests {
             for number in part * count..(part + 1) * count {
                 send(&mut port, numbered(number));
                 sent.push(numbered(number).bytes().to_vec());
+                // Some of them are written before others come.
+                if number % count == 10 {
+                    until(|| file.written() == 11);
+                }
             }
             let large = FrameBuf::from_bytes(&[9; FRAME_SIZE_MAX]);
             sent.push(large.bytes().to_vec());
@@ -388,18 +402,11 @@ pub(crate) mod tests {
         let dir = Dir::new();
         let target = target(dir.0.join("later/m.pcapng"), 200_000);
         let (file, mut port) = MirrorFile::start(target.clone(), "web").unwrap();
-        let deadline = std::time::Instant::now() + PATIENCE;
-        let until = |condition: &mut dyn FnMut() -> bool| {
-            while !condition() {
-                assert!(std::time::Instant::now() < deadline);
-                thread::yield_now();
-            }
-        };
-        until(&mut || file.failure().is_some());
+        until(|| file.failure().is_some());
         assert!(file.failure().unwrap().contains("no directory"));
-        until(&mut || port.send(&mut [numbered(1)]).is_err());
+        until(|| port.send(&mut [numbered(1)]).is_err());
         std::fs::create_dir(target.path.parent().unwrap()).unwrap();
-        until(&mut || file.failure().is_none());
+        until(|| file.failure().is_none());
         send(&mut port, numbered(2));
         drop(port);
         file.finish();
