@@ -27,6 +27,8 @@ const DELAY: Duration = Duration::from_millis(10);
 const DEVIATIONS_MAX: f64 = 5.0;
 /// Deviations that say that a figure was measured long enough, of the share that is asked of it.
 const SHARE: f64 = 0.01;
+/// What latencies lose to the three digits that are kept of them.
+const ROUNDED: f64 = 1e-3;
 
 /// A daemon with a sandbox that sends to another one.
 struct Pair {
@@ -280,8 +282,9 @@ fn delay(pair: &Pair, port: &str, direction: &str) {
         run.figure("loss"),
         run.count("overflowed")
     );
-    // Late it may be, early never.
-    assert!(run.quantile(0.0) >= set, "{} µs", run.quantile(0.0));
+    // Late it may be, early never, but for what the histogram rounds.
+    let least = run.quantile(0.0);
+    assert!(least >= set * (1.0 - ROUNDED), "{least} µs");
     assert_eq!(run.figure("reordered"), 0.0);
 }
 

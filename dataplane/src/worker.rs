@@ -326,7 +326,8 @@ impl Worker {
         let mut frames = self.batch.take_frames();
         self.count_received(ingress, &frames);
         if self.links.any(Direction::In) && self.links.has(ingress, Direction::In) {
-            self.enter_by_link(ingress, &mut frames, now);
+            // The batch's clock was read before them, and one may have come since.
+            self.enter_by_link(ingress, &mut frames, self.now());
         }
         look_ahead(&self.switch, ingress, frames.iter());
         if self.taps.is_empty() && !self.is_mirroring() {
