@@ -4,7 +4,7 @@
 //! A worker gives copies to a [`SpoolPort`], as to any port, and goes on. The thread takes them from
 //! its ring, writes whole blocks of pcapng, and begins another file when one is full. When the disk
 //! refuses, the thread cuts off what it could not finish, counts what it had, says why, and has the
-//! port refuse frames, which the worker counts (`refused`); every [`RETRY_EVERY`] it tries whether
+//! port refuse frames, which the worker counts (`refused`); every `RETRY_EVERY` it tries whether
 //! there is room again. A disk that is only slow fills the ring (`queue_full`). No worker ever
 //! waits for a file.
 //!
