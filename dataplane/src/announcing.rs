@@ -25,8 +25,8 @@ pub const PORTS_PER_TURN: usize = 32;
 /// Announcing takes one part in so many of the worker's time, the first ports of each left aside.
 const TIME_SHARE: u32 = 4;
 
-/// Announcements that may wait: those of twice as many endpoints as one network may hold by its
-/// ports, so that all of them may attach at once. More are refused.
+/// Announcements that may wait: of an IPv4 and an IPv6 address of 2,000 endpoints that attach at once.
+/// More are refused.
 pub const ANNOUNCEMENTS_MAX: usize = 4_096;
 
 /// Those that wait, the oldest first.

@@ -105,12 +105,20 @@ impl Site {
     }
 }
 
-/// Starts dnsmasq on the LAN of `router`: leases from 192.168.7.100 to .150, and advertisements of
-/// fd00:7::/64. It logs to `dnsmasq.log` in the lab's directory.
+/// The LAN's: leases from 192.168.7.100 to .150, and advertisements of fd00:7::/64.
+pub const LAN_LEASES: [&str; 2] = ["192.168.7.100,192.168.7.150", "fd00:7::"];
+
+/// Starts dnsmasq behind `router`'s eth0: leases of a range of IPv4 addresses in a /24, and advertisements
+/// of an IPv6 prefix. It logs to `dnsmasq.log` in the lab's directory.
 ///
 /// # Panics
 /// When it cannot be started.
-pub fn serve_leases(lab: &Lab, router: &Namespace, dnsmasq: &Path) -> Running {
+pub fn serve_leases(
+    lab: &Lab,
+    router: &Namespace,
+    dnsmasq: &Path,
+    [addresses, prefix]: [&str; 2],
+) -> Running {
     let leases = lab.dir().join("leases");
     let log = File::create(lab.dir().join("dnsmasq.log")).expect("a file in the lab's directory");
     let mut command = Command::new(dnsmasq);
@@ -123,8 +131,8 @@ pub fn serve_leases(lab: &Lab, router: &Namespace, dnsmasq: &Path) -> Running {
         ])
         .args(["--interface=eth0", "--bind-interfaces", "--log-dhcp"])
         .args(["--dhcp-authoritative", "--no-ping", "--enable-ra"])
-        .arg("--dhcp-range=fd00:7::,ra-only,64")
-        .args(["--dhcp-range=192.168.7.100,192.168.7.150,255.255.255.0,1h"])
+        .arg(format!("--dhcp-range={prefix},ra-only,64"))
+        .arg(format!("--dhcp-range={addresses},255.255.255.0,1h"))
         .arg(format!("--dhcp-leasefile={}", leases.display()))
         .arg("--pid-file=")
         .stdin(Stdio::null())

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use tests::conform::program;
 use tests::daemon::Daemon;
 use tests::lab::{DEADLINE, Lab, Namespace, Running, block_on, ip, require_root, wait_until};
+use tests::site::serve_leases;
 use tests::talk::{ping, unpingable};
 
 const MDNS_PORT: u16 = 5353;
@@ -51,26 +52,8 @@ impl Segment {
 
     /// Starts dnsmasq in the router's sandbox: DHCP, and advertisements of the prefix.
     fn serve(&self, dnsmasq: &Path) -> Running {
-        let leases = self.lab.dir().join("leases");
-        let log = fs::File::create(self.lab.dir().join("dnsmasq.log")).unwrap();
-        let mut command = Command::new(dnsmasq);
-        command
-            .args([
-                "--no-daemon",
-                "--conf-file=/dev/null",
-                "--user=root",
-                "--port=0",
-            ])
-            .args(["--interface=eth0", "--bind-interfaces", "--log-dhcp"])
-            .args(["--dhcp-authoritative", "--enable-ra", "--no-ping"])
-            .args(["--dhcp-range=10.88.0.100,10.88.0.150,255.255.255.0,1h"])
-            .args(["--dhcp-range=fd00:88::,ra-only,64"])
-            .arg(format!("--dhcp-leasefile={}", leases.display()))
-            .arg("--pid-file=")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        Running(self.router.start(&mut command))
+        let ranges = ["10.88.0.100,10.88.0.150", "fd00:88::"];
+        serve_leases(&self.lab, &self.router, dnsmasq, ranges)
     }
 
     fn client(&self, name: &str, options: &[&str]) -> Namespace {

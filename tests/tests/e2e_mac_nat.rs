@@ -12,7 +12,8 @@ use dataplane_core::headers::{Headers, L4Kind};
 use serde_json::Value;
 use tests::conform::program;
 use tests::daemon::{Daemon, attach_words};
-use tests::lab::{DEADLINE, Lab, Namespace, Running, block_on, ip, require_root, wait_until};
+use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
+use tests::site::serve_leases;
 use tests::talk::{
     Watch, ask_tcp, ask_udp, assert_one_mac, ping, serve_tcp, serve_udp, watch_others,
 };
@@ -148,26 +149,8 @@ fn a_sandbox_gets_its_addresses_from_the_lan_by_dhcp_and_advertisement() {
     let site = Site::new("mnatdhcp");
     let own = site.admit_one();
     let guard = site.guard();
-    let log = fs::File::create(site.lab.dir().join("dnsmasq.log")).unwrap();
-    let leases = site.lab.dir().join("leases");
-    let mut serve = Command::new(dnsmasq);
-    serve
-        .args([
-            "--no-daemon",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--port=0",
-        ])
-        .args(["--interface=eth0", "--bind-interfaces", "--log-dhcp"])
-        .args(["--dhcp-authoritative", "--enable-ra", "--no-ping"])
-        .args(["--dhcp-range=10.88.0.100,10.88.0.150,255.255.255.0,1h"])
-        .args(["--dhcp-range=fd00:88::,ra-only,64"])
-        .arg(format!("--dhcp-leasefile={}", leases.display()))
-        .arg("--pid-file=")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    let _server = Running(site.lan.start(&mut serve));
+    let ranges = ["10.88.0.100,10.88.0.150", "fd00:88::"];
+    let _server = serve_leases(&site.lab, &site.lan, &dnsmasq, ranges);
     let client = site.attach("client", &["--ip", "none", "--ip6", "none"]);
     let mac = client.mac("eth0");
     let leased = lease(&site, &client, &udhcpc);

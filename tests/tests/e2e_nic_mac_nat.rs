@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use tests::conform::program;
 use tests::daemon::{Daemon, path_text};
 use tests::lab::{DEADLINE, Namespace, block_on, ip, require_root, wait_for};
-use tests::site::{Site, footprint, serve_leases, settled};
+use tests::site::{LAN_LEASES, Site, footprint, serve_leases, settled};
 use tests::talk::{ask_tcp, assert_one_mac, ping, serve_tcp, watch_others};
 
 /// A move to the network `lan`, whose containers have addresses of both families.
@@ -135,7 +135,7 @@ fn a_container_beside_the_host_gets_its_addresses_from_the_lan_by_the_cards_mac(
     let site = Site::addressed("nicmnatdhcp");
     let (host, router) = (&site.host, &site.router);
     let card = host.mac("nic0");
-    let _server = serve_leases(&site.lab, router, &dnsmasq);
+    let _server = serve_leases(&site.lab, router, &dnsmasq, LAN_LEASES);
     let guard = watch_others(router, "eth0");
     let daemon = site.daemon(&[]);
     take(&daemon);

@@ -11,7 +11,7 @@ use tests::daemon::{Daemon, path_text};
 use tests::lab::{
     DEADLINE, Lab, Namespace, Running, block_on, ip, require_root, wait_for, wait_until,
 };
-use tests::site::serve_leases;
+use tests::site::{LAN_LEASES, serve_leases};
 use tests::talk::{ask_tcp, ping, serve_tcp, unpingable};
 
 /// A host with a card on a LAN of one router, and a daemon.
@@ -211,7 +211,7 @@ fn an_address_comes_from_the_lans_server() {
         return;
     };
     let site = Site::new("plug-dhcp");
-    let _server = serve_leases(&site.lab, &site.router, &dnsmasq);
+    let _server = serve_leases(&site.lab, &site.router, &dnsmasq, LAN_LEASES);
     let client = site.lab.namespace("client");
     let said = site.plug("nic0", &client, &["dhcp", "fa:de:b0:99:52:1c"]);
     let address = said.split_whitespace().nth(2).unwrap();

@@ -130,8 +130,12 @@ impl Engine {
         failed.pop().map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    /// Forgets endpoints whose devices are gone.
-    fn forget_endpoints(&self, state: &mut State, gone: &[&Endpoint]) -> Result<(), Error> {
+    /// Forgets endpoints whose devices are gone, or have never been.
+    pub(super) fn forget_endpoints(
+        &self,
+        state: &mut State,
+        gone: &[&Endpoint],
+    ) -> Result<(), Error> {
         let ports: Vec<PortId> = gone.iter().map(|endpoint| endpoint.port).collect();
         self.store.remove_endpoints(&ports)?;
         for endpoint in gone {

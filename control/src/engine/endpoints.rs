@@ -197,16 +197,11 @@ impl Engine {
 
     /// Drops an endpoint that has no device, from the state and the store.
     fn drop_endpoint(&self, state: &mut State, port: PortId) -> Result<(), Error> {
-        self.store.remove_endpoint(port)?;
-        let Some(endpoint) = state.desired.endpoints.remove(&port) else {
-            return Ok(());
+        let Some(endpoint) = state.desired.endpoints.get(&port).cloned() else {
+            return Ok(self.store.remove_endpoint(port)?);
         };
-        self.drop_fdb_entries(state, port);
-        self.drop_listeners(state, port);
-        self.drop_mirrors_of_port(state, port);
         let gone = self.withdraw_from(state, port);
-        self.refresh_uplinks(state)?;
-        self.install(state)?;
+        self.forget_endpoints(state, &[&endpoint])?;
         self.forget_withdrawn(state, port, gone)?;
         self.tell_detached(state, &endpoint);
         Ok(())

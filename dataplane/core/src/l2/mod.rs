@@ -148,8 +148,7 @@ pub(crate) fn is_plain(headers: &Headers, vlan: VlanId) -> bool {
 }
 
 /// Decides whether a frame may enter its domain, and in which VLAN; one that came to a MAC which stations
-/// share is given to whom it is for. Frames of the host link and
-/// of uplinks enter no domain and pass.
+/// share is given to whom it is for. Frames of the host link and of uplinks enter no domain and pass.
 ///
 /// # Errors
 /// `SourceGroup`, `SourceZero`: no station can have such an address, and learning it would send
