@@ -7,10 +7,11 @@ use dataplane_core::link::{
     Chance, ChanceError, DELAY_MAX, Distribution, Impairment, ImpairmentError, LossModel, Rate,
     RateError,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with a link; what is left out is as it should be.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImpairmentBody {
     /// How long a frame is on its way: `20ms`.

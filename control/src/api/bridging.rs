@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
 use dataplane_core::addr::{MacAddr, MacAddrError, VlanId};
 use dataplane_core::fdb::{FdbKind, Flush};
 use dataplane_core::l2::{FloodClass, PortFlags};
 use dataplane_core::link::{Direction, Impairment};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::handlers::JsonBody;
 use super::types::PortView;
+use super::wire::{JsonBody, Path, Query};
 use crate::engine::{Engine, FdbRequest};
 use crate::error::Error;
 use crate::impairment::ImpairmentBody;
@@ -22,7 +23,7 @@ use crate::vlans;
 
 /// The flags of a port, as bridge(8) has them. What a change leaves out stays as it is; a listing
 /// leaves nothing out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlagsBody {
     /// Stations that are heard on it are learned.
@@ -82,7 +83,7 @@ impl From<PortFlags> for FlagsBody {
 }
 
 /// `PATCH /v1/ports/{port}`: what is left out stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PortSet {
     /// Flags to be on or off.
@@ -110,7 +111,7 @@ pub struct PortSet {
 }
 
 /// An impairment, or a word for there being none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ImpairmentSet {
     /// `none`.
@@ -136,7 +137,7 @@ impl ImpairmentSet {
 }
 
 /// A link of a port, and what it has done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkView {
     /// `in` or `out`.
     pub direction: String,
@@ -165,7 +166,7 @@ pub struct LinkView {
 }
 
 /// Storm control of one class of flooded frames.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StormView {
     /// `broadcast`, `multicast` or `unknown-unicast`.
     pub class: String,
@@ -176,7 +177,7 @@ pub struct StormView {
 }
 
 /// A number, or a word for there being none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum LimitBody {
     /// So many.
@@ -266,7 +267,7 @@ impl PortSet {
 }
 
 /// An FDB entry.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FdbView {
     /// The station.
     pub mac: String,
@@ -287,7 +288,7 @@ pub struct FdbView {
 }
 
 /// `POST /v1/networks/{name}/fdb`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FdbSet {
     /// The station.
@@ -301,13 +302,13 @@ pub struct FdbSet {
 }
 
 /// `DELETE /v1/networks/{name}/fdb/{mac}?vlan=VID`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct FdbRemoval {
     vlan: Option<i64>,
 }
 
 /// `DELETE /v1/networks/{name}/fdb?port=PORT&vlan=VID&all=true`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct FdbFlush {
     port: Option<String>,
     vlan: Option<i64>,
@@ -354,7 +355,7 @@ pub async fn set_fdb_entry(
     State(engine): Shared,
     Path(name): Path<String>,
     JsonBody(body): JsonBody<FdbSet>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     let kind = body.state.as_deref().unwrap_or(FdbKind::Static.label());
     let kind = match fdb_kind(kind)? {
         FdbKind::Dynamic => return Err(FdbKindError(kind.to_owned()).into()),
@@ -367,7 +368,7 @@ pub async fn set_fdb_entry(
         kind,
     };
     engine.set_fdb_entry(&name, entry).await?;
-    Ok(StatusCode::CREATED)
+    Ok(NoContent)
 }
 
 /// `DELETE /v1/networks/{name}/fdb/{mac}`
@@ -375,10 +376,10 @@ pub async fn remove_fdb_entry(
     State(engine): Shared,
     Path((name, mac)): Path<(String, String)>,
     Query(query): Query<FdbRemoval>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     let vlan = vlan(query.vlan)?;
     engine.remove_fdb_entry(&name, station(&mac)?, vlan).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `DELETE /v1/networks/{name}/fdb`
@@ -386,7 +387,7 @@ pub async fn flush_fdb(
     State(engine): Shared,
     Path(name): Path<String>,
     Query(query): Query<FdbFlush>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     let flush = if query.all {
         Flush::All
     } else {
@@ -395,7 +396,7 @@ pub async fn flush_fdb(
     engine
         .flush_fdb(&name, query.port.as_deref(), vlan(query.vlan)?, flush)
         .await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 fn vlan(number: Option<i64>) -> Result<Option<VlanId>, Error> {

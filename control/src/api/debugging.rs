@@ -6,15 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dataplane_core::addr::PortId;
 use futures::stream;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::types::StepView;
+use super::wire::Query;
 use crate::capture::{Capture, SNAP_SIZE_DEFAULT};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -26,7 +28,7 @@ const CAPTURE_LOOK: Duration = Duration::from_millis(200);
 const CAPTURE_BACKLOG_MAX: usize = 4_096;
 
 /// `GET /v1/why?src=A&dst=B&protocol=tcp&port=80`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WhyQuery {
     /// An endpoint's name or address, `host`, or an address outside.
@@ -40,7 +42,7 @@ pub struct WhyQuery {
 }
 
 /// What would become of one frame.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JourneyView {
     /// The frame in a line.
     pub frame: String,
@@ -120,7 +122,7 @@ pub async fn why(
 }
 
 /// `GET /v1/capture?port=NAME&snap=N&count=N`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CaptureQuery {
     port: Option<String>,

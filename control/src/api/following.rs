@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::wire::Query;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::events::{Event, EventKind};
 
 /// `GET /v1/events?after=N&kind=A,B&follow=true`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {
     /// Only events after this number.
@@ -29,7 +31,7 @@ pub struct EventsQuery {
 }
 
 /// One event, a line of the answer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// Grows by one with each event of a daemon; a gap means that events were forgotten before they
     /// were read.

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::handlers::JsonBody;
+use super::wire::{JsonBody, Path, Query};
 use crate::engine::{Engine, ListenerRequest};
 use crate::error::Error;
 use crate::{model, vlans};
 
 /// `GET /v1/networks/{name}/mdb`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MdbView {
     /// The network.
     pub network: String,
@@ -28,7 +29,7 @@ pub struct MdbView {
 }
 
 /// Who asks for listeners.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct QuerierView {
     /// The VLAN that it asks in, 0 when untagged.
     pub vlan: u16,
@@ -45,7 +46,7 @@ pub struct QuerierView {
 }
 
 /// A port that leads to a multicast router.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RouterView {
     /// The VLAN that it was heard in, 0 when untagged.
     pub vlan: u16,
@@ -60,7 +61,7 @@ pub struct RouterView {
 }
 
 /// A port that listens to a group.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GroupView {
     /// The group.
     pub group: String,
@@ -77,7 +78,7 @@ pub struct GroupView {
 }
 
 /// `POST /v1/networks/{name}/mdb`, and what `DELETE` asks for.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerBody {
     /// The group.
@@ -103,9 +104,9 @@ pub async fn add_listener(
     State(engine): State<Arc<Engine>>,
     Path(name): Path<String>,
     JsonBody(body): JsonBody<ListenerBody>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.add_listener(&name, body.request()?).await?;
-    Ok(StatusCode::CREATED)
+    Ok(NoContent)
 }
 
 /// `DELETE /v1/networks/{name}/mdb?group=GROUP&port=PORT&vlan=VID`
@@ -113,9 +114,9 @@ pub async fn remove_listener(
     State(engine): State<Arc<Engine>>,
     Path(name): Path<String>,
     Query(body): Query<ListenerBody>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.remove_listener(&name, body.request()?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `GET /v1/networks/{name}/mdb`

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Path, Query, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, NoContent, Response};
 use dataplane::tracing::SNAP_SIZE;
 use dataplane_core::addr::MacAddr;
 use dataplane_core::l2::Families;
 use dataplane_core::nat::{Balance, Duty};
 use futures::stream;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -24,6 +24,7 @@ use super::types::{
     NetworkView, NicBody, PublicationChange, PublicationCreate, PublicationView, RuleView,
     SessionView, StatusView, TargetPatch, TraceView,
 };
+use super::wire::{Created, JsonBody, Path, Query};
 use crate::engine::{
     AttachRequest, Clash, Engine, HostAddress, LanGateway, Namesake, NetworkChange, NetworkRequest,
     NicChange, NicMacs, NicRequest, PublishRequest, SandboxRef, TargetChange,
@@ -44,23 +45,6 @@ const TRACE_BACKLOG_MAX: usize = 1_024;
 const TRACE_LOOK: Duration = Duration::from_millis(200);
 /// The interface's name when a request names none.
 const IFNAME_DEFAULT: &str = "eth0";
-
-/// A JSON body whose errors have our form.
-pub struct JsonBody<T>(pub(super) T);
-
-impl<S: Send + Sync, T> FromRequest<S> for JsonBody<T>
-where
-    Json<T>: FromRequest<S, Rejection = JsonRejection>,
-{
-    type Rejection = Error;
-
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Error> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(Error::Invalid(rejection.body_text())),
-        }
-    }
-}
 
 fn parse<T: std::str::FromStr>(what: &str, text: Option<&String>) -> Result<Option<T>, Error> {
     text.map(|text| {
@@ -97,7 +81,7 @@ pub async fn network(State(engine): Shared, Path(name): Path<String>) -> Answer<
 pub async fn create_network(
     State(engine): Shared,
     JsonBody(body): JsonBody<NetworkCreate>,
-) -> Result<(StatusCode, Json<NetworkView>), Error> {
+) -> Result<Created<NetworkView>, Error> {
     let subnet = "subnet; write it as 10.88.0.0/24 or fd00:88::/64";
     let request = NetworkRequest {
         subnet: parse::<IpNet>(subnet, body.subnet.as_ref())?,
@@ -129,7 +113,7 @@ pub async fn create_network(
     };
     let name = engine.create_network(request).await?.name;
     let view = engine.network(name.as_str()).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok(Created(view))
 }
 
 /// Whose a network's way out is.
@@ -238,17 +222,17 @@ pub async fn change_network(
 pub async fn confirm_nic(
     State(engine): Shared,
     Path(name): Path<String>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.confirm_nic(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub async fn remove_network(
     State(engine): Shared,
     Path(name): Path<String>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.remove_network(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub async fn endpoints(State(engine): Shared) -> Json<Vec<EndpointView>> {
@@ -262,7 +246,7 @@ pub async fn endpoint(State(engine): Shared, Path(name): Path<String>) -> Answer
 pub async fn attach(
     State(engine): Shared,
     JsonBody(body): JsonBody<EndpointCreate>,
-) -> Result<(StatusCode, Json<EndpointView>), Error> {
+) -> Result<Created<EndpointView>, Error> {
     let sandbox = sandbox(body.netns, body.pid)?;
     let backend = body
         .backend
@@ -294,7 +278,7 @@ pub async fn attach(
     };
     let name = engine.attach(request).await?.name;
     let view = engine.endpoint_named(name.as_str()).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok(Created(view))
 }
 
 fn sandbox(netns: Option<String>, pid: Option<u32>) -> Result<SandboxRef, Error> {
@@ -336,21 +320,21 @@ fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
     texts.iter().map(address).collect()
 }
 
-pub async fn detach(State(engine): Shared, Path(name): Path<String>) -> Result<StatusCode, Error> {
+pub async fn detach(State(engine): Shared, Path(name): Path<String>) -> Result<NoContent, Error> {
     engine.detach(&[name]).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub async fn detach_all(
     State(engine): Shared,
     JsonBody(body): JsonBody<DetachBody>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.detach(&body.names).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `?netns=NAME|PATH` or `?pid=N`, and `&ifname=NAME`
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct OfSandbox {
     netns: Option<String>,
     pid: Option<u32>,
@@ -360,15 +344,15 @@ pub struct OfSandbox {
 pub async fn detach_sandbox(
     State(engine): Shared,
     Query(query): Query<OfSandbox>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     let sandbox = sandbox(query.netns, query.pid)?;
     let ifname = query.ifname.as_deref().unwrap_or(IFNAME_DEFAULT);
     engine.detach_sandbox(&sandbox, ifname).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `?endpoint=NAME`
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct OfEndpoint {
     endpoint: Option<String>,
 }
@@ -383,7 +367,7 @@ pub async fn publications(
 pub async fn publish(
     State(engine): Shared,
     JsonBody(body): JsonBody<PublicationCreate>,
-) -> Result<(StatusCode, Json<PublicationView>), Error> {
+) -> Result<Created<PublicationView>, Error> {
     let request = PublishRequest {
         spec: body.spec.parse()?,
         from: parse::<IpNet>("prefix; write it as 192.0.2.0/24", body.from.as_ref())?,
@@ -398,7 +382,7 @@ pub async fn publish(
         balance: body.balance.as_deref().map(balance).transpose()?,
     };
     let id = engine.publish(request).await?.id;
-    Ok((StatusCode::CREATED, Json(engine.publication(id).await?)))
+    Ok(Created(engine.publication(id).await?))
 }
 
 fn balance(text: &str) -> Result<Balance, Error> {
@@ -449,14 +433,14 @@ pub async fn change_target(
 pub async fn remove_target(
     State(engine): Shared,
     Path((id, endpoint)): Path<(u32, String)>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.remove_target(id, &endpoint).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-pub async fn unpublish(State(engine): Shared, Path(id): Path<u32>) -> Result<StatusCode, Error> {
+pub async fn unpublish(State(engine): Shared, Path(id): Path<u32>) -> Result<NoContent, Error> {
     engine.unpublish(id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub async fn nat_sessions(State(engine): Shared) -> Json<Vec<SessionView>> {
@@ -468,9 +452,9 @@ pub async fn nat_rules(State(engine): Shared) -> Json<Vec<RuleView>> {
 }
 
 /// Makes the counters zero, whose listing this is.
-pub async fn zero_nat_rules(State(engine): Shared) -> StatusCode {
+pub async fn zero_nat_rules(State(engine): Shared) -> NoContent {
     engine.zero_nat_rules();
-    StatusCode::NO_CONTENT
+    NoContent
 }
 
 /// `GET /v1/nat/usage`
@@ -483,7 +467,7 @@ pub async fn drops(State(engine): Shared) -> Json<Vec<DropView>> {
 }
 
 /// What a trace is narrowed to; every part must match.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct TraceFilter {
     /// Name of the port that the frame entered by.
     port: Option<String>,
@@ -576,6 +560,14 @@ pub async fn not_found(uri: Uri) -> Response {
         hint: Some("`causeway --help` lists what the daemon can do".to_owned()),
     };
     (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+pub async fn not_allowed(method: Method, uri: Uri) -> Response {
+    let body = super::types::ErrorBody {
+        error: format!("{} cannot be asked to {method}", uri.path()),
+        hint: Some("the Allow header of this answer names the methods that it knows".to_owned()),
+    };
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
 }
 
 /// Panics, to show that a daemon survives it.

@@ -1,9 +1,10 @@
 //! How busy workers and ports are: wire format.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How busy one worker was in the last second or so.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerLoadView {
     /// Which, from 0.
     pub worker: usize,
@@ -18,7 +19,7 @@ pub struct WorkerLoadView {
 }
 
 /// How busy one port was in the last second or so.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PortLoadView {
     /// Its name.
     pub port: String,

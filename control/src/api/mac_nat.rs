@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::wire::Path;
 use crate::engine::Engine;
 use crate::error::Error;
 
 /// `GET /v1/mac-nat`, an element of its list.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MacNatView {
     /// The port.
     pub port: u16,
@@ -29,7 +31,7 @@ pub struct MacNatView {
 }
 
 /// An address behind such a port.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AddressView {
     /// The address.
     pub address: String,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::handlers::JsonBody;
+use super::wire::{Created, JsonBody, Path};
 use crate::engine::{Engine, MirrorFrom, MirrorRequest, MirrorTo};
 use crate::error::Error;
 use crate::model::{
@@ -16,7 +17,7 @@ use crate::model::{
 };
 
 /// `POST /v1/mirrors`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MirrorCreate {
     /// Its name.
@@ -40,7 +41,7 @@ pub struct MirrorCreate {
 }
 
 /// A mirror.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MirrorView {
     /// Its name.
     pub name: String,
@@ -63,7 +64,7 @@ pub struct MirrorView {
 }
 
 /// The file of a mirror.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MirrorFileView {
     /// Bytes after which another one is begun.
     pub limit_size: u64,
@@ -86,7 +87,7 @@ pub async fn list(State(engine): Shared) -> Json<Vec<MirrorView>> {
 pub async fn add(
     State(engine): Shared,
     JsonBody(body): JsonBody<MirrorCreate>,
-) -> Result<(StatusCode, Json<MirrorView>), Error> {
+) -> Result<Created<MirrorView>, Error> {
     let from = match (body.port, body.network) {
         (Some(port), None) => MirrorFrom::Port(port),
         (None, Some(network)) => MirrorFrom::Network(network),
@@ -123,11 +124,11 @@ pub async fn add(
             .transpose()?,
         to,
     };
-    Ok((StatusCode::CREATED, Json(engine.add_mirror(request).await?)))
+    Ok(Created(engine.add_mirror(request).await?))
 }
 
 /// `DELETE /v1/mirrors/{name}`
-pub async fn remove(State(engine): Shared, Path(name): Path<String>) -> Result<StatusCode, Error> {
+pub async fn remove(State(engine): Shared, Path(name): Path<String>) -> Result<NoContent, Error> {
     engine.remove_mirror(&name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

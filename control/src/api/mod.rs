@@ -5,6 +5,7 @@
 
 pub mod bridging;
 pub mod debugging;
+mod document;
 pub mod following;
 pub mod groups;
 mod handlers;
@@ -14,6 +15,7 @@ pub mod mirrors;
 pub mod names;
 pub mod types;
 pub mod vlans;
+pub mod wire;
 
 use std::fs;
 use std::io;
@@ -24,19 +26,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use aide::axum::ApiRouter;
+use aide::axum::routing::{delete_with, get_with, patch_with, post_with};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::get;
 use axum::{Json, middleware};
 use futures::FutureExt;
 use tokio::net::UnixListener;
 
 use crate::engine::Engine;
 use crate::error::{Class, Error, split_hint};
-use types::ErrorBody;
+use document::{lines, pcapng, says};
+use following::EventView;
+use types::{ErrorBody, TraceView};
 
 /// Whether the API has routes that only tests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,83 +82,249 @@ pub fn listen(socket: &Path) -> Result<UnixListener, Error> {
 
 /// Every route.
 pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
-    use handlers as h;
-    let mut router = Router::new()
-        .route("/v1/status", get(h::status))
-        .route("/v1/networks", get(h::networks).post(h::create_network))
-        .route(
-            "/v1/networks/{name}",
-            get(h::network)
-                .patch(h::change_network)
-                .delete(h::remove_network),
-        )
-        .route("/v1/networks/{name}/confirm", post(h::confirm_nic))
-        .route(
-            "/v1/networks/{name}/mdb",
-            get(groups::mdb)
-                .post(groups::add_listener)
-                .delete(groups::remove_listener),
-        )
-        .route(
-            "/v1/networks/{name}/fdb",
-            get(bridging::fdb)
-                .post(bridging::set_fdb_entry)
-                .delete(bridging::flush_fdb),
-        )
-        .route(
-            "/v1/networks/{name}/fdb/{mac}",
-            delete(bridging::remove_fdb_entry),
-        )
-        .route(
-            "/v1/endpoints",
-            get(h::endpoints).post(h::attach).delete(h::detach_sandbox),
-        )
-        .route("/v1/endpoints/{name}", get(h::endpoint).delete(h::detach))
-        .route("/v1/detach", post(h::detach_all))
-        .route("/v1/publications", get(h::publications).post(h::publish))
-        .route(
-            "/v1/publications/{id}",
-            delete(h::unpublish).patch(h::change_publication),
-        )
-        .route(
-            "/v1/publications/{id}/targets/{endpoint}",
-            delete(h::remove_target).patch(h::change_target),
-        )
-        .route("/v1/ports", get(bridging::ports))
-        .route(
-            "/v1/ports/{port}",
-            get(bridging::port).patch(bridging::set_port),
-        )
-        .route("/v1/mac-nat", get(mac_nat::list))
-        .route("/v1/mac-nat/{port}", get(mac_nat::of_port))
-        .route("/v1/networks/{name}/dns", get(names::records))
-        .route("/v1/dns/why", get(names::why))
-        .route("/v1/dns/stats", get(names::stats))
-        .route("/v1/dns/flush", post(names::flush))
-        .route("/v1/mirrors", get(mirrors::list).post(mirrors::add))
-        .route("/v1/mirrors/{name}", delete(mirrors::remove))
-        .route("/v1/vlans", get(vlans::list))
-        .route("/v1/ports/{port}/vlans", post(vlans::add))
-        .route("/v1/ports/{port}/vlans/{vlans}", delete(vlans::remove))
-        .route("/v1/nat/sessions", get(h::nat_sessions))
-        .route("/v1/nat/rules", get(h::nat_rules))
-        .route("/v1/nat/rules/counters", delete(h::zero_nat_rules))
-        .route("/v1/nat/usage", get(h::nat_usage))
-        .route("/v1/drops", get(h::drops))
-        .route("/v1/events", get(following::events))
-        .route("/v1/trace", get(h::trace))
-        .route("/v1/why", get(debugging::why))
-        .route("/v1/capture", get(debugging::capture));
+    let mut document = document::empty();
+    let router = routes().finish_api(&mut document);
+    document::complete(&mut document);
+    let document = Json(document);
+    let mut router = router.route("/v1/openapi.json", get(|| async move { document }));
     if debug == DebugRoutes::Present {
-        router = router.route("/v1/debug/panic", post(h::panic));
+        router = router.route("/v1/debug/panic", axum::routing::post(handlers::panic));
     }
     router
-        .fallback(h::not_found)
+        .fallback(handlers::not_found)
+        .method_not_allowed_fallback(handlers::not_allowed)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&engine),
             catch_panic,
         ))
         .with_state(engine)
+}
+
+/// Every route that is documented, with what its operations do.
+fn routes() -> ApiRouter<Arc<Engine>> {
+    networks()
+        .merge(endpoints())
+        .merge(bridging())
+        .merge(nat())
+        .merge(watching())
+}
+
+/// Networks and their names.
+fn networks() -> ApiRouter<Arc<Engine>> {
+    use handlers as h;
+    ApiRouter::new()
+        .api_route(
+            "/v1/networks",
+            get_with(h::networks, says("List networks"))
+                .post_with(h::create_network, says("Create a network")),
+        )
+        .api_route(
+            "/v1/networks/{name}",
+            get_with(h::network, says("Show a network"))
+                .patch_with(h::change_network, says("Change a network in use"))
+                .delete_with(h::remove_network, says("Remove a network")),
+        )
+        .api_route(
+            "/v1/networks/{name}/confirm",
+            post_with(
+                h::confirm_nic,
+                says("Keep the host's addresses moved to a network's port"),
+            ),
+        )
+        .api_route(
+            "/v1/networks/{name}/dns",
+            get_with(names::records, says("List the names of a network")),
+        )
+        .api_route(
+            "/v1/dns/why",
+            get_with(
+                names::why,
+                says("What a question for a name comes to, and why"),
+            ),
+        )
+        .api_route(
+            "/v1/dns/stats",
+            get_with(names::stats, says("Count questions and answers")),
+        )
+        .api_route(
+            "/v1/dns/flush",
+            post_with(names::flush, says("Forget the answers of other servers")),
+        )
+}
+
+/// Endpoints and what is published for them.
+fn endpoints() -> ApiRouter<Arc<Engine>> {
+    use handlers as h;
+    ApiRouter::new()
+        .api_route(
+            "/v1/endpoints",
+            get_with(h::endpoints, says("List endpoints"))
+                .post_with(h::attach, says("Give a sandbox an interface on a network"))
+                .delete_with(h::detach_sandbox, says("Take a sandbox's interface away")),
+        )
+        .api_route(
+            "/v1/endpoints/{name}",
+            get_with(h::endpoint, says("Show an endpoint"))
+                .delete_with(h::detach, says("Take an endpoint away")),
+        )
+        .api_route(
+            "/v1/detach",
+            post_with(h::detach_all, says("Take many endpoints away at once")),
+        )
+        .api_route(
+            "/v1/publications",
+            get_with(h::publications, says("List published ports"))
+                .post_with(h::publish, says("Publish a port of an endpoint")),
+        )
+        .api_route(
+            "/v1/publications/{id}",
+            patch_with(
+                h::change_publication,
+                says("Change how sessions are spread over targets"),
+            )
+            .delete_with(h::unpublish, says("Withdraw a published port")),
+        )
+        .api_route(
+            "/v1/publications/{id}/targets/{endpoint}",
+            patch_with(
+                h::change_target,
+                says("Change a target of a published port"),
+            )
+            .delete_with(h::remove_target, says("Take a target off a published port")),
+        )
+}
+
+/// What a managed switch has.
+fn bridging() -> ApiRouter<Arc<Engine>> {
+    ApiRouter::new()
+        .api_route(
+            "/v1/networks/{name}/mdb",
+            get_with(groups::mdb, says("Who listens to which groups"))
+                .post_with(groups::add_listener, says("Have a port listen to a group"))
+                .delete_with(groups::remove_listener, says("Take such a listener away")),
+        )
+        .api_route(
+            "/v1/networks/{name}/fdb",
+            get_with(bridging::fdb, says("List stations"))
+                .post_with(bridging::set_fdb_entry, says("Set where a station is"))
+                .delete_with(bridging::flush_fdb, says("Forget stations")),
+        )
+        .api_route(
+            "/v1/networks/{name}/fdb/{mac}",
+            delete_with(bridging::remove_fdb_entry, says("Forget a station")),
+        )
+        .api_route(
+            "/v1/ports",
+            get_with(bridging::ports, says("List switch ports with counters")),
+        )
+        .api_route(
+            "/v1/ports/{port}",
+            get_with(bridging::port, says("Show a switch port")).patch_with(
+                bridging::set_port,
+                says("Change flags, limits and links of a switch port"),
+            ),
+        )
+        .api_route(
+            "/v1/vlans",
+            get_with(vlans::list, says("List the VLANs of ports")),
+        )
+        .api_route(
+            "/v1/ports/{port}/vlans",
+            post_with(vlans::add, says("Put a port in VLANs")),
+        )
+        .api_route(
+            "/v1/ports/{port}/vlans/{vlans}",
+            delete_with(vlans::remove, says("Take a port out of VLANs")),
+        )
+        .api_route(
+            "/v1/mac-nat",
+            get_with(
+                mac_nat::list,
+                says("List who is behind ports by which one MAC leaves"),
+            ),
+        )
+        .api_route(
+            "/v1/mac-nat/{port}",
+            get_with(mac_nat::of_port, says("The same of one port")),
+        )
+        .api_route(
+            "/v1/mirrors",
+            get_with(mirrors::list, says("List mirrors")).post_with(
+                mirrors::add,
+                says("Show what a port or a network carries elsewhere"),
+            ),
+        )
+        .api_route(
+            "/v1/mirrors/{name}",
+            delete_with(mirrors::remove, says("Take a mirror away")),
+        )
+}
+
+/// Network address translation.
+fn nat() -> ApiRouter<Arc<Engine>> {
+    use handlers as h;
+    ApiRouter::new()
+        .api_route(
+            "/v1/nat/sessions",
+            get_with(h::nat_sessions, says("List NAT sessions")),
+        )
+        .api_route(
+            "/v1/nat/rules",
+            get_with(
+                h::nat_rules,
+                says("Count by published target and by network"),
+            ),
+        )
+        .api_route(
+            "/v1/nat/rules/counters",
+            delete_with(h::zero_nat_rules, says("Make those counters zero")),
+        )
+        .api_route(
+            "/v1/nat/usage",
+            get_with(h::nat_usage, says("How much of the NAT's limits is used")),
+        )
+}
+
+/// What is going on.
+fn watching() -> ApiRouter<Arc<Engine>> {
+    use handlers as h;
+    ApiRouter::new()
+        .api_route(
+            "/v1/status",
+            get_with(h::status, says("The daemon at a glance")),
+        )
+        .api_route(
+            "/v1/drops",
+            get_with(h::drops, says("Why frames were dropped")),
+        )
+        .api_route(
+            "/v1/why",
+            get_with(
+                debugging::why,
+                says("What would happen to a packet, stage by stage"),
+            ),
+        )
+        .api_route(
+            "/v1/events",
+            get_with(
+                following::events,
+                lines::<EventView>("What has happened, an event a line"),
+            ),
+        )
+        .api_route(
+            "/v1/trace",
+            get_with(
+                h::trace,
+                lines::<TraceView>("What the data path does with frames, a frame a line"),
+            ),
+        )
+        .api_route(
+            "/v1/capture",
+            get_with(
+                debugging::capture,
+                pcapng("Frames as the ports see them, in pcapng"),
+            ),
+        )
 }
 
 async fn catch_panic(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {

@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use dataplane::Answered;
 use dataplane_service::dns::How;
 use dataplane_service::dns::zone::{Listed, Missing};
 use hickory_proto::rr::RecordType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::wire::{Path, Query};
 use crate::engine::{Engine, NameQuestion};
 use crate::error::Error;
 
 /// A name with its addresses.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RecordView {
     /// The name, as it is asked for.
     pub name: String,
@@ -33,7 +35,7 @@ impl From<Listed> for RecordView {
 }
 
 /// `GET /v1/dns/why`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NameWhyQuery {
     /// The name, or an address for its name.
@@ -48,7 +50,7 @@ pub struct NameWhyQuery {
 }
 
 /// What a question comes to, and why.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NameWhyView {
     /// What was asked for.
     pub name: String,
@@ -151,7 +153,7 @@ fn reason(how: How, network: &str) -> (&'static str, String, Option<SocketAddr>)
 }
 
 /// `GET /v1/dns/stats`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NameStatsView {
     /// Every counter.
     pub counts: Vec<NameCountView>,
@@ -160,7 +162,7 @@ pub struct NameStatsView {
 }
 
 /// A counter.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NameCountView {
     /// What is counted.
     pub label: String,
@@ -169,7 +171,7 @@ pub struct NameCountView {
 }
 
 /// A server that was asked.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamView {
     /// Its address and port.
     pub server: String,
@@ -204,7 +206,7 @@ impl UpstreamView {
 }
 
 /// `POST /v1/dns/flush`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FlushedView {
     /// Answers that were kept until now.
     pub forgotten: usize,

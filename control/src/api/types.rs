@@ -2,6 +2,7 @@
 //!
 //! Fields are only added; a client ignores what it does not know.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::loads::{PortLoadView, WorkerLoadView};
@@ -9,7 +10,7 @@ pub use super::loads::{PortLoadView, WorkerLoadView};
 use super::bridging::{FlagsBody, LinkView, StormView};
 
 /// An error.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// What happened, naming the object.
     pub error: String,
@@ -19,7 +20,7 @@ pub struct ErrorBody {
 }
 
 /// `POST /v1/networks`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkCreate {
     /// Its name.
@@ -73,7 +74,7 @@ pub struct NetworkCreate {
 }
 
 /// `PATCH /v1/networks/NAME`: what is left out stays as it is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkSet {
     /// How long an FDB entry lives.
@@ -107,7 +108,7 @@ pub struct NetworkSet {
 }
 
 /// A network.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkView {
     /// Its name.
     pub name: String,
@@ -173,7 +174,7 @@ pub struct NetworkView {
 }
 
 /// A network card that is to be a port of a network.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NicBody {
     /// The interface.
@@ -189,7 +190,7 @@ pub struct NicBody {
 }
 
 /// A network card that is a port of a network.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NicView {
     /// The interface.
     pub name: String,
@@ -205,7 +206,7 @@ pub struct NicView {
 }
 
 /// What a network itself sets of its NAT; the rest is as the configuration says.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct NatSetView {
     /// The mapping behaviour.
     pub mapping: Option<String>,
@@ -218,7 +219,7 @@ pub struct NatSetView {
 }
 
 /// A subnet.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SubnetView {
     /// The prefix.
     pub subnet: String,
@@ -229,7 +230,7 @@ pub struct SubnetView {
 }
 
 /// `POST /v1/endpoints`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EndpointCreate {
     /// The network's name.
@@ -259,7 +260,7 @@ pub struct EndpointCreate {
 }
 
 /// An endpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointView {
     /// Its name.
     pub name: String,
@@ -288,7 +289,7 @@ pub struct EndpointView {
 }
 
 /// `POST /v1/publications`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PublicationCreate {
     /// The endpoint's name.
@@ -308,7 +309,7 @@ pub struct PublicationCreate {
 }
 
 /// `PATCH /v1/publications/{id}`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PublicationChange {
     /// `round-robin` or `source-hash`.
@@ -316,7 +317,7 @@ pub struct PublicationChange {
 }
 
 /// `PATCH /v1/publications/{id}/targets/{endpoint}`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TargetPatch {
     /// Its share of new sessions, from 1 to 100.
@@ -326,7 +327,7 @@ pub struct TargetPatch {
 }
 
 /// A publication. `endpoint`, `inside_port_first` and `spec` are those of its first target.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PublicationView {
     /// Its id.
     pub id: u32,
@@ -358,7 +359,7 @@ pub struct PublicationView {
 }
 
 /// An endpoint that a publication leads to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TargetView {
     /// The endpoint's name.
     pub endpoint: String,
@@ -377,7 +378,7 @@ pub struct TargetView {
 /// What a published port led to one target, or a network's endpoints sent outside. A GSO frame
 /// counts as one packet, bytes are those of IP packets, of a fragmented packet the first fragment
 /// counts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RuleView {
     /// `publish` or `masquerade`.
     pub kind: String,
@@ -407,7 +408,7 @@ pub struct RuleView {
 }
 
 /// A switch port with its counters.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PortView {
     /// Its id.
     pub port: u16,
@@ -458,7 +459,7 @@ pub struct PortView {
 }
 
 /// A NAT session.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SessionView {
     /// `tcp`, `udp` or `icmp`.
     pub protocol: String,
@@ -491,7 +492,7 @@ pub struct SessionView {
 }
 
 /// A drop reason with its counter.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DropView {
     /// The stage.
     pub stage: String,
@@ -510,7 +511,7 @@ pub struct DropView {
 }
 
 /// One traced frame, a line of the stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TraceView {
     /// Grows by one per frame.
     pub sequence: u64,
@@ -533,7 +534,7 @@ pub struct TraceView {
 }
 
 /// One stage of a traced frame.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StepView {
     /// The stage.
     pub stage: String,
@@ -542,7 +543,7 @@ pub struct StepView {
 }
 
 /// `GET /v1/status`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
     /// The program's version.
     pub version: String,
@@ -602,7 +603,7 @@ pub struct StatusView {
 }
 
 /// How much of the NAT's limits is used: `GET /v1/nat/usage`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NatUsageView {
     /// Sessions of all kinds.
     pub sessions: usize,
@@ -619,7 +620,7 @@ pub struct NatUsageView {
 }
 
 /// Ports of an external address.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NatPoolView {
     /// The address.
     pub address: String,
@@ -632,7 +633,7 @@ pub struct NatPoolView {
 }
 
 /// Sessions of an endpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NatEndpointView {
     /// Its network.
     pub network: String,
@@ -645,7 +646,7 @@ pub struct NatEndpointView {
 }
 
 /// A feature that the kernel may refuse, and what is used.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FeatureView {
     /// Whose it is.
     pub object: String,
@@ -660,7 +661,7 @@ pub struct FeatureView {
 }
 
 /// An uplink.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct UplinkView {
     /// Its interface.
     pub name: String,
@@ -671,7 +672,7 @@ pub struct UplinkView {
 }
 
 /// A labelled counter.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CountView {
     /// What is counted.
     pub label: String,
@@ -680,7 +681,7 @@ pub struct CountView {
 }
 
 /// `POST /v1/detach`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetachBody {
     /// Endpoints to be detached together: all, or none when one of them is not there.

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
 use dataplane_core::l2::{Form, PortVlans};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::handlers::JsonBody;
+use super::wire::{Created, JsonBody, Path, Query};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::vlans::{self, Membership, Pvid};
 
 /// A port's VLANs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PortVlansView {
     /// The port.
     pub port: u16,
@@ -29,7 +30,7 @@ pub struct PortVlansView {
 }
 
 /// A VLAN, or several next to each other, as `bridge -j vlan show` has them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VlanView {
     /// The VLAN, or the first of several.
     pub vlan: u16,
@@ -41,7 +42,7 @@ pub struct VlanView {
 }
 
 /// `POST /v1/ports/{port}/vlans`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VlanAdd {
     /// A VLAN or an interval of them: `10`, `10-20`.
@@ -53,7 +54,7 @@ pub struct VlanAdd {
 }
 
 /// `GET /v1/vlans?port=PORT`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 pub struct VlanQuery {
     port: Option<String>,
 }
@@ -93,7 +94,7 @@ pub async fn add(
     State(engine): Shared,
     Path(port): Path<String>,
     JsonBody(body): JsonBody<VlanAdd>,
-) -> Result<(StatusCode, Json<PortVlansView>), Error> {
+) -> Result<Created<PortVlansView>, Error> {
     let membership = Membership {
         form: match body.untagged {
             true => Form::Untagged,
@@ -106,14 +107,14 @@ pub async fn add(
     };
     let interval = vlans::interval(&body.vlans)?;
     let view = engine.add_vlans(&port, interval, membership).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok(Created(view))
 }
 
 /// `DELETE /v1/ports/{port}/vlans/{vlans}`
 pub async fn remove(
     State(engine): Shared,
     Path((port, vlans)): Path<(String, String)>,
-) -> Result<StatusCode, Error> {
+) -> Result<NoContent, Error> {
     engine.remove_vlans(&port, vlans::interval(&vlans)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
