@@ -5,6 +5,8 @@
 //! socket = "/run/causeway/causeway.sock"
 //! workers = 2
 //! uplinks = ["eth0"]              # [] for none; left out: the default route's interface
+//! metrics = "127.0.0.1:9309"      # for scrapers that cannot open the socket; loopback only
+//! socket_group = "adm"            # whose members may use the socket
 //!
 //! [dns]
 //! servers = ["192.0.2.53"]        # left out: those of resolv_conf, read again when it changes
@@ -38,7 +40,7 @@
 //! say of a network's NAT, which is kept with the network.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use dataplane::Waiting;
@@ -88,6 +90,10 @@ pub struct Config {
     pub sessions: Sessions,
     /// Where names are asked for that are no endpoint's.
     pub dns: DnsConfig,
+    /// Where metrics are served besides the socket.
+    pub metrics: Option<SocketAddr>,
+    /// Whose members may use the socket, besides its owner.
+    pub socket_group: Option<String>,
     /// The step of a NIC's move at which the daemon kills itself, for tests.
     pub die_at: Option<String>,
 }
@@ -174,6 +180,12 @@ pub enum Error {
     /// Too many uplinks.
     #[error("at most {UPLINKS_MAX} uplinks, not {0}")]
     UplinkCount(usize),
+    /// Metrics for everybody.
+    #[error(
+        "metrics are served on the loopback interface only, not on {0}; give an address such as \
+         127.0.0.1:9309, or have a proxy ask there"
+    )]
+    NotLoopback(SocketAddr),
     /// `none` among others.
     #[error("--uplink none excludes other uplinks; leave one of them out")]
     NoneAmongOthers,
@@ -189,6 +201,8 @@ struct File {
     spin_microseconds: Option<u64>,
     batch_frames_max: Option<usize>,
     uplinks: Option<Vec<String>>,
+    metrics: Option<SocketAddr>,
+    socket_group: Option<String>,
     #[serde(default)]
     nat: NatFile,
     #[serde(default)]
@@ -285,6 +299,10 @@ pub struct Overrides {
     pub sessions: Sessions,
     /// `--dns`, repeated
     pub dns_servers: Vec<IpAddr>,
+    /// `--metrics`
+    pub metrics: Option<SocketAddr>,
+    /// `--socket-group`
+    pub socket_group: Option<String>,
     /// `--die-at`
     pub die_at: Option<String>,
 }
@@ -328,8 +346,18 @@ impl Config {
                 },
                 resolv_conf: or_default(file.dns.resolv_conf, RESOLV_CONF_DEFAULT),
             },
+            metrics: loopback(overrides.metrics.or(file.metrics))?,
+            socket_group: overrides.socket_group.or(file.socket_group),
             die_at: overrides.die_at,
         })
+    }
+}
+
+/// Metrics have no password, so they are told to this host alone.
+fn loopback(address: Option<SocketAddr>) -> Result<Option<SocketAddr>, Error> {
+    match address {
+        Some(address) if !address.ip().is_loopback() => Err(Error::NotLoopback(address)),
+        address => Ok(address),
     }
 }
 

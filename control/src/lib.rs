@@ -32,6 +32,7 @@ pub mod port_settings;
 pub mod publish;
 pub mod relay;
 pub mod resolv_file;
+pub mod rights;
 pub mod store;
 pub mod sysctl;
 pub mod topology;

@@ -234,6 +234,7 @@ mod tests {
     #[test]
     fn operations_are_named_after_method_and_path() {
         assert_eq!(operation_id("get", "/v1/status"), "get_status");
+        assert_eq!(operation_id("get", "/metrics"), "get_metrics");
         assert_eq!(
             operation_id("patch", "/v1/publications/{id}/targets/{endpoint}"),
             "patch_publications_id_targets_endpoint"

@@ -1,6 +1,6 @@
 //! The daemon's API: JSON over HTTP on a unix socket.
 //!
-//! Who may open the socket may do everything, so it is made for its owner alone. A handler that
+//! Who may open the socket may do everything, so it is made for its owner, and for a group where one is named. A handler that
 //! panics answers 500 and is counted; the dataplane does not notice.
 
 pub mod bridging;
@@ -11,6 +11,7 @@ pub mod groups;
 mod handlers;
 pub mod loads;
 pub mod mac_nat;
+pub mod metrics;
 pub mod mirrors;
 pub mod names;
 pub mod types;
@@ -19,7 +20,7 @@ pub mod wire;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -53,11 +54,12 @@ pub enum DebugRoutes {
     Absent,
 }
 
-/// Takes the socket, for its owner alone.
+/// Takes the socket, for its owner and the members of a group.
 ///
 /// # Errors
-/// [`Error::InUse`] when a daemon answers on it already.
-pub fn listen(socket: &Path) -> Result<UnixListener, Error> {
+/// [`Error::InUse`] when a daemon answers on it already, [`Error::Invalid`] for an unknown group.
+pub fn listen(socket: &Path, group: Option<&str>) -> Result<UnixListener, Error> {
+    let group = group.map(group_id).transpose()?;
     let failed = |error| Error::io(format!("listen on {}", socket.display()), error);
     if let Some(dir) = socket.parent() {
         fs::create_dir_all(dir).map_err(failed)?;
@@ -76,8 +78,24 @@ pub fn listen(socket: &Path) -> Result<UnixListener, Error> {
         Err(_) => {}
     }
     let listener = UnixListener::bind(socket).map_err(failed)?;
+    // Nobody else may open it between the two: what is narrower comes first.
     fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    if let Some(group) = group {
+        chown(socket, None, Some(group)).map_err(failed)?;
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    }
     Ok(listener)
+}
+
+fn group_id(name: &str) -> Result<u32, Error> {
+    let found = nix::unistd::Group::from_name(name)
+        .map_err(|error| Error::io(format!("look up the group '{name}'"), error.into()))?;
+    let group = found.ok_or_else(|| {
+        Error::Invalid(format!(
+            "there is no group '{name}' for the socket; `groupadd {name}` makes one"
+        ))
+    })?;
+    Ok(group.gid.as_raw())
 }
 
 /// Every route.
@@ -292,6 +310,10 @@ fn watching() -> ApiRouter<Arc<Engine>> {
         .api_route(
             "/v1/status",
             get_with(h::status, says("The daemon at a glance")),
+        )
+        .api_route(
+            "/metrics",
+            get_with(metrics::metrics, says("Counters, for Prometheus")),
         )
         .api_route(
             "/v1/drops",

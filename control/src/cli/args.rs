@@ -132,6 +132,7 @@ pub struct JsonArgs {
   causeway daemon
   causeway daemon --uplink eth0 --uplink eth1
   causeway daemon --workers 2 --waiting always
+  causeway daemon --metrics 127.0.0.1:9309 --log json --socket-group adm
   causeway --socket /tmp/c.sock daemon --state-dir /tmp/c --uplink none")]
 pub struct DaemonArgs {
     /// Configuration file (TOML)
@@ -156,6 +157,15 @@ pub struct DaemonArgs {
     /// Let NAT sessions outlive the daemon: flows go on after a restart
     #[arg(long)]
     pub keep_sessions: bool,
+    /// Serve the metrics of `GET /metrics` on this address of the loopback interface as well
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
+    /// Let the members of this group use the socket: they may do everything
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+    /// How the log is written [default: text]
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = LogForm::Text, hide_default_value = true)]
+    pub log: LogForm,
     /// Stop when the standard input, a pipe, is closed: for a parent that may be killed
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
@@ -165,6 +175,15 @@ pub struct DaemonArgs {
     /// The step of a NIC's move at which to die, for tests
     #[arg(long, hide = true)]
     pub die_at: Option<String>,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogForm {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
 }
 
 /// `network`

@@ -10,14 +10,14 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::args::DaemonArgs;
+use super::args::{DaemonArgs, LogForm};
 use crate::api::{self, DebugRoutes};
 use crate::config::{Config, Overrides, Sessions};
 use crate::engine::Engine;
 
 /// Serves until SIGTERM or SIGINT. What is on the host stays there for the next start.
 pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<()> {
-    log_to_stderr();
+    log_to_stderr(args.log);
     raise_descriptor_limit();
     let overrides = Overrides {
         state_dir: args.state_dir,
@@ -30,14 +30,20 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
             false => Sessions::Forgotten,
         },
         dns_servers: args.dns,
+        metrics: args.metrics,
+        socket_group: args.socket_group,
         die_at: args.die_at,
     };
     let config = Config::load(args.config.as_deref(), overrides)?;
     let socket = config.socket.clone();
+    let metrics = match config.metrics {
+        Some(address) => Some(api::metrics::listen(address).await?),
+        None => None,
+    };
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let parent = args.until_stdin_closes.then(parent_pipe).transpose()?;
-    let listener = api::listen(&socket)?;
+    let listener = api::listen(&socket, config.socket_group.as_deref())?;
     let engine = match Engine::start(config).await {
         Ok(engine) => engine,
         Err(error) => {
@@ -52,6 +58,10 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
         DebugRoutes::Absent
     };
     let router = api::router(std::sync::Arc::clone(&engine), debug);
+    if let Some(listener) = metrics {
+        let router = api::metrics::router(std::sync::Arc::clone(&engine));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
     tracing::info!(socket = %socket.display(), "serving");
     notify_ready();
     tokio::select! {
@@ -68,13 +78,16 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
 }
 
 /// Says on the standard error what happens, as much of it as `CAUSEWAY_LOG` asks for.
-pub(super) fn log_to_stderr() {
+pub(super) fn log_to_stderr(form: LogForm) {
     let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    match form {
+        LogForm::Text => log.init(),
+        LogForm::Json => log.json().flatten_event(true).init(),
+    }
 }
 
 /// The standard input as a pipe whose other end the parent holds, however it ends.

@@ -61,6 +61,12 @@ pub fn main() -> ExitCode {
     if makes_namespaces && let Err(error) = crate::netns::enter_user_namespace() {
         return fail(&anyhow::Error::from(error));
     }
+    // Before any thread as well: each has its own.
+    if matches!(cli.command, Command::Daemon(_))
+        && let Err(error) = crate::rights::drop_all_others()
+    {
+        return fail(&anyhow::Error::from(error));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -145,7 +151,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Events(args) => events::events(&client, args).await?,
         Command::Status(args) => status(&client, args.json).await?,
         Command::Lifeline(args) => {
-            daemon::log_to_stderr();
+            daemon::log_to_stderr(args::LogForm::Text);
             crate::lifeline::hold(&args.state_dir, args.within).await?;
         }
         Command::Clean(args) => return clean(&args.state_dir).await,
