@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod conform;
 pub mod device;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod events;

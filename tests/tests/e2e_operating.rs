@@ -276,3 +276,111 @@ fn the_unit_for_systemd_grants_what_the_daemon_keeps() {
         Err(error) => println!("not tested: systemd-analyze does not start: {error}"),
     }
 }
+
+#[test]
+fn the_doctor_names_what_is_in_the_way_and_the_cure_works() {
+    if !require_root("the_doctor_names_what_is_in_the_way_and_the_cure_works") {
+        return;
+    }
+    let lab = Lab::new("doctor");
+    let (host, _outside) = lab.host_and_outside();
+    let a = lab.namespace("a");
+    let alone = lab.namespace("alone");
+    let socket = lab.dir().join("none");
+    let mut command = Command::new(binary());
+    command.args(["--socket", path_text(&socket), "doctor", "--json"]);
+    let output = alone.run(|| command.output()).unwrap();
+    let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        finding(&findings, "daemon")["severity"],
+        "warning",
+        "{findings}"
+    );
+    assert_eq!(finding(&findings, "tun")["severity"], "ok", "{findings}");
+    assert!(output.status.success(), "a warning is no problem");
+
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&a, "web", "a", &[]);
+    let sound = daemon.json(&["doctor"]);
+    for check in [
+        "daemon",
+        "uplink",
+        "mtu",
+        "pool-clash",
+        "duplicate-mac",
+        "limits",
+        "enslaved",
+    ] {
+        assert_eq!(finding(&sound, check)["severity"], "ok", "{sound}");
+    }
+
+    host.set_mtu("up0", 1_400);
+    // As a VPN that comes up later would.
+    host.add_route("10.88.0.128/25", "192.0.2.2", "up0");
+    wait_until(DEADLINE, "the doctor sees the route", || {
+        let output = daemon.output(&["doctor"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let seen = text.contains("PROBLEM pool-clash: network 'web' (10.88.0.0/24) overlaps")
+            && text
+                .contains("WARNING mtu: network 'web' has an MTU of 1500, uplink up0 one of 1400")
+            && text.contains("create it with --mtu 1400");
+        assert!(seen || output.status.success(), "{text}");
+        seen && output.status.code() == Some(1)
+    });
+
+    // The cure that is named is one.
+    daemon.run(&["detach", "a"]);
+    daemon.run(&["network", "rm", "web"]);
+    daemon.run(&[
+        "network",
+        "create",
+        "web",
+        "--subnet",
+        "10.88.0.0/24",
+        "--no-host-link",
+        "--mtu",
+        "1400",
+    ]);
+    let cured = daemon.json(&["doctor"]);
+    for check in ["mtu", "pool-clash"] {
+        assert_eq!(finding(&cured, check)["severity"], "ok", "{cured}");
+    }
+}
+
+#[test]
+fn the_doctor_sees_a_packet_filter_that_drops_what_is_forwarded() {
+    if !require_root("the_doctor_sees_a_packet_filter_that_drops_what_is_forwarded") {
+        return;
+    }
+    let lab = Lab::new("forward");
+    let [host, a, b] = lab.namespaces(["host", "a", "b"]);
+    let rules = "add table ip filter; \
+                 add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+    let filtered = host.run(|| Command::new("nft").arg(rules).status());
+    match filtered {
+        Ok(status) => assert!(status.success()),
+        Err(error) => return println!("not tested: nft does not start: {error}"),
+    }
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
+    daemon.run(&["network", "create", "web", "--subnet", "10.88.0.0/24"]);
+    daemon.attach(&a, "web", "a", &[]);
+    daemon.attach(&b, "web", "b", &[]);
+    let findings = daemon.json(&["doctor"]);
+    let found = finding(&findings, "forward-policy");
+    assert_ne!(found["severity"], "ok", "{findings}");
+    let text = found["text"].as_str().unwrap();
+    assert!(
+        text.contains("ip filter FORWARD drops forwarded packets"),
+        "{text}"
+    );
+    // It says that networks of Causeway are not concerned, and they are not.
+    let _server = echo(&b, "10.88.0.3:7000");
+    assert_eq!(seen_address(&a, "10.88.0.3:7000"), ip("10.88.0.2"));
+}
+
+fn finding<'a>(findings: &'a Value, check: &str) -> &'a Value {
+    let all = findings.as_array().unwrap();
+    let found = all.iter().find(|finding| finding["check"] == check);
+    found.unwrap_or_else(|| panic!("nothing of {check}: {findings}"))
+}

@@ -8,6 +8,7 @@ use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
 use super::dns::DnsCommand;
+use super::doctor::DoctorArgs;
 use super::events::EventsArgs;
 use super::fdb::FdbCommand;
 use super::impair::ImpairCommand;
@@ -104,6 +105,8 @@ pub enum Command {
     Capture(CaptureArgs),
     /// What has happened: attachments, changes, ports that went down, loops, limits
     Events(EventsArgs),
+    /// What of this host is in the way, and what to do about it
+    Doctor(DoctorArgs),
     /// The daemon at a glance
     Status(JsonArgs),
     /// Take everything of ours off the host; the daemon must not run

@@ -7,6 +7,7 @@ mod daemon;
 mod debugging;
 mod demo;
 mod dns;
+mod doctor;
 mod events;
 mod fdb;
 mod guest;
@@ -149,6 +150,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => debugging::why(&client, args).await?,
         Command::Capture(args) => debugging::capture(&client, args).await?,
         Command::Events(args) => events::events(&client, args).await?,
+        Command::Doctor(args) => return doctor::doctor(&client, args).await,
         Command::Status(args) => status(&client, args.json).await?,
         Command::Lifeline(args) => {
             daemon::log_to_stderr(args::LogForm::Text);
