@@ -19,13 +19,13 @@ use dataplane_port::Framing;
 use futures::{Stream, StreamExt};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -42,6 +42,11 @@ const ALIAS_PREFIX: &str = "causeway:";
 /// devices (`DEFAULT_TX_QUEUE_LEN`), where a TAP alone has 500, 2 ms of small frames at 250,000 a
 /// second and less than one turn of another thread.
 pub const TAP_QUEUE_FRAMES: u32 = 1_000;
+
+/// `IFLA_INET_CONF` of `linux/if_link.h`.
+const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_ARP_EVICT_NOCARRIER` of `linux/ip.h`.
+const ARP_EVICT_NOCARRIER: u16 = 33;
 
 /// What could not be done to which object, and what the kernel said.
 #[derive(Debug, thiserror::Error)]
@@ -424,6 +429,27 @@ impl Netlink {
         let spec = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![spec])]);
         self.change(index, "set addr_gen_mode of", |link| {
+            link.append_extra_attribute(attribute)
+        })
+        .await
+    }
+
+    /// Keeps what the link's stack knows of its IPv4 neighbours when the carrier goes
+    /// (`arp_evict_nocarrier` of ip-sysctl.rst, since Linux 5.16).
+    ///
+    /// By netlink and not by `/proc/sys`: there, the entries of all namespaces lie in one chain for each
+    /// part of a path (`proc_sys_compare`), so that a look costs time for each of them.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn keep_ipv4_neighbours(&self, index: u32) -> Result<(), Error> {
+        // The library writes such a setting only where it is not zero.
+        let setting = DefaultNla::new(ARP_EVICT_NOCARRIER, 0_u32.to_ne_bytes().to_vec());
+        let mut settings = vec![0; setting.buffer_len()];
+        setting.emit(&mut settings);
+        let spec = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF, settings));
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![spec])]);
+        self.change(index, "keep the neighbours of", |link| {
             link.append_extra_attribute(attribute)
         })
         .await

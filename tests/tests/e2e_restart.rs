@@ -61,6 +61,8 @@ fn a_killed_daemon_comes_back_to_the_same_state_and_streams_go_on() {
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     daemon.attach(&a, "n", "a", &[]);
     daemon.attach(&b, "n", "b", &["--ifname", "net0", "--ip", "10.88.0.77"]);
+    // With the carrier the kernel would forget its neighbours, and ask again after a second.
+    assert_eq!(b.sysctl("net/ipv4/conf/net0/arp_evict_nocarrier"), "0");
     daemon.run(&["publish", "add", "8080:80", "b"]);
     let _server = echo(&b, "0.0.0.0:80");
     let stream = a.run(|| connect(DEADLINE, "10.88.0.77:80".parse().unwrap()));

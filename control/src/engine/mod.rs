@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+use dashmap::DashMap;
 use dataplane::Dataplane;
 use dataplane_core::addr::PortId;
 use dataplane_port::Capabilities;
@@ -77,6 +78,7 @@ use crate::lifeline::Lifeline;
 use crate::link::Netlink;
 use crate::link::inet::Route;
 use crate::model::{DesiredState, Endpoint, Name, Network};
+use crate::names::ResolvConf;
 use crate::netns::Netns;
 use crate::plan::{self, Action, Observed, ObservedSandbox};
 use crate::relay::{Budget, Listeners};
@@ -103,6 +105,8 @@ pub struct Engine {
     blocked: Blocked,
     /// What the host's resolver is told.
     resolver: names::HostResolver,
+    /// What the files of named sandboxes say, as this daemon has written them.
+    resolv_confs: DashMap<String, ResolvConf>,
     /// Handlers that panicked.
     pub panics: AtomicU64,
 }
@@ -206,6 +210,7 @@ impl Engine {
             events: Events::default(),
             blocked: Blocked::default(),
             resolver: names::HostResolver::default(),
+            resolv_confs: DashMap::new(),
             panics: AtomicU64::new(0),
         });
         engine.resolver.read(&engine.config.dns);

@@ -123,7 +123,8 @@ impl Engine {
         close_all(state, |(_, gateway)| takes_port(publication, *gateway)).await;
     }
 
-    /// Makes the files of named sandboxes say what is so now.
+    /// Makes the files of named sandboxes say what is so now. One that this daemon has written so already
+    /// is not touched: with a thousand sandboxes, an attachment would write a thousand files.
     pub(super) fn write_resolv_confs(&self, state: &State) {
         let mut wanted: BTreeMap<&str, ResolvConf> = BTreeMap::new();
         for endpoint in state.desired.endpoints.values() {
@@ -138,7 +139,10 @@ impl Engine {
             }
         }
         for (name, conf) in wanted {
-            put_resolv_conf(name, &conf);
+            let written = self.resolv_confs.get(name);
+            if written.is_none_or(|written| *written != conf) && put_resolv_conf(name, &conf) {
+                self.resolv_confs.insert(name.to_owned(), conf);
+            }
         }
     }
 
@@ -149,6 +153,9 @@ impl Engine {
             self.write_resolv_confs(state);
         } else {
             drop_resolv_conf(gone);
+            if let Some(name) = resolv_file::netns_name(&gone.sandbox.path) {
+                self.resolv_confs.remove(name);
+            }
         }
     }
 
@@ -319,10 +326,13 @@ pub(super) fn drop_resolv_conf(endpoint: &Endpoint) {
     }
 }
 
-fn put_resolv_conf(name: &str, conf: &ResolvConf) {
-    match resolv_file::put(Path::new(resolv_file::NETNS_ETC), name, conf) {
+/// Whether the file says so now.
+fn put_resolv_conf(name: &str, conf: &ResolvConf) -> bool {
+    let put = resolv_file::put(Path::new(resolv_file::NETNS_ETC), name, conf);
+    match &put {
         Ok(true) => {}
         Ok(false) => tracing::debug!(netns = name, "its resolv.conf is not ours, and stays"),
         Err(error) => tracing::warn!(netns = name, %error, "cannot write its resolv.conf"),
     }
+    matches!(put, Ok(true))
 }
