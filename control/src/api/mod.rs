@@ -14,6 +14,7 @@ pub mod mac_nat;
 pub mod metrics;
 pub mod mirrors;
 pub mod names;
+pub mod nat_views;
 pub mod types;
 pub mod vlans;
 pub mod wire;
