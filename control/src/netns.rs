@@ -39,8 +39,11 @@ pub enum Error {
          or pass the path of a namespace or a process id"
     )]
     UnknownName(String),
-    /// Not a name that `ip netns` would take.
-    #[error("'{0}' cannot name a network namespace: write 1 to 255 characters without '/'")]
+    /// Not a name that `ip netns` would take, or would not show in one line.
+    #[error(
+        "{0:?} cannot name a network namespace: write 1 to 255 characters, without '/' and control \
+         characters, and neither '.' nor '..'"
+    )]
     BadName(String),
     /// The name is in use.
     #[error("network namespace '{0}' already exists; remove it with 'ip netns del {0}'")]
@@ -94,6 +97,15 @@ fn refused(action: &'static str, object: impl Into<String>) -> impl FnOnce(io::E
         object,
         source,
     }
+}
+
+/// What becomes of `lo` in a new namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loopback {
+    /// It is up, as programs expect it.
+    Up,
+    /// It is down, as the kernel makes it: nothing reaches 127.0.0.1.
+    Down,
 }
 
 /// What makes two handles the same namespace: the inode of its file in nsfs.
@@ -151,23 +163,46 @@ impl Netns {
     /// # Errors
     /// [`Error::Refused`] without `CAP_SYS_ADMIN`, or over `user.max_net_namespaces`.
     pub fn create_unnamed() -> Result<Self, Error> {
-        let ns = on_new_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| refused("create", "a network namespace")(errno.into()))?;
-            Self::current()
-        })??;
+        let ns = Self::create_bare()?;
         ns.raise_loopback()?;
         Ok(ns)
     }
 
-    /// A new namespace with `lo` up, under a name that `ip netns` lists and can remove.
+    /// A new namespace as the kernel makes it.
+    fn create_bare() -> Result<Self, Error> {
+        on_new_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| refused("create", "a network namespace")(errno.into()))?;
+            Self::current()
+        })?
+    }
+
+    /// A new namespace under a name that `ip netns` lists and can remove.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::Refused`].
+    pub fn create_named(name: &str, loopback: Loopback) -> Result<Self, Error> {
+        let path = named_path(name)?;
+        // Before a namespace is made in vain.
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::NameTaken(name.to_owned()));
+        }
+        let ns = match loopback {
+            Loopback::Up => Self::create_unnamed()?,
+            Loopback::Down => Self::create_bare()?,
+        };
+        ns.put_name(name)?;
+        Ok(ns)
+    }
+
+    /// Gives a namespace a name that `ip netns` lists and can remove; it may have others.
     ///
     /// The name is a bind mount under [`NAMED_DIR`], which is made a shared mount first, as
     /// iproute2 does: processes in other mount namespaces then see the name come and go.
     ///
     /// # Errors
     /// [`Error::BadName`], [`Error::NameTaken`], [`Error::Refused`].
-    pub fn create_named(name: &str) -> Result<Self, Error> {
+    pub fn put_name(&self, name: &str) -> Result<(), Error> {
         let path = named_path(name)?;
         fs::create_dir_all(NAMED_DIR).map_err(refused("create", NAMED_DIR))?;
         // The lock that `ip netns add` takes as well (iproute2 6.4, lib/namespace.c and
@@ -184,12 +219,10 @@ impl Netns {
                 io::ErrorKind::AlreadyExists => Error::NameTaken(name.to_owned()),
                 _ => refused("create", path.display().to_string())(error),
             })?;
-        let bound = Self::create_unnamed().and_then(|ns| {
-            let bind = || mount(Some(CURRENT), &path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT);
-            match ns.run(bind)? {
-                Ok(()) => Ok(ns),
-                Err(errno) => Err(refused("mount", path.display().to_string())(errno.into())),
-            }
+        let bind = || mount(Some(CURRENT), &path, NO_TEXT, MsFlags::MS_BIND, NO_TEXT);
+        let bound = self.run(bind).and_then(|bound| {
+            let failed = refused("mount", path.display().to_string());
+            bound.map_err(|errno| failed(errno.into()))
         });
         if bound.is_err() {
             // The empty file would stay behind as a name that leads nowhere.
@@ -339,12 +372,16 @@ fn on_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     })
 }
 
-fn named_path(name: &str) -> Result<PathBuf, Error> {
+/// The path of a name.
+///
+/// # Errors
+/// [`Error::BadName`].
+pub fn named_path(name: &str) -> Result<PathBuf, Error> {
     let bad = name.is_empty()
         || name.len() > NAME_LEN_MAX
         || name == "."
         || name == ".."
-        || name.contains(['/', '\0']);
+        || name.contains(|c: char| c == '/' || c.is_control());
     if bad {
         return Err(Error::BadName(name.to_owned()));
     }
@@ -469,7 +506,7 @@ mod tests {
 
     #[test]
     fn names_that_would_leave_the_directory_are_refused() {
-        for bad in ["", ".", "..", "a/b", "/etc/passwd", "a\0b"] {
+        for bad in ["", ".", "..", "a/b", "/etc/passwd", "a\0b", "a\nb"] {
             assert!(
                 matches!(Netns::from_name(bad), Err(Error::BadName(_))),
                 "{bad:?}"

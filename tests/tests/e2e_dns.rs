@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use control::netns::Netns;
+use control::netns::{Loopback, Netns};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -252,6 +252,7 @@ impl Site {
     }
 }
 
+/// Covers: 47
 #[test]
 fn names_are_answered_both_ways_within_a_network_and_not_across() {
     if !require_root("names_are_answered_both_ways_within_a_network_and_not_across") {
@@ -337,6 +338,7 @@ fn names_are_answered_both_ways_within_a_network_and_not_across() {
     assert_eq!(copy, BTreeSet::from([ip("10.88.0.77")]));
 }
 
+/// Covers: 50
 #[test]
 fn other_names_are_asked_outside_and_a_dead_server_is_no_silence() {
     if !require_root("other_names_are_asked_outside_and_a_dead_server_is_no_silence") {
@@ -592,6 +594,7 @@ fn the_hosts_resolver_is_followed_when_it_changes() {
     });
 }
 
+/// Covers: 50
 #[test]
 fn resolvers_of_sandboxes_are_told_and_use_it() {
     if !require_root("resolvers_of_sandboxes_are_told_and_use_it") {
@@ -628,7 +631,7 @@ fn resolvers_of_sandboxes_are_told_and_use_it() {
 
     let name = format!("cw-dns-{}", std::process::id());
     let file = Path::new("/etc/netns").join(&name).join("resolv.conf");
-    Netns::create_named(&name).unwrap();
+    Netns::create_named(&name, Loopback::Up).unwrap();
     let attach = ["attach", "--netns", name.as_str(), "--network"];
     site.daemon
         .run(&[&attach[..], &["web", "--name", "named"]].concat());

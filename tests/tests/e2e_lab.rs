@@ -7,7 +7,7 @@ use std::time::Duration;
 use control::link::inet::{DuplicateDetection, Route};
 use control::link::watch::{Changes, Watch};
 use control::link::{Netlink, VethEnd};
-use control::netns::{self, NAMED_DIR, Netns};
+use control::netns::{self, Loopback, NAMED_DIR, Netns};
 use dataplane_core::addr::{MacAddr, Prefix};
 use nix::errno::Errno;
 use tests::lab::{
@@ -87,8 +87,8 @@ fn a_named_namespace_can_be_opened_refuses_a_second_and_is_removed() {
         return;
     }
     let name = format!("cw-test-{}", std::process::id());
-    let ns = Netns::create_named(&name).unwrap();
-    let taken = Netns::create_named(&name).unwrap_err();
+    let ns = Netns::create_named(&name, Loopback::Up).unwrap();
+    let taken = Netns::create_named(&name, Loopback::Up).unwrap_err();
     let opened = Netns::from_name(&name);
     let by_path = Netns::from_path(format!("{NAMED_DIR}/{name}"));
     Netns::remove_named(&name).unwrap();

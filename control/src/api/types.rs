@@ -271,6 +271,9 @@ pub struct EndpointView {
     pub port: u16,
     /// Its sandbox.
     pub netns: String,
+    /// Which namespace that is.
+    #[serde(default)]
+    pub netns_inode: u64,
     /// The interface's name inside.
     pub ifname: String,
     /// Its MAC.

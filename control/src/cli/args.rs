@@ -16,6 +16,7 @@ use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
 use super::nic::{LifelineArgs, NicArgs};
+use super::ns::NsCommand;
 use super::plug::PlugArgs;
 use super::port::PortArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
@@ -64,6 +65,9 @@ pub enum Command {
     Plug(PlugArgs),
     /// Take an endpoint's interface away
     Detach(DetachArgs),
+    /// Network namespaces: named, hidden, exposed
+    #[command(subcommand)]
+    Ns(NsCommand),
     /// Run a program in a sandbox of its own
     Run(RunArgs),
     /// Ports of the host that lead to endpoints
@@ -368,7 +372,7 @@ pub struct NetworkSetArgs {
 /// `attach`
 #[derive(Debug, Args)]
 #[command(
-    group(clap::ArgGroup::new("sandbox").required(true).args(["netns", "pid"])),
+    group(clap::ArgGroup::new("sandbox").required(true).args(["netns", "pid", "container"])),
     after_help = "Examples:
   causeway attach --netns blue --network web
   causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1
@@ -382,6 +386,9 @@ pub struct AttachArgs {
     /// A process in the namespace
     #[arg(long)]
     pub pid: Option<u32>,
+    /// A container's id, or its beginning, as docker, podman, containerd and CRI-O print it
+    #[arg(long, value_name = "ID")]
+    pub container: Option<String>,
     /// The network
     #[arg(long)]
     pub network: String,
@@ -420,7 +427,7 @@ pub struct AttachArgs {
 /// `detach`
 #[derive(Debug, Args)]
 #[command(
-    group(clap::ArgGroup::new("which").required(true).args(["names", "network", "netns", "pid"])),
+    group(clap::ArgGroup::new("which").required(true).args(["names", "network", "netns", "pid", "container"])),
     after_help = "Examples:
   causeway detach web1 web2                all of them, or none when one is not there
   causeway detach --network web            all that the network has
@@ -439,6 +446,9 @@ pub struct DetachArgs {
     /// A process in the namespace
     #[arg(long)]
     pub pid: Option<u32>,
+    /// A container's id, or its beginning
+    #[arg(long, value_name = "ID")]
+    pub container: Option<String>,
     /// The interface's name inside
     #[arg(long, default_value = "eth0", conflicts_with_all = ["names", "network"])]
     pub ifname: String,

@@ -19,6 +19,7 @@ mod mdb;
 mod mirror;
 mod nat;
 mod nic;
+mod ns;
 mod plug;
 mod port;
 mod publish;
@@ -127,6 +128,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => attach(&client, args).await?,
         Command::Plug(args) => plug::plug(&client, args).await?,
         Command::Detach(args) => detach(&client, args).await?,
+        Command::Ns(command) => ns::ns(&client, command).await?,
         Command::Publish(command) => publish::publish(&client, command).await?,
         Command::Port(args) => port::port(&client, args).await?,
         Command::Impair(command) => impair::impair(&client, command).await?,
@@ -300,17 +302,14 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
 }
 
 async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
-    let (mut addresses, mut without) = (Vec::new(), Vec::new());
-    for (asked, family) in [(args.ip, "ipv4"), (args.ip6, "ipv6")] {
-        match asked {
-            Some(none) if none == "none" => without.push(family.to_owned()),
-            asked => addresses.extend(asked),
-        }
-    }
+    let asked = [(args.ip.as_ref(), "ipv4"), (args.ip6.as_ref(), "ipv6")];
+    let (addresses, without) = addresses_asked(asked);
+    let container = args.container.as_deref();
+    let container = container.map(guest::process_of_container).transpose()?;
     let body = EndpointCreate {
         network: args.network,
         netns: args.netns.map(absolute).transpose()?,
-        pid: args.pid,
+        pid: args.pid.or(container),
         name: args.name,
         ifname: Some(args.ifname),
         addresses,
@@ -328,6 +327,18 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
     let addresses = made.addresses.join(" ");
     writeln!(io::stdout(), "{} {} {addresses}", made.name, made.ifname)?;
     Ok(())
+}
+
+/// Addresses, and families that are to have none, by what was asked of each family.
+fn addresses_asked(asked: [(Option<&String>, &str); 2]) -> (Vec<String>, Vec<String>) {
+    let (mut addresses, mut without) = (Vec::new(), Vec::new());
+    for (asked, family) in asked {
+        match asked {
+            Some(none) if none == "none" => without.push(family.to_owned()),
+            asked => addresses.extend(asked.cloned()),
+        }
+    }
+    (addresses, without)
 }
 
 async fn detach(client: &Client, args: DetachArgs) -> anyhow::Result<()> {
@@ -350,7 +361,9 @@ async fn detach(client: &Client, args: DetachArgs) -> anyhow::Result<()> {
         };
         client.create("/v1/detach", &body).await?;
     }
-    let sandbox = match (args.netns, args.pid) {
+    let container = args.container.as_deref();
+    let container = container.map(guest::process_of_container).transpose()?;
+    let sandbox = match (args.netns, args.pid.or(container)) {
         (Some(netns), _) => format!("netns={}", escape(&absolute(netns)?)),
         (None, Some(pid)) => format!("pid={pid}"),
         (None, None) => return Ok(()),

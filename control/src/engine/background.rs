@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::wiring::PROBE_EVERY;
-use crate::device;
 use crate::error::Error;
 use crate::events::EventKind;
 use crate::hostnet::HostState;
 use crate::keep;
 use crate::link::Link;
 use crate::link::watch::Watch;
+use crate::name_watch;
 
 /// Pause after a change of the host before it is read, so that a burst is read once.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -60,6 +60,8 @@ impl Engine {
         tokio::spawn(watch_resolver(Arc::downgrade(self)));
         tokio::spawn(watch_pressure(Arc::downgrade(self)));
         tokio::spawn(look_for_loops(Arc::downgrade(self)));
+        let removals = name_watch::watch().map_err(|error| Error::io("start a thread", error))?;
+        tokio::spawn(follow_names(Arc::downgrade(self), removals));
         Ok(())
     }
 
@@ -114,20 +116,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    /// Finds endpoints whose sandbox ended while nobody told.
-    async fn find_gone(&self) -> Result<(), Error> {
-        let endpoints: Vec<_> = {
-            let state = self.state().await;
-            state.desired.endpoints.values().cloned().collect()
-        };
-        for endpoint in endpoints {
-            if !device::sandbox_is_there(&endpoint) {
-                self.port_gone(endpoint.port).await?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -190,6 +178,18 @@ async fn watch_host(engine: Weak<Engine>, mut watch: Watch) {
         };
         if let Err(error) = engine.host_changed().await {
             tracing::warn!(%error, "cannot follow a change of the host");
+        }
+    }
+}
+
+async fn follow_names(engine: Weak<Engine>, mut removals: mpsc::Receiver<()>) {
+    while removals.recv().await.is_some() {
+        tokio::time::sleep(SETTLE).await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        if let Err(error) = engine.find_gone().await {
+            tracing::warn!(%error, "cannot look for ended sandboxes");
         }
     }
 }

@@ -601,6 +601,7 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
         network: network.map_or_else(String::new, |network| network.name.to_string()),
         port: endpoint.port.0,
         netns: endpoint.sandbox.path.display().to_string(),
+        netns_inode: endpoint.sandbox.inode,
         ifname: endpoint.ifname.clone(),
         mac: endpoint.mac.to_string(),
         addresses: endpoint.addresses.iter().map(with_len).collect(),

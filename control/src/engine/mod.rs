@@ -15,6 +15,7 @@ mod clean;
 mod detaching;
 mod endpoints;
 mod features;
+mod gone;
 mod groups;
 mod kept;
 mod listening;

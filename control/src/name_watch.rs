@@ -1,0 +1,64 @@
+//! Tells that a name of `ip netns` was removed.
+//!
+//! The kernel ends the devices of a namespace with it, and the dataplane sees that. A namespace that a process
+//! is in outlives its name, though, and nothing happens to its devices: only the directory of the names says that
+//! it is not to be reached any more.
+//!
+//! A thread of its own waits for the kernel's notifications, and ends when nobody listens any more.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::sync::mpsc;
+
+use crate::netns::NAMED_DIR;
+
+/// How often it is looked whether somebody listens still, and whether there are names by now.
+const LOOK_EVERY_MS: u16 = 1_000;
+
+/// Subscribes to the removals in [`NAMED_DIR`]. A burst of them is told of once or twice.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn watch() -> io::Result<mpsc::Receiver<()>> {
+    let (told, removals) = mpsc::channel(1);
+    thread::Builder::new()
+        .name("names".to_owned())
+        .spawn(move || {
+            while !told.is_closed() {
+                // Nobody has named a namespace yet, or the directory was removed with all names.
+                if let Err(error) = follow(&told) {
+                    tracing::debug!(%error, "cannot watch the names of namespaces");
+                    thread::sleep(Duration::from_millis(LOOK_EVERY_MS.into()));
+                }
+            }
+        })?;
+    Ok(removals)
+}
+
+fn follow(told: &mpsc::Sender<()>) -> io::Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let removed = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    inotify.add_watch(NAMED_DIR, removed | AddWatchFlags::IN_ONLYDIR)?;
+    let mut waiting = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+    while !told.is_closed() {
+        match poll(&mut waiting, PollTimeout::from(LOOK_EVERY_MS)) {
+            Ok(0) | Err(Errno::EINTR) => continue,
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let events = inotify.read_events()?;
+        // When it is full, a look is due that will see this as well.
+        let _ = told.try_send(());
+        let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT;
+        if events.iter().any(|event| event.mask.intersects(gone)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+    }
+    Ok(())
+}
