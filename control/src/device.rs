@@ -8,6 +8,7 @@
 //!
 //! No namespace is held open: a handle would keep a sandbox alive that its owner has ended.
 
+mod default_routes;
 pub(crate) mod nic;
 
 use std::net::IpAddr;
@@ -20,11 +21,12 @@ use dataplane_port::tap_plain::PlainTap;
 use dataplane_port::{Carrier, PortIo};
 
 use crate::error::Error;
-use crate::link::inet::{Address, DuplicateDetection, Route};
+use crate::link::inet::{Address, DuplicateDetection};
 use crate::link::{self, Link, Netlink, TAP_QUEUE_FRAMES, VethEnd};
-use crate::model::{Backend, Endpoint, Network, Subnet};
+use crate::model::{Backend, Endpoint, Network};
 use crate::netns::Netns;
 use crate::plan::ObservedSandbox;
+use default_routes::add_default_routes;
 
 /// The queues of an opened port.
 pub type Queues = Vec<Box<dyn PortIo>>;
@@ -350,35 +352,6 @@ fn addresses_inside(endpoint: &Endpoint, network: &Network) -> Vec<Prefix> {
         Some(Prefix::new(*address, subnet.prefix.prefix_len()))
     };
     endpoint.addresses.iter().filter_map(with_len).collect()
-}
-
-/// Gives a sandbox the default routes that it lacks; returns their gateways.
-async fn add_default_routes(
-    netlink: &Netlink,
-    index: u32,
-    endpoint: &Endpoint,
-    network: &Network,
-) -> Result<Vec<IpAddr>, Error> {
-    let mut added = Vec::new();
-    if network.internal || endpoint.comes_with_nic() {
-        return Ok(added);
-    }
-    let present = netlink.routes().await?;
-    for address in &endpoint.addresses {
-        let family_has_default = present.iter().any(|route| {
-            route.prefix.len == 0 && route.prefix.address.is_ipv4() == address.is_ipv4()
-        });
-        // A sandbox on a second network keeps the way out that it has.
-        let subnet = network.subnet_of(*address);
-        if let Some(router) = subnet.and_then(Subnet::router)
-            && !family_has_default
-        {
-            let route = Route::default_by(router, index);
-            netlink.add_route(route).await?;
-            added.push(router);
-        }
-    }
-    Ok(added)
 }
 
 /// An endpoint's sandbox while something is done in it.

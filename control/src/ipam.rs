@@ -505,6 +505,7 @@ mod tests {
             vlans: Default::default(),
             attached_at: 0,
             dns: Default::default(),
+            gw_priority: 0,
             foreign: None,
         }
     }

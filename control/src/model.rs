@@ -430,6 +430,8 @@ pub struct Endpoint {
     pub attached_at: u64,
     /// Its names besides its own.
     pub dns: dns::EndpointDns,
+    /// Of several endpoints of a sandbox the highest has the default route.
+    pub gw_priority: i32,
     /// Who else knows the endpoint, and as what.
     pub foreign: Option<ForeignId>,
 }

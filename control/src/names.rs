@@ -9,7 +9,7 @@ use dataplane_service::dns::zone::Forward;
 use dataplane_service::dns::{EndpointNames, NetworkNames, Zones};
 
 use crate::model::dns::{DnsState, SERVERS_MAX};
-use crate::model::{DesiredState, Endpoint, Network, Phase, Router};
+use crate::model::{DesiredState, Endpoint, Name, Network, Phase, Router};
 
 /// What a resolv.conf(5) says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +97,7 @@ pub fn zones(desired: &DesiredState, servers: &[IpAddr]) -> Zones {
                     names: names_of(endpoint),
                     addresses: endpoint.addresses.clone(),
                     upstreams: sockets(&endpoint.dns.servers),
+                    links: links_of(endpoint, desired),
                 })
                 .collect(),
         })
@@ -107,6 +108,21 @@ pub fn zones(desired: &DesiredState, servers: &[IpAddr]) -> Zones {
 fn names_of(endpoint: &Endpoint) -> Vec<String> {
     let all = std::iter::once(&endpoint.name).chain(&endpoint.dns.aliases);
     all.map(ToString::to_string).collect()
+}
+
+/// The names that an endpoint alone has for others of its network. Who is not there has no address, and
+/// nobody else is asked for it.
+fn links_of(endpoint: &Endpoint, desired: &DesiredState) -> Vec<(String, Vec<IpAddr>)> {
+    let addresses = |target: &Name| {
+        let target = desired.endpoint(target.as_str());
+        let there = target
+            .filter(|target| target.domain == endpoint.domain && target.phase == Phase::Attached);
+        there.map_or_else(Vec::new, |target| target.addresses.clone())
+    };
+    let links = endpoint.dns.links.iter();
+    links
+        .map(|link| (link.alias.to_string(), addresses(&link.target)))
+        .collect()
 }
 
 fn forward(network: &Network, servers: Vec<SocketAddr>) -> Forward {

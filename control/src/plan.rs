@@ -326,6 +326,7 @@ mod tests {
                 vlans: Default::default(),
                 attached_at: 0,
                 dns: Default::default(),
+                gw_priority: 0,
                 foreign: None,
             };
             wanted.endpoints.insert(endpoint.port, endpoint);

@@ -69,6 +69,8 @@ const MIGRATIONS: &[&str] = &[
     dns::SETTINGS,
     nics::NICS,
     mirrors::FILES,
+    dns::LINKS,
+    "ALTER TABLE endpoint ADD COLUMN gw_priority INTEGER NOT NULL DEFAULT 0;",
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -452,11 +454,11 @@ fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Resul
     let path = endpoint.sandbox.path.to_string_lossy();
     connection.execute(
         "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-         ?13, ?14, ?15)
+         ?13, ?14, ?15, ?16)
          ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
          sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
          foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13,
-         down = ?14, attached_at = ?15",
+         down = ?14, attached_at = ?15, gw_priority = ?16",
         params![
             endpoint.port.0,
             endpoint.name.as_str(),
@@ -472,7 +474,8 @@ fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Resul
             port_settings::changed(endpoint.settings.flags),
             endpoint.settings.mac_limit,
             endpoint.settings.state == AdminState::Down,
-            endpoint.attached_at.cast_signed()
+            endpoint.attached_at.cast_signed(),
+            endpoint.gw_priority
         ],
     )?;
     vlans::put_endpoint(connection, endpoint)?;
@@ -571,6 +574,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             attached_at: row.get::<_, i64>("attached_at")?.cast_unsigned(),
             vlans: PortVlans::default(),
             dns: EndpointDns::default(),
+            gw_priority: row.get("gw_priority")?,
             foreign: foreign(row)?,
         };
         endpoints.insert(endpoint.port, endpoint);

@@ -58,6 +58,7 @@ impl Rig {
                     names: vec!["b".to_owned()],
                     addresses: vec![ip("10.1.0.3")],
                     upstreams: Vec::new(),
+                    links: Vec::new(),
                 }],
             }])));
         rig

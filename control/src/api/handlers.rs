@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, NoContent, Response};
 use dataplane::tracing::SNAP_SIZE;
-use dataplane_core::addr::MacAddr;
+use dataplane_core::addr::{MacAddr, MacAddrError};
 use dataplane_core::l2::Families;
 use dataplane_core::nat::{Balance, Duty};
 use futures::stream;
@@ -252,13 +252,7 @@ pub async fn attach(
         .backend
         .as_deref()
         .map_or(Ok(Backend::Tap), str::parse)?;
-    let mac: Option<MacAddr> =
-        match &body.mac {
-            Some(text) => Some(text.parse().map_err(
-                |error: dataplane_core::addr::MacAddrError| Error::Invalid(error.to_string()),
-            )?),
-            None => None,
-        };
+    let mac = body.mac.as_deref().map(mac_request).transpose()?;
     let request = AttachRequest {
         sandbox,
         network: body.network,
@@ -268,7 +262,8 @@ pub async fn attach(
         without: families(&body.without)?,
         mac,
         backend,
-        dns: endpoint_dns(&body.aliases, &body.dns)?,
+        dns: endpoint_dns(&body.aliases, &body.dns, &body.links)?,
+        gw_priority: body.gw_priority.unwrap_or_default(),
         foreign: None,
         namesake: if body.replace {
             Namesake::GivesWay
@@ -279,6 +274,20 @@ pub async fn attach(
     let name = engine.attach(request).await?.name;
     let view = engine.endpoint_named(name.as_str()).await?;
     Ok(Created(view))
+}
+
+/// A MAC, or a random one that is nobody's but for a chance of one in 2⁴⁶.
+fn mac_request(text: &str) -> Result<MacAddr, Error> {
+    match text {
+        "random" => {
+            let [.., first, b, c, d, e, f] = fastrand::u64(..).to_be_bytes();
+            // One station's, and administered here.
+            Ok(MacAddr([first & 0xfc | 0x02, b, c, d, e, f]))
+        }
+        text => text
+            .parse()
+            .map_err(|error: MacAddrError| Error::Invalid(error.to_string())),
+    }
 }
 
 fn sandbox(netns: Option<String>, pid: Option<u32>) -> Result<SandboxRef, Error> {

@@ -248,7 +248,7 @@ pub struct EndpointCreate {
     pub addresses: Vec<String>,
     /// `ipv4`, `ipv6`: given no address of that family.
     pub without: Vec<String>,
-    /// The MAC.
+    /// The MAC, or `random`; from the address when left out.
     pub mac: Option<String>,
     /// `tap` or `packet`.
     pub backend: Option<String>,
@@ -256,6 +256,11 @@ pub struct EndpointCreate {
     pub aliases: Vec<String>,
     /// The servers that its questions for other names go to.
     pub dns: Vec<String>,
+    /// Names that it alone knows others of its network by: `NAME` or `NAME:ALIAS`.
+    pub links: Vec<String>,
+    /// Whose default route its sandbox has, when it has several endpoints: that of the highest; 0 when
+    /// left out.
+    pub gw_priority: Option<i32>,
     /// An endpoint of that name gives way, and leaves what is published for it to this one.
     pub replace: bool,
 }
@@ -285,6 +290,12 @@ pub struct EndpointView {
     /// Further names on its network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Names that it alone knows others by.
+    #[serde(default)]
+    pub links: Vec<String>,
+    /// Of several endpoints of a sandbox the highest has the default route.
+    #[serde(default)]
+    pub gw_priority: i32,
     /// What its resolver is to ask: its gateways, where they have the name service.
     #[serde(default)]
     pub nameservers: Vec<String>,

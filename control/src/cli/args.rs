@@ -376,6 +376,8 @@ pub struct NetworkSetArgs {
     after_help = "Examples:
   causeway attach --netns blue --network web
   causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1
+  causeway attach --container 4fa6e0f0 --network web     by the id that `docker ps` prints
+  causeway attach --netns blue --network wan --ifname eth1 --gw-priority 10    the way out from now on
   causeway attach --netns green --network web --name web1 --replace    its ports lead here now
   causeway attach --netns red --network lab --ip none     an address by DHCP"
 )]
@@ -404,9 +406,18 @@ pub struct AttachArgs {
     /// IPv6 address, or 'none' for one by DHCPv6 or router advertisements [default: a free one]
     #[arg(long, value_name = "IP|none")]
     pub ip6: Option<String>,
-    /// MAC [default: from the address]
-    #[arg(long)]
+    /// MAC, or 'random' [default: from the address]
+    #[arg(long, value_name = "MAC|random")]
     pub mac: Option<String>,
+    /// Which of a sandbox's endpoints has the default route: that of the highest number, of equals the
+    /// first
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub gw_priority: i32,
     /// How it is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap")]
     pub backend: String,

@@ -318,6 +318,8 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
         backend: Some(args.backend),
         aliases: args.alias,
         dns: args.dns,
+        links: Vec::new(),
+        gw_priority: Some(args.gw_priority),
         replace: args.replace,
     };
     let made: EndpointView = client.post("/v1/endpoints", &body).await?;

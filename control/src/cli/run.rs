@@ -86,7 +86,7 @@ async fn prepare(
             backend: Some(args.backend.clone()),
             aliases: args.alias.clone(),
             dns: args.dns.clone(),
-            replace: false,
+            ..EndpointCreate::default()
         };
         let made: EndpointView = client.post("/v1/endpoints", &body).await?;
         endpoints.push(made.name);

@@ -124,6 +124,7 @@ impl Engine {
             self.forget_withdrawn(state, endpoint.port, withdrawn)?;
             if !has_failed(endpoint) {
                 self.drop_resolv_conf(state, before);
+                self.settle_ways_out_beside(state, before).await;
                 self.tell_detached(state, before);
             }
         }

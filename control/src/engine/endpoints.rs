@@ -54,6 +54,8 @@ pub struct AttachRequest {
     pub backend: Backend,
     /// Its names besides its own.
     pub dns: EndpointDns,
+    /// Of several endpoints of a sandbox the highest has the default route.
+    pub gw_priority: i32,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
     /// What becomes of an endpoint that has the name.
@@ -130,6 +132,7 @@ impl Engine {
         if let Err(error) = self.unplug_if_down(state, &endpoint).await {
             tracing::warn!(endpoint = %endpoint.name, %error, "cannot unplug");
         }
+        self.settle_ways_out_beside(state, &endpoint).await;
         let published: Vec<u32> = state.desired.publications_of(port).map(|p| p.id).collect();
         for id in published {
             self.lead_listeners(state, id);
@@ -306,6 +309,7 @@ impl Engine {
             vlans: PortVlans::default(),
             attached_at: now_millis(),
             dns: request.dns,
+            gw_priority: request.gw_priority,
             foreign: request.foreign,
         };
         Ok((endpoint, network.clone()))
@@ -334,6 +338,7 @@ impl Engine {
                 tracing::error!(endpoint = %endpoint.name, %error, "cannot repair in its sandbox");
             }
         }
+        self.settle_ways_out_beside(state, &endpoint).await;
         self.unplug_if_down(state, &endpoint).await
     }
 
@@ -354,6 +359,7 @@ impl Engine {
         if endpoint.backend == Backend::Host {
             self.refill_host_port(state, &endpoint).await?;
         }
+        self.settle_ways_out_beside(state, &endpoint).await;
         self.unplug_if_down(state, &endpoint).await
     }
 

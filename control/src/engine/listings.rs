@@ -606,6 +606,8 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
         mac: endpoint.mac.to_string(),
         addresses: endpoint.addresses.iter().map(with_len).collect(),
         backend: endpoint.backend.label().to_owned(),
+        links: endpoint.dns.links.iter().map(ToString::to_string).collect(),
+        gw_priority: endpoint.gw_priority,
         aliases: endpoint
             .dns
             .aliases

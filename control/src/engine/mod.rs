@@ -37,6 +37,7 @@ mod targets;
 mod told;
 mod uplinks;
 mod vlans;
+mod ways_out;
 mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -175,6 +175,7 @@ impl Engine {
             attached_at: now_millis(),
             foreign: None,
             dns: Default::default(),
+            gw_priority: 0,
         })
     }
 }

@@ -236,6 +236,7 @@ mod tests {
             vlans: Default::default(),
             attached_at,
             dns: Default::default(),
+            gw_priority: 0,
             foreign: None,
         }
     }

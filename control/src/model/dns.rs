@@ -1,6 +1,8 @@
 //! What is set of the name service: of a network, and of an endpoint.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use dataplane_core::topology::Resolver;
 
@@ -10,6 +12,8 @@ use super::{Name, NameError};
 pub const SERVERS_MAX: usize = 3;
 /// Aliases of one endpoint.
 pub const ALIASES_MAX: usize = 32;
+/// Links of one endpoint.
+pub const LINKS_MAX: usize = 32;
 
 /// What is set of a network's name service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,36 @@ pub struct EndpointDns {
     pub aliases: Vec<Name>,
     /// Whom its questions go to; its network's servers when empty.
     pub servers: Vec<IpAddr>,
+    /// Names that it alone knows others by.
+    pub links: Vec<NameLink>,
+}
+
+/// A name that one endpoint alone knows another one of its network by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameLink {
+    /// The other one's name.
+    pub target: Name,
+    /// The name for it.
+    pub alias: Name,
+}
+
+impl FromStr for NameLink {
+    type Err = NameError;
+
+    /// Reads `NAME` or `NAME:ALIAS`, as Docker has it.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (target, alias) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self {
+            target: target.parse()?,
+            alias: alias.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for NameLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.target, self.alias)
+    }
 }
 
 /// Text that is no setting of the name service.
@@ -61,6 +95,9 @@ pub enum DnsError {
     /// More than anybody needs.
     #[error("{0} aliases were given; give at most {ALIASES_MAX}")]
     TooManyAliases(usize),
+    /// More than anybody needs.
+    #[error("{0} links were given; give at most {LINKS_MAX}")]
+    TooManyLinks(usize),
     /// Not a name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -98,14 +135,25 @@ pub fn network_dns_words(dns: &NetworkDns) -> Vec<String> {
 ///
 /// # Errors
 /// [`DnsError`].
-pub fn endpoint_dns(aliases: &[String], words: &[String]) -> Result<EndpointDns, DnsError> {
+pub fn endpoint_dns(
+    aliases: &[String],
+    words: &[String],
+    links: &[String],
+) -> Result<EndpointDns, DnsError> {
     if aliases.len() > ALIASES_MAX {
         return Err(DnsError::TooManyAliases(aliases.len()));
+    }
+    if links.len() > LINKS_MAX {
+        return Err(DnsError::TooManyLinks(links.len()));
     }
     let aliases: Result<Vec<Name>, NameError> = aliases.iter().map(|text| text.parse()).collect();
     Ok(EndpointDns {
         aliases: aliases?,
         servers: servers(words)?,
+        links: links
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_, NameError>>()?,
     })
 }
 
@@ -136,5 +184,20 @@ mod tests {
             let error = network_dns(&words).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn a_link_is_a_name_with_or_without_an_alias() {
+        for (text, whole) in [("db:database", "db:database"), ("db", "db:db")] {
+            assert_eq!(text.parse::<NameLink>().unwrap().to_string(), whole);
+        }
+        for wrong in ["", ":", "db:", ":db", "a:b:c", "a b"] {
+            assert!(wrong.parse::<NameLink>().is_err(), "{wrong}");
+        }
+        let many = vec!["db".to_owned(); LINKS_MAX + 1];
+        assert_eq!(
+            endpoint_dns(&[], &[], &many),
+            Err(DnsError::TooManyLinks(LINKS_MAX + 1))
+        );
     }
 }

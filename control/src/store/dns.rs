@@ -6,7 +6,7 @@ use dataplane_core::addr::{DomainId, PortId};
 use rusqlite::{Connection, params};
 
 use super::unreadable;
-use crate::model::dns::{NetworkDns, endpoint_dns, network_dns, network_dns_words};
+use crate::model::dns::{EndpointDns, NetworkDns, endpoint_dns, network_dns, network_dns_words};
 use crate::model::{Endpoint, Network};
 
 /// The tables.
@@ -17,6 +17,10 @@ CREATE TABLE endpoint_dns (
     port INTEGER PRIMARY KEY REFERENCES endpoint ON DELETE CASCADE,
     aliases TEXT NOT NULL, servers TEXT NOT NULL) STRICT;
 ";
+
+/// Names that an endpoint alone knows others by.
+pub(super) const LINKS: &str =
+    "ALTER TABLE endpoint_dns ADD COLUMN links TEXT NOT NULL DEFAULT '';";
 
 /// Writes what is set of a network.
 pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlite::Result<()> {
@@ -36,12 +40,13 @@ pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlit
 pub(super) fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let (port, dns) = (endpoint.port.0, &endpoint.dns);
     connection.execute("DELETE FROM endpoint_dns WHERE port = ?1", [port])?;
-    if !dns.aliases.is_empty() || !dns.servers.is_empty() {
+    if *dns != EndpointDns::default() {
         let aliases: Vec<String> = dns.aliases.iter().map(ToString::to_string).collect();
         let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
+        let links: Vec<String> = dns.links.iter().map(ToString::to_string).collect();
         connection.execute(
-            "INSERT INTO endpoint_dns VALUES (?1, ?2, ?3)",
-            params![port, aliases.join(" "), servers.join(" ")],
+            "INSERT INTO endpoint_dns (port, aliases, servers, links) VALUES (?1, ?2, ?3, ?4)",
+            params![port, aliases.join(" "), servers.join(" "), links.join(" ")],
         )?;
     }
     Ok(())
@@ -73,7 +78,7 @@ pub(super) fn load_endpoints(
     while let Some(row) = rows.next()? {
         let column = |name| -> rusqlite::Result<_> { Ok(words(&row.get::<_, String>(name)?)) };
         let (aliases, servers) = (column("aliases")?, column("servers")?);
-        let dns = endpoint_dns(&aliases, &servers).map_err(unreadable)?;
+        let dns = endpoint_dns(&aliases, &servers, &column("links")?).map_err(unreadable)?;
         if let Some(endpoint) = endpoints.get_mut(&PortId(row.get("port")?)) {
             endpoint.dns = dns;
         }

@@ -110,7 +110,13 @@ pub(crate) fn example() -> DesiredState {
         },
         vlans: crate::vlans::read("5 pvid, 7 untagged, 10-20").unwrap(),
         attached_at: u64::MAX - 3,
-        dns: endpoint_dns(&["www".to_owned(), "a.b".to_owned()], &["::1".to_owned()]).unwrap(),
+        dns: endpoint_dns(
+            &["www".to_owned(), "a.b".to_owned()],
+            &["::1".to_owned()],
+            &["db1:database".to_owned()],
+        )
+        .unwrap(),
+        gw_priority: -7,
         foreign: None,
     };
     let second = Endpoint {
@@ -121,6 +127,7 @@ pub(crate) fn example() -> DesiredState {
         settings: PortSettings::default(),
         vlans: PortVlans::default(),
         dns: EndpointDns::default(),
+        gw_priority: 0,
         ..endpoint.clone()
     };
     let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {

@@ -226,7 +226,7 @@ impl<C> Resolver<C> {
         let query = &waiter.question.query;
         match self
             .zones
-            .look_up(via.domain, &query.name, query.query_type)
+            .look_up(via.domain, via.source, &query.name, query.query_type)
         {
             Found::Records(mut records) => {
                 // Whoever takes the first of several addresses takes each of them in turn.

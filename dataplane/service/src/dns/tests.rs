@@ -35,6 +35,7 @@ fn endpoint(names: &[&str], addresses: &[&str]) -> EndpointNames {
         names: names.iter().map(|name| (*name).to_owned()).collect(),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
         upstreams: Vec::new(),
+        links: Vec::new(),
     }
 }
 
@@ -58,6 +59,11 @@ fn network(domain: DomainId, name: &str, third: u8, endpoints: Vec<EndpointNames
 fn zones() -> Arc<Zones> {
     let mut own_servers = endpoint(&["picky"], &["10.1.1.9"]);
     own_servers.upstreams = vec![server(9)];
+    own_servers.links = vec![
+        ("Mate".to_owned(), vec![ip("10.1.1.2"), ip("fd00:1::2")]),
+        ("web2".to_owned(), vec![ip("10.1.1.2")]),
+        ("gone".to_owned(), Vec::new()),
+    ];
     let web = vec![
         endpoint(&["Web1", "www"], &["10.1.1.2", "fd00:1::2"]),
         endpoint(&["web2", "www"], &["10.1.1.3"]),
@@ -200,6 +206,28 @@ fn endpoints_are_known_by_name_alias_and_network_in_any_letter_case() {
     assert_eq!(
         (read.get("queries"), read.get("own"), read.get("noerror")),
         (5, 5, 5)
+    );
+}
+
+#[test]
+fn a_link_is_known_to_the_endpoint_that_has_it_and_to_nobody_else() {
+    let mut world = World::new();
+    let mate = [ip("10.1.1.2")];
+    for name in ["mate.", "MATE.", "web2."] {
+        assert_eq!(world.addresses("10.1.1.9", name, RecordType::A), mate);
+    }
+    let six = [ip("fd00:1::2")];
+    assert_eq!(world.addresses("10.1.1.9", "mate.", RecordType::AAAA), six);
+    let gone = world.code("10.1.1.9", "gone.", RecordType::A);
+    assert_eq!(gone, (ResponseCode::NoError, How::Zone));
+    world.nothing_sent();
+    // To the one that is linked, it is any name.
+    let other = [ip("10.1.1.3")];
+    assert_eq!(world.addresses("10.1.1.2", "web2.", RecordType::A), other);
+    let missing = world.code("10.1.3.2", "mate.", RecordType::A);
+    assert_eq!(
+        missing,
+        (ResponseCode::NXDomain, How::Missing(Missing::Internal))
     );
 }
 

@@ -4,6 +4,8 @@
 //! the network's name. A network knows its own endpoints alone: what is only the name of an endpoint
 //! of another network does not exist here, and nobody outside is asked for it. Names with dots may
 //! be anybody's, so of those only the ones that end in a network's name count as the other's.
+//!
+//! A link is a name for one asker alone, who is known by the source of the question.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +29,8 @@ pub struct EndpointNames {
     pub addresses: Vec<IpAddr>,
     /// The servers that its questions go to, where they are others than its network's.
     pub upstreams: Vec<SocketAddr>,
+    /// Names that it alone knows others by, with their addresses.
+    pub links: Vec<(String, Vec<IpAddr>)>,
 }
 
 /// A network with what its service knows.
@@ -73,6 +77,8 @@ struct Zone {
     /// An endpoint's first name, with the network's.
     reverse: HashMap<IpAddr, Vec<Name>, FxBuildHasher>,
     upstreams: HashMap<IpAddr, Arc<[SocketAddr]>, FxBuildHasher>,
+    /// By the one who asks, as names are.
+    links: HashMap<IpAddr, HashMap<String, Vec<IpAddr>>, FxBuildHasher>,
 }
 
 /// What the zones say to a question.
@@ -147,8 +153,14 @@ impl Zones {
         }
     }
 
-    /// Looks a name up for somebody on that network.
-    pub fn look_up(&self, domain: DomainId, name: &Name, rtype: RecordType) -> Found {
+    /// Looks a name up for `source`, who is on that network.
+    pub fn look_up(
+        &self,
+        domain: DomainId,
+        source: IpAddr,
+        name: &Name,
+        rtype: RecordType,
+    ) -> Found {
         let Some(zone) = self.zones.get(&domain) else {
             return Found::Elsewhere;
         };
@@ -156,7 +168,9 @@ impl Zones {
             return self.look_up_address(zone, address, rtype);
         }
         let text = plain(name);
-        if let Some(addresses) = zone.names.get(&text) {
+        let links = zone.links.get(&source);
+        let linked = links.and_then(|links| links.get(&text));
+        if let Some(addresses) = linked.or_else(|| zone.names.get(&text)) {
             let records = addresses.iter().filter_map(|address| match address {
                 IpAddr::V4(v4) if rtype == RecordType::A => Some(RData::A(A(*v4))),
                 IpAddr::V6(v6) if rtype == RecordType::AAAA => Some(RData::AAAA(AAAA(*v6))),
@@ -207,6 +221,7 @@ impl Zone {
             names: HashMap::default(),
             reverse: HashMap::default(),
             upstreams: HashMap::default(),
+            links: HashMap::default(),
         };
         for endpoint in &network.endpoints {
             let full = |name: &str| format!("{name}.{}", zone.network);
@@ -231,6 +246,11 @@ impl Zone {
                 if !endpoint.upstreams.is_empty() {
                     let own = endpoint.upstreams.as_slice().into();
                     zone.upstreams.insert(*address, own);
+                }
+                if !endpoint.links.is_empty() {
+                    let links = endpoint.links.iter();
+                    let links = links.map(|(name, to)| (name.to_ascii_lowercase(), to.clone()));
+                    zone.links.insert(*address, links.collect());
                 }
             }
         }
