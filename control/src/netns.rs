@@ -2,7 +2,7 @@
 //!
 //! `setns` and `unshare` change the calling thread, and a thread that comes back in another
 //! namespace than it left is the worst kind of bug in a program like this. So every call of
-//! either lives in this file and, [`enter_user_namespace`] aside, on a thread that ends with the
+//! either lives in this file and, [`enter_user_namespace`] and [`become_root`] aside, on a thread that ends with the
 //! closure it was started for. [`Netns`] is an owned descriptor: the namespace lives at least as
 //! long as the handle, and a handle can be shared between threads.
 
@@ -415,7 +415,7 @@ fn share_named_dir() -> Result<(), Error> {
 pub enum Privilege {
     /// The caller's namespaces, with the caller's rights.
     Own,
-    /// A new user namespace, as its root, with a network and mounts of its own.
+    /// A new user namespace, as its root.
     UserNamespace,
 }
 
@@ -460,24 +460,11 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 /// # Errors
 /// [`Error::UserNamespaceDenied`] and [`Error::MissingCapabilities`] say what to change.
 pub fn enter_user_namespace() -> Result<Privilege, Error> {
-    let user = nix::unistd::geteuid();
-    let group = nix::unistd::getegid();
-    if user.is_root() {
+    if nix::unistd::geteuid().is_root() {
         require_capabilities()?;
         return Ok(Privilege::Own);
     }
-    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
-    // A kernel may also grant the namespace and no rights in it, hence one message for all steps.
-    let denied = |action| move |source: io::Error| Error::UserNamespaceDenied { action, source };
-    unshare(flags).map_err(|errno| denied("create one")(errno.into()))?;
-    // A process may map only one group unless it gives up setgroups (user_namespaces(7)).
-    for (path, line) in [
-        ("/proc/self/setgroups", "deny".to_owned()),
-        ("/proc/self/uid_map", format!("0 {user} 1")),
-        ("/proc/self/gid_map", format!("0 {group} 1")),
-    ] {
-        fs::write(path, line).map_err(denied("map the user into it"))?;
-    }
+    unshare_as_root(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     mount(NO_TEXT, "/", NO_TEXT, private, NO_TEXT)
         .map_err(|errno| denied("make its mounts private")(errno.into()))?;
@@ -498,6 +485,41 @@ pub fn enter_user_namespace() -> Result<Privilege, Error> {
     fs::create_dir_all(NAMED_DIR).map_err(refused("create", NAMED_DIR))?;
     Netns::current()?.raise_loopback()?;
     Ok(Privilege::UserNamespace)
+}
+
+/// Makes an ordinary user root of a user namespace, in the same mounts and network: namespaces that are
+/// made from there are the user's own. Root stays as it is. Must come before any thread, as
+/// [`enter_user_namespace`].
+///
+/// # Errors
+/// [`Error::UserNamespaceDenied`].
+pub fn become_root() -> Result<Privilege, Error> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(Privilege::Own);
+    }
+    unshare_as_root(CloneFlags::empty())?;
+    Ok(Privilege::UserNamespace)
+}
+
+// A kernel may also grant the namespace and no rights in it, hence one message for all steps.
+fn denied(action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::UserNamespaceDenied { action, source }
+}
+
+/// Makes a user namespace, and others, with the caller as its root.
+fn unshare_as_root(others: CloneFlags) -> Result<(), Error> {
+    let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | others)
+        .map_err(|errno| denied("create one")(errno.into()))?;
+    // A process may map only one group unless it gives up setgroups (user_namespaces(7)).
+    for (path, line) in [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("0 {user} 1")),
+        ("/proc/self/gid_map", format!("0 {group} 1")),
+    ] {
+        fs::write(path, line).map_err(denied("map the user into it"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

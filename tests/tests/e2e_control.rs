@@ -17,6 +17,7 @@ use tests::lab::{DEADLINE, Lab, block_on, ip, require_root, wait_until};
 
 use program::*;
 
+/// Covers: 13, 21, 23, 44, 64
 #[test]
 fn two_namespaces_on_a_network_talk_and_clean_leaves_nothing() {
     if !require_root("two_namespaces_on_a_network_talk_and_clean_leaves_nothing") {
@@ -72,6 +73,7 @@ fn two_namespaces_on_a_network_talk_and_clean_leaves_nothing() {
     assert!(!daemon.state_dir().exists());
 }
 
+/// Covers: 55, 58, 61, 65
 #[test]
 fn the_way_out_is_translated_and_the_way_in_keeps_the_client() {
     if !require_root("the_way_out_is_translated_and_the_way_in_keeps_the_client") {
@@ -254,6 +256,7 @@ fn every_backend_serves_survives_a_killed_daemon_and_is_cleaned_away() {
     assert_eq!(footprint(&host), before);
 }
 
+/// Covers: 53
 #[test]
 fn bad_input_names_the_object_says_what_to_do_and_leaves_nothing() {
     if !require_root("bad_input_names_the_object_says_what_to_do_and_leaves_nothing") {
@@ -407,7 +410,8 @@ fn run_gives_a_program_a_sandbox_and_passes_its_end_and_signals_on() {
     );
     assert_eq!(code(&["run", "--", "/no/such/program"]), Some(127));
     assert_eq!(code(&["run", "--", "/etc/passwd"]), Some(126));
-    assert_eq!(code(&["run", "--network", "nope", "--", "true"]), Some(1));
+    let unknown = ["run", "--network", "nope", "--", "true"];
+    assert_eq!(code(&unknown), Some(125));
 
     let words = [
         "run",
@@ -432,6 +436,7 @@ fn run_gives_a_program_a_sandbox_and_passes_its_end_and_signals_on() {
     assert_eq!(daemon.json(&["status"])["endpoints"], 0);
 }
 
+/// Covers: 20
 #[test]
 fn a_trace_tells_what_happened_to_a_frame() {
     if !require_root("a_trace_tells_what_happened_to_a_frame") {

@@ -19,6 +19,7 @@ use super::nic::{LifelineArgs, NicArgs};
 use super::ns::NsCommand;
 use super::plug::PlugArgs;
 use super::port::PortArgs;
+use super::run::RunArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::WaitingMode;
 
@@ -38,7 +39,7 @@ use crate::config::WaitingMode;
   causeway why web1 198.51.100.7 tcp 443               what would happen, and why
   causeway nat conform                                 what our NAT does, beside the RFCs
 
-Exit status: 0 done, 1 failed, 2 wrong usage; `run` ends with its program's."
+Exit status: 0 done, 1 failed, 2 wrong usage; `run` ends with its program's, or with 125."
 )]
 pub struct Cli {
     /// The daemon's socket [default: /run/causeway/causeway.sock]
@@ -463,44 +464,6 @@ pub struct DetachArgs {
     /// The interface's name inside
     #[arg(long, default_value = "eth0", conflicts_with_all = ["names", "network"])]
     pub ifname: String,
-}
-
-/// `run`
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  causeway run --network web -- ip address
-  causeway run --network web --name api -p 8080:80 -p 127.0.0.1::443 -- ./server
-  causeway run --network db --network web -- ./app        the first gives the default route
-
-The program runs in the foreground and gets SIGINT, SIGTERM and SIGHUP; its exit status is ours.")]
-pub struct RunArgs {
-    /// The endpoint's name
-    #[arg(long)]
-    pub name: Option<String>,
-    /// A network; repeats. Without one the sandbox has only lo
-    #[arg(long)]
-    pub network: Vec<String>,
-    /// Publish a port: [[IP:]HOST_PORT:]PORT[/tcp|/udp]; repeats
-    #[arg(short, long, value_name = "SPEC")]
-    pub publish: Vec<String>,
-    /// A further name on its networks; repeats
-    #[arg(long, value_name = "NAME")]
-    pub alias: Vec<String>,
-    /// A server that its questions for others' names go to; repeats [default: the network's]
-    #[arg(long, value_name = "IP")]
-    pub dns: Vec<String>,
-    /// IPv4 address on the first network [default: a free one]
-    #[arg(long)]
-    pub ip: Option<String>,
-    /// MAC on the first network [default: from the address]
-    #[arg(long)]
-    pub mac: Option<String>,
-    /// How it is connected: tap, packet, tap-plain
-    #[arg(long, default_value = "tap")]
-    pub backend: String,
-    /// The program with its arguments
-    #[arg(required = true, last = true, value_name = "CMD")]
-    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `publish`

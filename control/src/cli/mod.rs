@@ -43,6 +43,7 @@ use crate::config::SOCKET_DEFAULT;
 use crate::engine::{self, DETACHED_MAX};
 use crate::error::split_hint;
 use crate::model::Backend;
+use crate::netns::{self, Privilege};
 use args::{
     AttachArgs, Cli, Command, DetachArgs, NatCommand, NetworkCommand, NetworkCreateArgs, TraceArgs,
 };
@@ -55,12 +56,20 @@ const STATUS_PORTS_MAX: usize = 10;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before any thread: the kernel lets no others into a new user namespace.
-    let makes_namespaces = match &cli.command {
-        Command::Demo(_) => true,
-        Command::Nat(NatCommand::Conform(args)) => conform::makes_lab(args),
-        _ => false,
+    let entered = match &cli.command {
+        Command::Demo(_) => netns::enter_user_namespace(),
+        Command::Nat(NatCommand::Conform(args)) if conform::makes_lab(args) => {
+            netns::enter_user_namespace()
+        }
+        Command::Run(args) => run::enter_user_namespace(args),
+        _ => Ok(Privilege::Own),
     };
-    if makes_namespaces && let Err(error) = crate::netns::enter_user_namespace() {
+    let failed = match &cli.command {
+        Command::Run(_) => ExitCode::from(run::NOT_RUN),
+        _ => ExitCode::FAILURE,
+    };
+    let fail = |error: &anyhow::Error| fail(error, failed);
+    if let Err(error) = entered {
         return fail(&anyhow::Error::from(error));
     }
     // Before any thread as well: each has its own.
@@ -86,8 +95,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints an error with its hint, and gives the exit code.
-fn fail(error: &anyhow::Error) -> ExitCode {
+/// Prints an error with its hint, and gives the exit code: `failed`, if it is one.
+fn fail(error: &anyhow::Error, failed: ExitCode) -> ExitCode {
     let broken_pipe = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -102,7 +111,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = hint {
         eprintln!("  hint: {hint}");
     }
-    ExitCode::FAILURE
+    failed
 }
 
 /// The chain of causes in one line; a cause that the message above it quotes is not said twice.

@@ -22,6 +22,9 @@ use crate::model::{
 };
 use crate::vlans::{NetworkVlans, NetworkVlansChange};
 
+/// What `causeway run --network` takes for something else than a network's name.
+const RUN_MODES: [&str; 2] = ["host", "none"];
+
 /// Longest ageing time: what IEEE 802.1Q-2018 table 8-6 allows.
 const AGEING_SECONDS_MAX: u32 = 1_000_000;
 /// Shortest ageing time, of the same table.
@@ -189,6 +192,12 @@ impl Engine {
 
     fn network_of_request(&self, state: &State, request: NetworkRequest) -> Result<Network, Error> {
         let name = request.name.parse()?;
+        if RUN_MODES.contains(&request.name.as_str()) {
+            return Err(Error::Invalid(format!(
+                "'{}' is a mode of `causeway run` and no network; choose another name",
+                request.name
+            )));
+        }
         if state.desired.network(&request.name).is_some() {
             return Err(Error::Exists {
                 kind: "network",
