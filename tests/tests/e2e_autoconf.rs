@@ -198,6 +198,7 @@ fn mdns(ns: &Namespace, v6: bool) -> UdpSocket {
     })
 }
 
+/// Covers: 49
 #[test]
 fn multicast_dns_reaches_every_member_and_nobody_on_another_network() {
     if !require_root("multicast_dns_reaches_every_member_and_nobody_on_another_network") {

@@ -25,6 +25,7 @@ fn the_kernels_bridge_does_with_every_frame_what_the_model_says() {
     model.check_coverage();
 }
 
+/// Covers: 18
 #[test]
 fn causeway_does_with_every_frame_what_the_model_says() {
     if !lab::require_root("causeway_does_with_every_frame_what_the_model_says") {

@@ -116,6 +116,7 @@ fn add_rule(ns: &Namespace) {
     }
 }
 
+/// Covers: 6
 #[test]
 fn nobody_but_the_nat_answers_for_its_flows_and_no_rule_is_written() {
     if !require_root("nobody_but_the_nat_answers_for_its_flows_and_no_rule_is_written") {
@@ -316,6 +317,7 @@ impl Asker {
     }
 }
 
+/// Covers: 24
 #[test]
 fn a_gateway_answers_each_question_once_and_with_its_own_mac() {
     if !require_root("a_gateway_answers_each_question_once_and_with_its_own_mac") {
@@ -389,6 +391,7 @@ fn a_gateway_answers_each_question_once_and_with_its_own_mac() {
     }
 }
 
+/// Covers: 49
 #[test]
 fn networks_keep_to_themselves_and_hairpins_turn_round() {
     if !require_root("networks_keep_to_themselves_and_hairpins_turn_round") {

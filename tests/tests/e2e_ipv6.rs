@@ -168,6 +168,7 @@ fn published_ipv6_ports_keep_the_client_and_turn_round() {
     }
 }
 
+/// Covers: 65
 #[test]
 fn a_routed_network_lets_in_what_was_asked_for_and_the_host_stays_out_of_it() {
     if !require_root("a_routed_network_lets_in_what_was_asked_for_and_the_host_stays_out_of_it") {

@@ -237,6 +237,7 @@ fn flags_that_cannot_be_are_refused_and_change_nothing() {
     assert_eq!(floor.flags(&format!("port{by_number}"))["isolated"], true);
 }
 
+/// Covers: 21
 #[test]
 fn set_entries_hold_stations_where_they_are_and_outlive_the_daemon() {
     if !require_root("set_entries_hold_stations_where_they_are_and_outlive_the_daemon") {
@@ -461,6 +462,7 @@ fn a_port_learns_as_many_stations_as_its_limit_says_and_passes_the_rest() {
     assert_eq!(floor.heard(0, &plain(station(4), a)), ["b"]);
 }
 
+/// Covers: 11
 #[test]
 fn a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it() {
     if !require_root("a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it") {
@@ -491,6 +493,7 @@ fn a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it() {
     }
 }
 
+/// Covers: 11
 #[test]
 fn an_interface_that_goes_down_in_its_sandbox_is_forgotten() {
     if !require_root("an_interface_that_goes_down_in_its_sandbox_is_forgotten") {
@@ -624,6 +627,7 @@ fn ten_thousand_frames_of_any_size_arrive_in_order_and_as_they_were() {
     println!("covered: {sizes:?} frames below 60 bytes, to 1514, to 9014");
 }
 
+/// Covers: 18
 #[test]
 fn a_flood_of_source_macs_leaves_the_others_what_is_known_of_them() {
     if !require_root("a_flood_of_source_macs_leaves_the_others_what_is_known_of_them") {

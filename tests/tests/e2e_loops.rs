@@ -132,6 +132,7 @@ fn the_port_that_came_later_is_blocked_until_it_is_set_up() {
     assert_eq!(unblocked[0]["port"], "second");
 }
 
+/// Covers: 68
 #[test]
 fn a_mac_that_is_heard_here_and_there_is_told_of_without_detection() {
     if !require_root("a_mac_that_is_heard_here_and_there_is_told_of_without_detection") {

@@ -84,6 +84,7 @@ impl Site {
     }
 }
 
+/// Covers: 68
 #[test]
 fn sandboxes_talk_with_a_lan_that_sees_one_mac_both_ways_and_after_a_restart() {
     if !require_root("sandboxes_talk_with_a_lan_that_sees_one_mac_both_ways_and_after_a_restart") {

@@ -73,6 +73,7 @@ fn resident_kib(pid: u32) -> u64 {
     number.unwrap().parse().unwrap()
 }
 
+/// Covers: 22
 #[test]
 fn every_port_of_a_large_network_pings_its_gateway_and_hears_a_broadcast() {
     if !require_root("every_port_of_a_large_network_pings_its_gateway") {

@@ -25,6 +25,7 @@ fn rig(backend: Backend, mtu: u16) -> (Rig, Sandbox, Outside) {
     (rig, inside, outside)
 }
 
+/// Covers: 55
 #[test]
 fn tcp_leaves_by_the_hosts_address() {
     if !lab::require_root("e2e_nat") {

@@ -64,6 +64,7 @@ fn wait_until_restored(host: &Namespace, before: &Footprint) {
     reaches_the_lan(host);
 }
 
+/// Covers: 9, 24, 72
 #[test]
 fn containers_have_addresses_of_the_lan_and_the_host_neither_hears_nor_answers_it() {
     let test = "containers_have_addresses_of_the_lan_and_the_host_neither_hears_nor_answers_it";
@@ -162,6 +163,7 @@ fn containers_have_addresses_of_the_lan_and_the_host_neither_hears_nor_answers_i
     assert_eq!(settled(host), before);
 }
 
+/// Covers: 69, 70
 #[test]
 fn the_hosts_address_moves_to_a_port_of_its_own_and_back() {
     if !require_root("the_hosts_address_moves_to_a_port_of_its_own_and_back") {
@@ -280,6 +282,7 @@ fn a_move_that_nobody_confirms_is_undone() {
     assert_eq!(footprint(&site.host), before);
 }
 
+/// Covers: 69
 #[test]
 fn a_daemon_that_dies_at_any_step_of_the_move_and_never_returns_leaves_the_host_as_it_was() {
     let test =

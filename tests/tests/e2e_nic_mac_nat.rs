@@ -58,6 +58,7 @@ fn all_reach_each_other(site: &Site, a: &Namespace, b: &Namespace) {
     }
 }
 
+/// Covers: 68, 70
 #[test]
 fn host_containers_and_lan_reach_each_other_and_the_lan_sees_the_cards_mac_alone() {
     let test = "host_containers_and_lan_reach_each_other_and_the_lan_sees_the_cards_mac_alone";
@@ -191,6 +192,7 @@ fn pretend_wireless() {
     fs::create_dir_all(Path::new(class).join("nic0/phy80211")).unwrap();
 }
 
+/// Covers: 68
 #[test]
 fn a_wireless_card_gets_one_mac_for_all_by_itself() {
     if !require_root("a_wireless_card_gets_one_mac_for_all_by_itself") {

@@ -63,6 +63,7 @@ fn sleeper(ns: &Namespace) -> Running {
     Running(ns.start(Command::new("sleep").arg("60").stdin(Stdio::null())))
 }
 
+/// Covers: 71
 #[test]
 fn containers_meet_on_a_bridge_of_their_own_and_have_a_router() {
     if !require_root("containers_meet_on_a_bridge_of_their_own_and_have_a_router") {
@@ -145,6 +146,7 @@ fn containers_meet_on_a_bridge_of_their_own_and_have_a_router() {
     );
 }
 
+/// Covers: 71, 72
 #[test]
 fn containers_share_a_card_of_the_host_with_addresses_and_macs_of_their_own() {
     let test = "containers_share_a_card_of_the_host_with_addresses_and_macs_of_their_own";
@@ -182,6 +184,7 @@ fn containers_share_a_card_of_the_host_with_addresses_and_macs_of_their_own() {
     );
 }
 
+/// Covers: 71
 #[test]
 fn vlans_keep_plugged_containers_apart() {
     if !require_root("vlans_keep_plugged_containers_apart") {
@@ -199,6 +202,7 @@ fn vlans_keep_plugged_containers_apart() {
     assert!(refused.contains("--vlan-filtering on"), "{refused}");
 }
 
+/// Covers: 71
 #[test]
 fn an_address_comes_from_the_lans_server() {
     let test = "an_address_comes_from_the_lans_server";
@@ -237,6 +241,7 @@ fn an_address_comes_from_the_lans_server() {
     assert!(log.contains("fa:de:b0:99:52:1c"), "{log}");
 }
 
+/// Covers: 71
 #[test]
 fn a_container_waits_for_its_interface() {
     if !require_root("a_container_waits_for_its_interface") {

@@ -84,6 +84,7 @@ fn an_endpoint_is_detached_by_its_sandbox_and_interface() {
     assert_eq!(left["endpoints"], 0);
 }
 
+/// Covers: 60
 #[test]
 fn sixty_five_thousand_ports_are_one_rule() {
     if !require_root("sixty_five_thousand_ports_are_one_rule") {

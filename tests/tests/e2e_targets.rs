@@ -140,6 +140,7 @@ impl Stage {
     }
 }
 
+/// Covers: 56, 62
 #[test]
 fn connections_are_spread_evenly_wherever_they_come_from() {
     if !require_root("connections_are_spread_evenly_wherever_they_come_from") {
@@ -400,6 +401,7 @@ impl Stream {
     }
 }
 
+/// Covers: 9, 48
 #[test]
 fn a_udp_stream_follows_its_container_to_another_address() {
     if !require_root("a_udp_stream_follows_its_container_to_another_address") {

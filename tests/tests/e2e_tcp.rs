@@ -47,6 +47,7 @@ fn tcp_crosses_from_tap_to_tap_with_frames_larger_than_the_mtu_and_no_checksum_m
     }
 }
 
+/// Covers: 13
 #[test]
 fn tcp_crosses_between_every_ordered_pair_of_backends() {
     if !lab::require_root("e2e_tcp") {
