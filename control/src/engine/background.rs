@@ -5,9 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dataplane::Notice;
+use dataplane_core::addr::PortId;
 use tokio::sync::mpsc;
 
 use super::Engine;
+use super::gone::LOOK_EVERY;
 use super::wiring::PROBE_EVERY;
 use crate::error::Error;
 use crate::events::EventKind;
@@ -62,6 +64,7 @@ impl Engine {
         tokio::spawn(look_for_loops(Arc::downgrade(self)));
         let removals = name_watch::watch().map_err(|error| Error::io("start a thread", error))?;
         tokio::spawn(follow_names(Arc::downgrade(self), removals));
+        tokio::spawn(look_at_processes(Arc::downgrade(self)));
         Ok(())
     }
 
@@ -190,6 +193,23 @@ async fn follow_names(engine: Weak<Engine>, mut removals: mpsc::Receiver<()>) {
         };
         if let Err(error) = engine.find_gone().await {
             tracing::warn!(%error, "cannot look for ended sandboxes");
+        }
+    }
+}
+
+async fn look_at_processes(engine: Weak<Engine>) {
+    let mut timer = tokio::time::interval(LOOK_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = PortId(0);
+    loop {
+        timer.tick().await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        match engine.look_at_processes(last).await {
+            Ok(looked_at) => last = looked_at,
+            // The sweep tries again, and says so less often.
+            Err(error) => tracing::debug!(%error, "cannot look for ended sandboxes"),
         }
     }
 }
