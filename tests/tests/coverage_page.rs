@@ -80,7 +80,7 @@ const PARTS: [Part; 5] = [
             ),
             (
                 12,
-                "both ends of a port are told: interface, namespace, process, address",
+                "of a port's far end are told: namespace, interface, MAC, addresses",
                 In,
             ),
             (

@@ -17,7 +17,7 @@ use tests::lab::{DEADLINE, Lab, block_on, ip, require_root, wait_until};
 
 use program::*;
 
-/// Covers: 13, 21, 23, 44, 64
+/// Covers: 13, 21, 23, 64
 #[test]
 fn two_namespaces_on_a_network_talk_and_clean_leaves_nothing() {
     if !require_root("two_namespaces_on_a_network_talk_and_clean_leaves_nothing") {

@@ -172,7 +172,7 @@ fn a_mac_comes_from_the_address_or_from_chance() {
     }
 }
 
-/// Covers: 7, 8, 10
+/// Covers: 7, 8, 10, 12
 #[test]
 fn a_pair_is_made_in_the_namespace_and_its_host_end_is_a_bare_plug() {
     if !require_root("a_pair_is_made_in_the_namespace_and_its_host_end_is_a_bare_plug") {
@@ -208,6 +208,16 @@ fn a_pair_is_made_in_the_namespace_and_its_host_end_is_a_bare_plug() {
     assert!(
         addresses.iter().all(|own| own.link != end.index),
         "{addresses:?}"
+    );
+    // The far end, as it is told.
+    let told = &daemon.json(&["network", "ls"])[0]["endpoints"][0];
+    assert_eq!(told["netns"], path_text(&a.path()));
+    assert_eq!(told["netns_inode"], a.netns().id().inode());
+    assert_eq!(told["mac"], eth0.mac.unwrap().to_string());
+    let addresses = serde_json::json!(["10.88.0.2/24"]);
+    assert_eq!(
+        (&told["ifname"], &told["addresses"]),
+        (&"eth0".into(), &addresses)
     );
     daemon.run(&["detach", "a"]);
     assert!(block_on(a.netlink().link("eth0")).unwrap().is_none());

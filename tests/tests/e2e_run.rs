@@ -428,7 +428,6 @@ fn a_program_has_the_addresses_names_and_servers_that_were_asked_for() {
     site.assert_nothing_is_left();
 }
 
-/// Covers: 35
 #[test]
 fn exit_codes_and_signals_are_dockers_and_the_terminal_is_the_programs() {
     if !require_root("exit_codes_and_signals_are_dockers_and_the_terminal_is_the_programs") {
