@@ -38,6 +38,7 @@ pub mod publish;
 pub mod relay;
 pub mod resolv_file;
 pub mod rights;
+pub mod serving;
 pub mod store;
 pub mod sysctl;
 pub mod topology;

@@ -124,7 +124,7 @@ pub async fn hold(state_dir: &Path, within_seconds: u32) -> anyhow::Result<()> {
     }
     match Store::open(state_dir) {
         // The daemon that came back has a lifeline of its own.
-        Err(crate::store::Error::Locked(_)) => Ok(()),
+        Err(crate::store::Error::Locked { .. }) => Ok(()),
         Err(error) => Err(error.into()),
         Ok(store) => give_all_back(&store).await,
     }

@@ -20,7 +20,7 @@ mod vlans;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,6 +39,7 @@ use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Router, Sandbox, Subnet,
 };
 use crate::port_settings::{self, AdminState, PortSettings};
+use crate::serving::process_text;
 use crate::vlans::NetworkVlans;
 
 /// The tables of the first version, and what each later one has added. How many have been carried
@@ -116,10 +117,15 @@ pub enum Error {
     },
     /// Another daemon holds it.
     #[error(
-        "the state directory {} is in use by a running daemon; \
-         stop that one or choose another --state-dir", .0.display()
+        "the state directory {} is in use by a running daemon{}; \
+         stop that one or choose another --state-dir", dir.display(), process_text(*holder)
     )]
-    Locked(PathBuf),
+    Locked {
+        /// Which.
+        dir: PathBuf,
+        /// The daemon's process, where it has written it down.
+        holder: Option<i32>,
+    },
     /// A newer program has written it.
     #[error(
         "the state in {} has version {found}, this program knows {SCHEMA_VERSION}; \
@@ -164,11 +170,11 @@ impl Store {
         let file = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(dir.join(LOCK_FILE))
             .map_err(unusable)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| Error::Locked(dir.to_owned()))?;
+        let lock = lock(file, dir)?;
         let path = dir.join(DATABASE_FILE);
         let mut connection = connect(&path).map_err(|source| Error::Database {
             path: path.clone(),
@@ -198,7 +204,7 @@ impl Store {
     pub async fn open_when_free(dir: &Path) -> Result<Self, Error> {
         for _ in 0..OPEN_TRIES_MAX {
             match Self::open(dir) {
-                Err(Error::Locked(_)) => tokio::time::sleep(OPEN_PAUSE).await,
+                Err(Error::Locked { .. }) => tokio::time::sleep(OPEN_PAUSE).await,
                 opened => return opened,
             }
         }
@@ -395,6 +401,31 @@ impl Store {
         Error::Database {
             path: self.path.clone(),
             source,
+        }
+    }
+}
+
+/// Takes the lock and writes down by whom it was taken, for those who come too late.
+fn lock(file: File, dir: &Path) -> Result<Flock<File>, Error> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            let pid = std::process::id().to_string();
+            // On a full disk the lock holds all the same, without a name to it.
+            let written = lock
+                .set_len(0)
+                .and_then(|()| (&*lock).write_all(pid.as_bytes()));
+            if let Err(error) = written {
+                tracing::warn!(%error, "cannot write down who has the state directory");
+            }
+            Ok(lock)
+        }
+        Err((mut file, _)) => {
+            let mut text = String::new();
+            let holder = file.read_to_string(&mut text).ok();
+            Err(Error::Locked {
+                dir: dir.to_owned(),
+                holder: holder.and_then(|_| text.trim().parse().ok()),
+            })
         }
     }
 }

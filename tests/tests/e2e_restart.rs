@@ -40,9 +40,12 @@ fn a_second_daemon_is_refused_and_another_namespace_is_served_beside() {
         String::from_utf8(output.stderr).unwrap()
     };
     let locked = start(&state);
-    assert!(locked.contains("in use by a running daemon"), "{locked}");
-    let interface = start(&other.dir().join("third"));
-    assert!(interface.contains("another Causeway daemon"), "{interface}");
+    let named = |pid: u32| format!("(process {pid})");
+    let holder = format!("in use by a running daemon {}", named(daemon.pid()));
+    assert!(locked.contains(&holder), "{locked}");
+    let served = start(&other.dir().join("third"));
+    let holder = format!("another Causeway daemon {}", named(beside.pid()));
+    assert!(served.contains(&holder), "{served}");
     assert!(
         !socket.exists(),
         "the socket of a daemon that did not start is gone"

@@ -84,6 +84,7 @@ use crate::names::ResolvConf;
 use crate::netns::Netns;
 use crate::plan::{self, Action, Observed, ObservedSandbox};
 use crate::relay::{Budget, Listeners};
+use crate::serving::Serving;
 use crate::store::Store;
 use crate::topology::{self, HostLinkPort, UplinkPort};
 
@@ -92,6 +93,7 @@ use crate::topology::{self, HostLinkPort, UplinkPort};
 pub struct Engine {
     config: Config,
     store: Store,
+    _serving: Serving,
     dataplane: Arc<Dataplane>,
     host: Netns,
     netlink: Netlink,
@@ -177,6 +179,7 @@ impl Engine {
     /// opened. What is wrong with single endpoints is logged instead; the others must work.
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let store = Store::open_when_free(&config.state_dir).await?;
+        let serving = Serving::claim().await?;
         let host = Netns::current()?;
         let netlink = Netlink::open(&host)?;
         let dataplane = Arc::new(Dataplane::start(&config.dataplane)?);
@@ -199,6 +202,7 @@ impl Engine {
             },
             config,
             store,
+            _serving: serving,
             dataplane,
             host,
             netlink,

@@ -319,7 +319,10 @@ fn a_state_of_the_first_version_is_brought_forward() {
 fn a_second_daemon_and_a_newer_state_are_refused() {
     let dir = Dir::new();
     let store = Store::open(&dir.0).unwrap();
-    assert!(matches!(Store::open(&dir.0), Err(Error::Locked(_))));
+    let locked = Store::open(&dir.0).unwrap_err();
+    let holder = Some(std::process::id().cast_signed());
+    assert!(matches!(&locked, Error::Locked { holder: named, .. } if *named == holder));
+    assert!(locked.to_string().contains("(process "), "{locked}");
     store
         .connection()
         .pragma_update(None, "user_version", 99)
