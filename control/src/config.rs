@@ -12,6 +12,17 @@
 //! servers = ["192.0.2.53"]        # left out: those of resolv_conf, read again when it changes
 //! resolv_conf = "/etc/resolv.conf"
 //!
+//! [default_network]               # made on the first start; default_network = false for none
+//! bip = "172.17.0.1/16"           # left out: this, or a subnet that clashes with no route
+//! fixed_cidr = "172.17.128.0/17"  # where endpoints get their addresses from
+//! bip6 = "fd00:17::1/64"
+//! mtu = 1500                      # left out: the uplinks'
+//! internal = false
+//!
+//! [[default_address_pools]]       # where networks without --subnet get theirs from
+//! base = "10.201.0.0/16"
+//! size = 24
+//!
 //! [nat]
 //! port_first = 49152
 //! port_last = 65535
@@ -39,6 +50,9 @@
 //! Options of the command line win over the file; so does what `network create` and `network set`
 //! say of a network's NAT, which is kept with the network.
 
+mod default_network;
+mod pools;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -50,6 +64,11 @@ use dataplane_core::topology::UPLINKS_MAX;
 use serde::Deserialize;
 
 use crate::link::{IfNameError, check_ifname};
+
+pub use default_network::{DEFAULT_NETWORK, DefaultNetwork, DefaultNetworkConfig};
+pub use pools::AddressPool;
+
+use default_network::DefaultNetworkFile;
 
 /// Where state is kept unless told otherwise.
 pub const STATE_DIR_DEFAULT: &str = "/var/lib/causeway";
@@ -94,6 +113,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whose members may use the socket, besides its owner.
     pub socket_group: Option<String>,
+    /// The network that is there from the first start.
+    pub default_network: DefaultNetwork,
+    /// Where networks get their subnets from that name none; Docker's, when there are none.
+    pub pools: Vec<AddressPool>,
     /// The step of a NIC's move at which the daemon kills itself, for tests.
     pub die_at: Option<String>,
 }
@@ -186,6 +209,31 @@ pub enum Error {
          127.0.0.1:9309, or have a proxy ask there"
     )]
     NotLoopback(SocketAddr),
+    /// An address of another family than the key's.
+    #[error("{key} takes an {family} address with a length, not {value}")]
+    Family {
+        /// Which.
+        key: &'static str,
+        /// The family.
+        family: &'static str,
+        /// What it is.
+        value: ipnet::IpNet,
+    },
+    /// A range of no subnet.
+    #[error("default_network.fixed_cidr is a part of the subnet; give default_network.bip as well")]
+    RangeWithoutSubnet,
+    /// A pool of which no subnet can be taken.
+    #[error(
+        "a pool of default_address_pools is an IPv4 prefix without host bits and of 8 bits at least, \
+         with a size from its own length to 30 and at most {max} subnets; base {base} with size \
+         {size} is not", max = pools::POOL_SUBNETS_MAX
+    )]
+    Pool {
+        /// The prefix.
+        base: ipnet::IpNet,
+        /// The length of its subnets.
+        size: u8,
+    },
     /// `none` among others.
     #[error("--uplink none excludes other uplinks; leave one of them out")]
     NoneAmongOthers,
@@ -207,6 +255,10 @@ struct File {
     nat: NatFile,
     #[serde(default)]
     dns: DnsFile,
+    #[serde(default)]
+    default_network: DefaultNetworkFile,
+    #[serde(default)]
+    default_address_pools: Vec<AddressPool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -303,6 +355,8 @@ pub struct Overrides {
     pub metrics: Option<SocketAddr>,
     /// `--socket-group`
     pub socket_group: Option<String>,
+    /// `--no-default-network`; left out, it is for the file to say
+    pub default_network: Option<DefaultNetwork>,
     /// `--die-at`
     pub die_at: Option<String>,
 }
@@ -348,6 +402,8 @@ impl Config {
             },
             metrics: loopback(overrides.metrics.or(file.metrics))?,
             socket_group: overrides.socket_group.or(file.socket_group),
+            default_network: file.default_network.checked(overrides.default_network)?,
+            pools: pools::checked(file.default_address_pools)?,
             die_at: overrides.die_at,
         })
     }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::config::AddressPool;
 use crate::model::{DesiredState, Network, Subnet};
 
 /// Addresses looked at before a pool counts as exhausted. A /16 is searched whole; in larger
@@ -190,23 +191,36 @@ pub fn subnet(
     })
 }
 
-/// The lowest default subnet that nothing overlaps.
+/// The lowest subnet of the first pool that has one which nothing overlaps; without pools, of the
+/// usual private addresses.
 ///
 /// # Errors
 /// [`Error::NoSubnet`].
-pub fn default_subnet(desired: &DesiredState, routes: &[HostRoute]) -> Result<Subnet, Error> {
+pub fn default_subnet(
+    pools: &[AddressPool],
+    desired: &DesiredState,
+    routes: &[HostRoute],
+) -> Result<Subnet, Error> {
+    let free = |net: &IpNet| check_overlap(*net, desired, routes).is_ok();
+    let found = match pools {
+        [] => usual_subnets().find(free),
+        pools => pools.iter().flat_map(|pool| pool.subnets()).find(free),
+    };
+    found
+        .ok_or(Error::NoSubnet)
+        .and_then(|net| subnet(net, None, None))
+}
+
+fn usual_subnets() -> impl Iterator<Item = IpNet> {
     let [(first, high), (_, low)] = V4_DEFAULT_POOL;
     let large = (low..=high)
         .rev()
-        .map(|second| (Ipv4Addr::new(first, second, 0, 0), 16));
+        .map(move |second| (Ipv4Addr::new(first, second, 0, 0), 16));
     let small = (0..=255).map(|third| (Ipv4Addr::new(192, 168, third, 0), 24));
     large
         .chain(small)
         .filter_map(|(address, len)| Ipv4Net::new(address, len).ok())
         .map(IpNet::V4)
-        .find(|net| check_overlap(*net, desired, routes).is_ok())
-        .ok_or(Error::NoSubnet)
-        .and_then(|net| subnet(net, None, None))
 }
 
 /// Whether a network may have `subnet`; pass no routes for one without a host link.
@@ -483,7 +497,7 @@ mod tests {
             prefix: net("172.30.5.0/24"),
             interface: "eth0".to_owned(),
         };
-        let found = default_subnet(&desired, &[route]).unwrap();
+        let found = default_subnet(&[], &desired, &[route]).unwrap();
         assert_eq!(found.prefix, net("172.29.0.0/16"));
     }
 

@@ -9,6 +9,7 @@
 
 mod dns;
 mod fdb;
+mod first_start;
 mod links;
 mod mac_nat;
 mod mdb;
@@ -457,6 +458,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<Prepared> {
         let random: i64 = transaction.query_row("SELECT random()", [], |row| row.get(0))?;
         let instance = format!("{:08x}", random.cast_unsigned() & 0xffff_ffff);
         set_host_note(&transaction, INSTANCE_KEY, &instance)?;
+        first_start::note(&transaction)?;
     }
     if !missing.is_empty() {
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;

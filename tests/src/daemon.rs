@@ -34,7 +34,17 @@ pub struct Daemon {
     dir: PathBuf,
     options: Vec<String>,
     socket: SocketOption,
+    networks: FirstNetworks,
     child: Option<Child>,
+}
+
+/// What networks a daemon has from its first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstNetworks {
+    /// None: a test makes its own.
+    None,
+    /// Those that one without further options has.
+    Usual,
 }
 
 /// How a daemon is told of its socket.
@@ -51,6 +61,17 @@ impl Daemon {
     /// With its log, when it does not answer.
     pub fn start(lab: &Lab, host: &Namespace, options: &[&str]) -> Self {
         Self::start_with(lab, host, options, SocketOption::CommandLine)
+    }
+
+    /// Starts a daemon that has the network `default`, as one without further options.
+    ///
+    /// # Panics
+    /// With its log, when it does not answer.
+    pub fn start_as_usual(lab: &Lab, host: &Namespace, options: &[&str]) -> Self {
+        let mut daemon = Self::of(lab, host, options, SocketOption::CommandLine);
+        daemon.networks = FirstNetworks::Usual;
+        daemon.restart();
+        daemon
     }
 
     /// Starts a daemon whose configuration file names the socket, which is `socket` in the lab's
@@ -74,15 +95,20 @@ impl Daemon {
     }
 
     fn start_with(lab: &Lab, host: &Namespace, options: &[&str], socket: SocketOption) -> Self {
-        let mut daemon = Self {
+        let mut daemon = Self::of(lab, host, options, socket);
+        daemon.restart();
+        daemon
+    }
+
+    fn of(lab: &Lab, host: &Namespace, options: &[&str], socket: SocketOption) -> Self {
+        Self {
             host: host.clone(),
             dir: lab.dir().to_owned(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             socket,
+            networks: FirstNetworks::None,
             child: None,
-        };
-        daemon.restart();
-        daemon
+        }
     }
 
     /// Starts it again, after [`Daemon::kill`] or [`Daemon::stop`].
@@ -112,6 +138,10 @@ impl Daemon {
         command
             .args(["daemon", "--debug-routes", "--state-dir"])
             .arg(self.state_dir())
+            .args(match self.networks {
+                FirstNetworks::None => &["--no-default-network"][..],
+                FirstNetworks::Usual => &[],
+            })
             .args(&self.options)
             .stdin(Stdio::null())
             .stderr(log);

@@ -68,7 +68,8 @@ fn ours(name: &str) -> (Way, Daemon) {
 fn ours_with(name: &str, settings: &str, network: &[&str]) -> (Way, Daemon) {
     let mut way = Way::new(name);
     let daemon = Daemon::start_with_nat(&way.lab, &way.host, settings);
-    daemon.run(network);
+    // Larger than the outside's, so that something is too big.
+    daemon.run(&[network, &["--mtu", "1500"]].concat());
     daemon.attach(&way.inside, "net", "inside", &[]);
     let second = way.lab.namespace("second");
     daemon.attach(&second, "net", "second", &[]);

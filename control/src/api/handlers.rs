@@ -25,6 +25,7 @@ use super::types::{
     SessionView, StatusView, TargetPatch, TraceView,
 };
 use super::wire::{Created, JsonBody, Path, Query};
+use crate::config::DEFAULT_NETWORK;
 use crate::engine::{
     AttachRequest, Clash, Engine, HostAddress, LanGateway, Namesake, NetworkChange, NetworkRequest,
     NicChange, NicMacs, NicRequest, PublishRequest, SandboxRef, TargetChange,
@@ -235,6 +236,12 @@ pub async fn remove_network(
     Ok(NoContent)
 }
 
+/// Removes the networks that nobody uses.
+pub async fn prune_networks(State(engine): Shared) -> Answer<Vec<String>> {
+    let pruned = engine.prune_networks().await?;
+    Ok(Json(pruned.iter().map(ToString::to_string).collect()))
+}
+
 pub async fn endpoints(State(engine): Shared) -> Json<Vec<EndpointView>> {
     Json(engine.endpoints().await)
 }
@@ -255,7 +262,10 @@ pub async fn attach(
     let mac = body.mac.as_deref().map(mac_request).transpose()?;
     let request = AttachRequest {
         sandbox,
-        network: body.network,
+        network: match body.network {
+            none if none.is_empty() => DEFAULT_NETWORK.to_owned(),
+            name => name,
+        },
         name: body.name,
         ifname: body.ifname.unwrap_or_else(|| IFNAME_DEFAULT.to_owned()),
         addresses: addresses(&body.addresses)?,

@@ -151,6 +151,13 @@ fn networks() -> ApiRouter<Arc<Engine>> {
             ),
         )
         .api_route(
+            "/v1/prune/networks",
+            post_with(
+                h::prune_networks,
+                says("Remove the networks that no endpoint is on"),
+            ),
+        )
+        .api_route(
             "/v1/networks/{name}/dns",
             get_with(names::records, says("List the names of a network")),
         )

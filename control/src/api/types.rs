@@ -234,7 +234,7 @@ pub struct SubnetView {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EndpointCreate {
-    /// The network's name.
+    /// The network's name; `default` when left out.
     pub network: String,
     /// Name or path of the sandbox.
     pub netns: Option<String>,

@@ -15,13 +15,14 @@ use super::impair::ImpairCommand;
 use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
+use super::network::PruneArgs;
 use super::nic::{LifelineArgs, NicArgs};
 use super::ns::NsCommand;
 use super::plug::PlugArgs;
 use super::port::PortArgs;
 use super::run::RunArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
-use crate::config::WaitingMode;
+use crate::config::{DEFAULT_NETWORK, WaitingMode};
 
 /// A userspace Ethernet switch and NAT for network namespaces.
 #[derive(Debug, Parser)]
@@ -174,6 +175,9 @@ pub struct DaemonArgs {
     /// How the log is written [default: text]
     #[arg(long, value_enum, value_name = "FORM", default_value_t = LogForm::Text, hide_default_value = true)]
     pub log: LogForm,
+    /// Make no network 'default' on the first start
+    #[arg(long)]
+    pub no_default_network: bool,
     /// Stop when the standard input, a pipe, is closed: for a parent that may be killed
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
@@ -220,6 +224,8 @@ pub enum NetworkCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Remove the networks that no endpoint is on, but for 'default'
+    Prune(PruneArgs),
 }
 
 /// `network create`
@@ -259,7 +265,7 @@ pub struct NetworkCreateArgs {
     /// The host stays out of the network
     #[arg(long)]
     pub no_host_link: bool,
-    /// Largest IP packet, in bytes [default: 1500]
+    /// Largest IP packet, in bytes [default: the uplinks' smallest, or 1500 without one]
     #[arg(long)]
     pub mtu: Option<u16>,
     /// How long a station is remembered, in seconds [default: 300]
@@ -375,6 +381,7 @@ pub struct NetworkSetArgs {
 #[command(
     group(clap::ArgGroup::new("sandbox").required(true).args(["netns", "pid", "container"])),
     after_help = "Examples:
+  causeway attach --netns blue                            on the network 'default'
   causeway attach --netns blue --network web
   causeway attach --pid 4711 --network web --name db --ip 10.88.0.9 --ifname eth1
   causeway attach --container 4fa6e0f0 --network web     by the id that `docker ps` prints
@@ -393,7 +400,7 @@ pub struct AttachArgs {
     #[arg(long, value_name = "ID")]
     pub container: Option<String>,
     /// The network
-    #[arg(long)]
+    #[arg(long, default_value = DEFAULT_NETWORK)]
     pub network: String,
     /// The endpoint's name [default: from the namespace]
     #[arg(long)]

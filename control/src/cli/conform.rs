@@ -20,6 +20,7 @@ use crate::api::types::{NetworkCreate, NetworkView};
 use crate::conform::{
     self, Borrowed, Family, Ground, Namespaces, Options, Report, TIMERS_SECONDS_MAX,
 };
+use crate::model::MTU_DEFAULT;
 use crate::netns::Netns;
 
 /// The lab's outside, of either family (RFC 5737, RFC 3849).
@@ -406,6 +407,8 @@ async fn make_lab(backend: &str, traces: &Traces) -> anyhow::Result<(Namespaces,
         name: "conform".to_owned(),
         subnet: Some(SUBNET.to_owned()),
         subnet6: Some(SUBNET6.to_owned()),
+        // Larger than the outside's, so that something is too big.
+        mtu: Some(MTU_DEFAULT),
         ..NetworkCreate::default()
     };
     let _: NetworkView = client.post("/v1/networks", &body).await?;

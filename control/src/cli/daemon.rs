@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{DaemonArgs, LogForm};
 use crate::api::{self, DebugRoutes};
-use crate::config::{Config, Overrides, Sessions};
+use crate::config::{Config, DefaultNetwork, Overrides, Sessions};
 use crate::engine::Engine;
 
 /// Serves until SIGTERM or SIGINT. What is on the host stays there for the next start.
@@ -32,6 +32,7 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
         dns_servers: args.dns,
         metrics: args.metrics,
         socket_group: args.socket_group,
+        default_network: args.no_default_network.then_some(DefaultNetwork::Absent),
         die_at: args.die_at,
     };
     let config = Config::load(args.config.as_deref(), overrides)?;

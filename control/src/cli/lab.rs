@@ -207,7 +207,13 @@ fn start_daemon(host: &Netns, dir: &Path) -> anyhow::Result<Child> {
     command
         .arg("--socket")
         .arg(dir.join(SOCKET))
-        .args(["daemon", "--until-stdin-closes", "--uplink", UPLINK])
+        .args([
+            "daemon",
+            "--until-stdin-closes",
+            "--no-default-network",
+            "--uplink",
+            UPLINK,
+        ])
         .arg("--state-dir")
         .arg(dir.join("state"))
         .stdin(Stdio::piped())

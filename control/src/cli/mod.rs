@@ -18,6 +18,7 @@ mod mac_nat;
 mod mdb;
 mod mirror;
 mod nat;
+mod network;
 mod nic;
 mod ns;
 mod plug;
@@ -37,7 +38,7 @@ use serde::Serialize;
 
 use crate::api::types::{
     DetachBody, DropView, EndpointCreate, EndpointView, NetworkCreate, NetworkSet, NetworkView,
-    PortLoadView, StatusView, SubnetView, TraceView,
+    PortLoadView, StatusView, TraceView,
 };
 use crate::config::SOCKET_DEFAULT;
 use crate::engine::{self, DETACHED_MAX};
@@ -196,23 +197,7 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
             if args.json {
                 return print_json(&networks);
             }
-            let row = |network: &NetworkView| {
-                let subnets: Vec<&str> =
-                    network.subnets.iter().map(|s| s.subnet.as_str()).collect();
-                vec![
-                    network.name.clone(),
-                    subnets.join(","),
-                    way_outside(network),
-                    nic_of(network),
-                    network.mtu.to_string(),
-                    network.endpoints.len().to_string(),
-                ]
-            };
-            let rows: Vec<_> = networks.iter().map(row).collect();
-            table::print(
-                &["NAME", "SUBNETS", "OUTSIDE", "NIC", "MTU", "ENDPOINTS"],
-                &rows,
-            )?;
+            network::print(&networks)?;
         }
         NetworkCommand::Inspect { names } => {
             let mut networks = Vec::new();
@@ -256,29 +241,9 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                     .await?;
             }
         }
+        NetworkCommand::Prune(args) => network::prune(client, &args).await?,
     }
     Ok(())
-}
-
-fn nic_of(network: &NetworkView) -> String {
-    let nic = network.nic.as_ref();
-    nic.map_or_else(|| "-".to_owned(), |nic| nic.name.clone())
-}
-
-/// How a network's packets go outside, for each of its subnets.
-fn way_outside(network: &NetworkView) -> String {
-    if network.internal {
-        return "internal".to_owned();
-    }
-    if network.router == "lan" {
-        return "lan".to_owned();
-    }
-    let mode = |subnet: &SubnetView| match subnet.subnet.contains(':') {
-        true => network.nat6.as_str(),
-        false => network.nat4.as_str(),
-    };
-    let modes: Vec<&str> = network.subnets.iter().map(mode).collect();
-    modes.join(",")
 }
 
 fn network_body(args: NetworkCreateArgs) -> NetworkCreate {

@@ -16,6 +16,7 @@ mod detaching;
 mod endpoints;
 mod features;
 mod gone;
+mod first_start;
 mod groups;
 mod kept;
 mod listening;
@@ -235,6 +236,7 @@ impl Engine {
         engine.open_all_listeners(&mut state).await;
         engine.write_resolv_confs(&state);
         drop(state);
+        engine.make_default_network().await?;
         Ok(engine)
     }
 

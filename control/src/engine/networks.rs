@@ -11,13 +11,14 @@ use ipnet::IpNet;
 use super::nics::{HostAddress, NicRequest};
 use super::uplinks::own_address_in;
 use super::{Engine, State};
+use crate::config::DEFAULT_NETWORK;
 use crate::error::Error;
 use crate::events::{EventKind, Subject};
 use crate::flood_settings::{FloodChange, FloodSettings};
 use crate::ipam;
 use crate::model::dns::NetworkDns;
 use crate::model::{
-    ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, NatRequest, Network, NetworkNat,
+    ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, Name, NatRequest, Network, NetworkNat,
     NicOrigin, Router, StpFrames, Subnet,
 };
 use crate::vlans::{NetworkVlans, NetworkVlansChange};
@@ -118,7 +119,16 @@ impl Engine {
     ///
     /// # Errors
     /// Names what is malformed or taken; nothing is left behind.
-    pub async fn create_network(&self, mut request: NetworkRequest) -> Result<Network, Error> {
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<Network, Error> {
+        self.create_network_and_tell(request, "").await
+    }
+
+    /// The same, with more to be told of it.
+    pub(super) async fn create_network_and_tell(
+        &self,
+        mut request: NetworkRequest,
+        more: &str,
+    ) -> Result<Network, Error> {
         let mut state = self.state().await;
         self.complete_by_nic(&state, &mut request).await?;
         let nic = request.nic.take();
@@ -144,7 +154,7 @@ impl Engine {
                 return Err(error);
             }
         }
-        let text = format!("network '{}' was created", network.name);
+        let text = format!("network '{}' was created{more}", network.name);
         self.tell_network(EventKind::NetworkCreated, network.name.as_str(), text);
         Ok(network)
     }
@@ -204,7 +214,9 @@ impl Engine {
                 name: request.name,
             });
         }
-        let mtu = request.mtu.unwrap_or(MTU_DEFAULT);
+        let reaches_outside = !request.internal && request.lan_gateway.is_none();
+        let suggested = reaches_outside.then(|| mtu_of_uplinks(state)).flatten();
+        let mtu = request.mtu.or(suggested).unwrap_or(MTU_DEFAULT);
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
             let problem = format!("an MTU is from {MTU_MIN} to {MTU_MAX} bytes, not {mtu}");
             return Err(Error::Invalid(problem));
@@ -281,7 +293,8 @@ impl Engine {
             subnets.push(ipam::subnet(prefix, request.gateway6, None)?);
         }
         if subnets.is_empty() {
-            subnets.push(ipam::default_subnet(&state.desired, &routes)?);
+            let pools = &self.config.pools;
+            subnets.push(ipam::default_subnet(pools, &state.desired, &routes)?);
         }
         for subnet in &subnets {
             ipam::check_overlap(subnet.prefix, &state.desired, &routes)?;
@@ -386,6 +399,30 @@ impl Engine {
         given_back
     }
 
+    /// Removes the networks that have no endpoints, but for the default one. Which they were.
+    ///
+    /// # Errors
+    /// What the kernel or the store refused; those before it are gone then.
+    pub async fn prune_networks(&self) -> Result<Vec<Name>, Error> {
+        let mut state = self.state().await;
+        let networks = state.desired.networks.values();
+        let unused = networks.filter(|network| {
+            let used = state.desired.endpoints_of(network.domain).next().is_some();
+            !used && network.name.as_str() != DEFAULT_NETWORK
+        });
+        let unused: Vec<(DomainId, Name)> = unused
+            .map(|network| (network.domain, network.name.clone()))
+            .collect();
+        let mut pruned = Vec::with_capacity(unused.len());
+        for (domain, name) in unused {
+            self.drop_network(&mut state, domain).await?;
+            let text = format!("network '{name}' was removed");
+            self.tell_network(EventKind::NetworkRemoved, name.as_str(), text);
+            pruned.push(name);
+        }
+        Ok(pruned)
+    }
+
     /// Drops a network that has no endpoints any more.
     pub(super) async fn drop_network(
         &self,
@@ -403,6 +440,16 @@ impl Engine {
         self.nat().forget_accounts(|other| other == account);
         converged.and_then(|()| self.refresh_uplinks(state))
     }
+}
+
+/// The largest packet that every uplink takes whole, so that no packet of an endpoint is too large for
+/// the way that it happens to take.
+fn mtu_of_uplinks(state: &State) -> Option<u16> {
+    let links = state.uplinks.iter();
+    let links = links.filter_map(|uplink| state.host.link_by_index(uplink.link));
+    let smallest = links.map(|link| link.mtu).min()?;
+    let mtu = u16::try_from(smallest).unwrap_or(MTU_MAX);
+    Some(mtu.clamp(MTU_MIN, MTU_MAX))
 }
 
 /// The subnets of a network whose way out is the LAN's: what others have decided, so that nothing of
