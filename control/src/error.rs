@@ -12,8 +12,8 @@ use crate::events::EventKindError;
 use crate::link::IfNameError;
 use crate::model::dns::DnsError;
 use crate::model::{
-    BackendError, DependenceError, FdbKindError, GroupError, LoopDetectError, MirrorDirectionError,
-    NameError, NatModeError, StpFramesError,
+    BackendError, DependenceError, FdbKindError, GroupError, HolderError, LoopDetectError,
+    MirrorDirectionError, NameError, NatModeError, StpFramesError,
 };
 use crate::publish::PublishSpecError;
 use crate::vlans::VlanError;
@@ -61,6 +61,9 @@ pub enum Error {
     /// Not a mode of a NAT.
     #[error(transparent)]
     NatMode(#[from] NatModeError),
+    /// Not whom an address can be kept for.
+    #[error(transparent)]
+    Holder(#[from] HolderError),
     /// What is asked of the name service.
     #[error(transparent)]
     Dns(#[from] DnsError),
@@ -240,6 +243,7 @@ impl Error {
             | Self::Dependence(_)
             | Self::NatMode(_)
             | Self::Dns(_)
+            | Self::Holder(_)
             | Self::FdbKind(_)
             | Self::Group(_)
             | Self::StpFrames(_)

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::AddressPool;
-use crate::model::{DesiredState, Network, Subnet};
+use crate::model::{Claimant, DesiredState, Endpoint, Holder, Network, Subnet};
 
 /// Addresses looked at before a pool counts as exhausted. A /16 is searched whole; in larger
 /// pools the first 65,536 are more than one host can have endpoints for.
@@ -264,7 +264,44 @@ pub fn check_address(
     network: &Network,
     desired: &DesiredState,
     address: IpAddr,
+    claimant: Claimant<'_>,
 ) -> Result<(), Error> {
+    check_free(network, desired, address)?;
+    match desired.reservations.get(&(network.domain, address)) {
+        Some(holder) if !holder.is(claimant) => Err(Error::Taken {
+            address,
+            owner: format!("a reservation for {holder}"),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Checks an address that is to be kept for somebody, who may have it already.
+///
+/// # Errors
+/// As [`check_address`].
+pub fn check_reservation(
+    network: &Network,
+    desired: &DesiredState,
+    address: IpAddr,
+    holder: &Holder,
+) -> Result<(), Error> {
+    if let Some(other) = desired.reservations.get(&(network.domain, address)) {
+        let owner = format!("a reservation for {other}");
+        return Err(Error::Taken { address, owner });
+    }
+    let mut endpoints = desired.endpoints_of(network.domain);
+    let is_holder = |endpoint: &&Endpoint| {
+        let (name, mac) = (&endpoint.name, Some(endpoint.mac));
+        endpoint.addresses.contains(&address) && holder.is(Claimant { name, mac })
+    };
+    match endpoints.find(is_holder) {
+        Some(_) => Ok(()),
+        None => check_free(network, desired, address),
+    }
+}
+
+fn check_free(network: &Network, desired: &DesiredState, address: IpAddr) -> Result<(), Error> {
     let subnet = network
         .subnet_of(address)
         .ok_or_else(|| Error::NoSuchSubnet {
@@ -288,7 +325,21 @@ pub fn check_address(
     }
 }
 
-/// The lowest free address of a subnet.
+/// The lowest address of a subnet that is kept for somebody and free.
+pub fn reserved_address(
+    network: &Network,
+    subnet: &Subnet,
+    desired: &DesiredState,
+    claimant: Claimant<'_>,
+) -> Option<IpAddr> {
+    let kept = desired.reservations.iter();
+    kept.filter(|((domain, _), holder)| *domain == network.domain && holder.is(claimant))
+        .map(|((_, address), _)| *address)
+        .filter(|address| subnet.prefix.contains(address))
+        .find(|address| check_free(network, desired, *address).is_ok())
+}
+
+/// The lowest free address of a subnet that is kept for nobody.
 ///
 /// # Errors
 /// [`Error::Exhausted`].
@@ -297,10 +348,13 @@ pub fn free_address(
     subnet: &Subnet,
     desired: &DesiredState,
 ) -> Result<IpAddr, Error> {
+    let kept = desired.reservations.keys();
+    let kept = kept.filter(|(domain, _)| *domain == network.domain);
     let taken: BTreeSet<IpAddr> = desired
         .endpoints_of(network.domain)
         .flat_map(|endpoint| endpoint.addresses.iter().copied())
         .chain([subnet.gateway])
+        .chain(kept.map(|(_, address)| *address))
         .collect();
     addresses(subnet.pool)
         .take(ADDRESSES_SEARCHED_MAX)
@@ -585,3 +639,4 @@ mod tests {
         );
     }
 }
+mod tests;

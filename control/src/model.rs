@@ -10,6 +10,7 @@ mod fdb;
 mod mdb;
 mod mirror;
 mod nic;
+mod reservation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -39,6 +40,7 @@ pub use mirror::{
     mirror_direction, only_shows,
 };
 pub use nic::{Confirmation, NicBefore, NicOrigin, NicSetting, NicStage, Router};
+pub use reservation::{Claimant, Holder, HolderError};
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -548,6 +550,8 @@ pub struct DesiredState {
     pub publications: BTreeMap<u32, Publication>,
     /// By bridge domain, VLAN and station.
     pub fdb: BTreeMap<FdbPlace, FdbSetting>,
+    /// Addresses that are kept for somebody, by bridge domain.
+    pub reservations: BTreeMap<(DomainId, IpAddr), Holder>,
     /// Ports that are set to listen to groups.
     pub mdb: BTreeSet<MdbSetting>,
     /// By name.

@@ -7,10 +7,12 @@
 //! Thread-safety: one connection behind a mutex; calls take well under a millisecond on a disk
 //! that is not busy, and only the control plane waits for them.
 
+mod address_reservations;
 mod dns;
 mod fdb;
 mod first_start;
 mod links;
+mod lock;
 mod mac_nat;
 mod mdb;
 mod mirrors;
@@ -21,7 +23,7 @@ mod vlans;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,7 +33,7 @@ use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::l2::PortVlans;
 use dataplane_core::nat::Dependence;
 use dataplane_core::topology::NatMode;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::flood_settings::FloodSettings;
@@ -73,6 +75,7 @@ const MIGRATIONS: &[&str] = &[
     mirrors::FILES,
     dns::LINKS,
     "ALTER TABLE endpoint ADD COLUMN gw_priority INTEGER NOT NULL DEFAULT 0;",
+    address_reservations::RESERVATIONS,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -175,7 +178,7 @@ impl Store {
             .write(true)
             .open(dir.join(LOCK_FILE))
             .map_err(unusable)?;
-        let lock = lock(file, dir)?;
+        let lock = lock::take(file, dir)?;
         let path = dir.join(DATABASE_FILE);
         let mut connection = connect(&path).map_err(|source| Error::Database {
             path: path.clone(),
@@ -228,6 +231,7 @@ impl Store {
                 endpoints: load_endpoints(connection)?,
                 publications: publications::load(connection)?,
                 fdb: fdb::load(connection)?,
+                reservations: address_reservations::load(connection)?,
                 mdb: mdb::load(connection)?,
                 mirrors: mirrors::load(connection)?,
                 mirror_files: mirrors::load_files(connection)?,
@@ -402,31 +406,6 @@ impl Store {
         Error::Database {
             path: self.path.clone(),
             source,
-        }
-    }
-}
-
-/// Takes the lock and writes down by whom it was taken, for those who come too late.
-fn lock(file: File, dir: &Path) -> Result<Flock<File>, Error> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => {
-            let pid = std::process::id().to_string();
-            // On a full disk the lock holds all the same, without a name to it.
-            let written = lock
-                .set_len(0)
-                .and_then(|()| (&*lock).write_all(pid.as_bytes()));
-            if let Err(error) = written {
-                tracing::warn!(%error, "cannot write down who has the state directory");
-            }
-            Ok(lock)
-        }
-        Err((mut file, _)) => {
-            let mut text = String::new();
-            let holder = file.read_to_string(&mut text).ok();
-            Err(Error::Locked {
-                dir: dir.to_owned(),
-                holder: holder.and_then(|_| text.trim().parse().ok()),
-            })
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod mirrors;
 pub mod names;
 pub mod nat_views;
+pub mod reservations;
 pub mod types;
 pub mod vlans;
 pub mod wire;
@@ -149,6 +150,17 @@ fn networks() -> ApiRouter<Arc<Engine>> {
                 h::confirm_nic,
                 says("Keep the host's addresses moved to a network's port"),
             ),
+        )
+        .api_route(
+            "/v1/networks/{name}/reservations",
+            post_with(
+                reservations::reserve,
+                says("Keep an address for an endpoint, or from all"),
+            ),
+        )
+        .api_route(
+            "/v1/networks/{name}/reservations/{ip}",
+            delete_with(reservations::release, says("Give a reserved address back")),
         )
         .api_route(
             "/v1/prune/networks",

@@ -9,6 +9,7 @@ pub use super::loads::{PortLoadView, WorkerLoadView};
 pub use super::nat_views::{NatEndpointView, NatPoolView, NatUsageView, RuleView, SessionView};
 
 use super::bridging::{FlagsBody, LinkView, StormView};
+use super::reservations::ReservationBody;
 
 /// An error.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -170,6 +171,9 @@ pub struct NetworkView {
     /// The network card that is a port of it.
     #[serde(default)]
     pub nic: Option<NicView>,
+    /// Addresses that are kept for somebody.
+    #[serde(default)]
+    pub reservations: Vec<ReservationBody>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
@@ -296,6 +300,9 @@ pub struct EndpointView {
     /// Of several endpoints of a sandbox the highest has the default route.
     #[serde(default)]
     pub gw_priority: i32,
+    /// The servers that its questions for other names go to, where it has its own.
+    #[serde(default)]
+    pub dns: Vec<String>,
     /// What its resolver is to ask: its gateways, where they have the name service.
     #[serde(default)]
     pub nameservers: Vec<String>,

@@ -15,7 +15,7 @@ use super::impair::ImpairCommand;
 use super::mac_nat::MacNatCommand;
 use super::mdb::MdbCommand;
 use super::mirror::MirrorCommand;
-use super::network::PruneArgs;
+use super::network::{PruneArgs, ReserveArgs};
 use super::nic::{LifelineArgs, NicArgs};
 use super::ns::NsCommand;
 use super::plug::PlugArgs;
@@ -223,6 +223,15 @@ pub enum NetworkCommand {
         /// Which
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Keep an address for an endpoint, or from all
+    Reserve(ReserveArgs),
+    /// Give a reserved address back
+    Release {
+        /// The network
+        name: String,
+        /// The address
+        ip: String,
     },
     /// Remove the networks that no endpoint is on, but for 'default'
     Prune(PruneArgs),

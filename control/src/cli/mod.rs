@@ -241,6 +241,8 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                     .await?;
             }
         }
+        NetworkCommand::Reserve(args) => network::reserve(client, args).await?,
+        NetworkCommand::Release { name, ip } => network::release(client, &name, &ip).await?,
         NetworkCommand::Prune(args) => network::prune(client, &args).await?,
     }
     Ok(())

@@ -4,8 +4,9 @@ use std::io::{self, BufRead, Write};
 
 use clap::Args;
 
-use super::client::Client;
+use super::client::{Client, escape};
 use super::table;
+use crate::api::reservations::ReservationBody;
 use crate::api::types::{NetworkView, SubnetView};
 
 /// `network prune`
@@ -17,6 +18,23 @@ pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
+}
+
+/// `network reserve`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  causeway network reserve web 10.88.0.9                   for a machine that the switch does not know
+  causeway network reserve web 10.88.0.10 --for db         'db' gets it whenever it is attached
+  causeway network reserve web 10.88.0.11 --for 02:42:0a:58:00:0b
+  causeway network release web 10.88.0.9")]
+pub struct ReserveArgs {
+    /// The network
+    pub name: String,
+    /// The address
+    pub ip: String,
+    /// The endpoint that alone gets it, by name or MAC [default: none does]
+    #[arg(long = "for", value_name = "NAME|MAC")]
+    pub holder: Option<String>,
 }
 
 /// Prints networks; the first columns are those of `docker network ls`.
@@ -76,6 +94,23 @@ fn way_outside(network: &NetworkView) -> String {
     };
     let modes: Vec<&str> = network.subnets.iter().map(mode).collect();
     modes.join(",")
+}
+
+/// Keeps an address for an endpoint, or from all.
+pub(super) async fn reserve(client: &Client, args: ReserveArgs) -> anyhow::Result<()> {
+    let path = format!("/v1/networks/{}/reservations", escape(&args.name));
+    let body = ReservationBody {
+        ip: args.ip,
+        holder: args.holder,
+    };
+    Ok(client.create(&path, &body).await?)
+}
+
+/// Gives a reserved address back.
+pub(super) async fn release(client: &Client, name: &str, ip: &str) -> anyhow::Result<()> {
+    let (name, ip) = (escape(name), escape(ip));
+    let path = format!("/v1/networks/{name}/reservations/{ip}");
+    Ok(client.delete(&path).await?)
 }
 
 /// Removes the networks that nobody uses, and says which they were.

@@ -17,8 +17,8 @@ use crate::ipam;
 use crate::link::check_ifname;
 use crate::model::dns::EndpointDns;
 use crate::model::{
-    Backend, BackendError, DesiredState, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name, Network,
-    Phase, Router, Sandbox,
+    Backend, BackendError, Claimant, DesiredState, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name,
+    Network, Phase, Router, Sandbox,
 };
 use crate::netns::{NAMED_DIR, Netns};
 use crate::port_settings::PortSettings;
@@ -292,7 +292,11 @@ impl Engine {
         // A handle would keep the sandbox alive.
         drop(ns);
         let name = endpoint_name(state, &request)?;
-        let addresses = addresses_of_request(state, network, &request)?;
+        let claimant = Claimant {
+            name: &name,
+            mac: request.mac,
+        };
+        let addresses = addresses_of_request(state, network, &request, claimant)?;
         let mac = mac_of_request(&request, &addresses, network)?;
         let port = free_port(&state.desired, &[])?;
         let endpoint = Endpoint {
@@ -472,10 +476,11 @@ fn addresses_of_request(
     state: &State,
     network: &Network,
     request: &AttachRequest,
+    claimant: Claimant<'_>,
 ) -> Result<Vec<IpAddr>, Error> {
     let mut addresses = Vec::new();
     for address in &request.addresses {
-        ipam::check_address(network, &state.desired, *address)?;
+        ipam::check_address(network, &state.desired, *address, claimant)?;
         check_not_the_hosts(state, network, *address)?;
         let same_family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
         if request.without.have(*address) {
@@ -491,6 +496,11 @@ fn addresses_of_request(
     for subnet in &network.subnets {
         let chosen = |address: &IpAddr| address.is_ipv4() == subnet.gateway.is_ipv4();
         if request.without.have(subnet.gateway) || addresses.iter().any(chosen) {
+            continue;
+        }
+        let reserved = ipam::reserved_address(network, subnet, &state.desired, claimant);
+        if let Some(address) = reserved {
+            addresses.push(address);
             continue;
         }
         if network.router == Router::Lan && subnet.pool == subnet.prefix {

@@ -18,6 +18,7 @@ use super::nic_checks::nic_warnings;
 use super::ports::port_id;
 use super::{Engine, State, features};
 use crate::api::bridging::{LinkView, StormView};
+use crate::api::reservations::ReservationBody;
 use crate::api::types::{
     CountView, DropView, EndpointView, NatSetView, NetworkView, NicView, PortLoadView, PortView,
     PublicationView, RuleView, SessionView, StatusView, StepView, SubnetView, TargetView,
@@ -561,6 +562,16 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         }
         .to_owned(),
         nic: nic_view(state, network),
+        reservations: state
+            .desired
+            .reservations
+            .iter()
+            .filter(|((domain, _), _)| *domain == network.domain)
+            .map(|((_, address), holder)| ReservationBody {
+                ip: address.to_string(),
+                holder: holder.text(),
+            })
+            .collect(),
         endpoints: state
             .desired
             .endpoints_of(network.domain)
@@ -611,6 +622,12 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
         aliases: endpoint
             .dns
             .aliases
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        dns: endpoint
+            .dns
+            .servers
             .iter()
             .map(ToString::to_string)
             .collect(),

@@ -9,6 +9,7 @@
 //!
 //! The dataplane never waits for this mutex; frames flow while control is busy or broken.
 
+mod addresses;
 mod background;
 mod claims;
 mod clean;

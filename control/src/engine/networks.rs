@@ -431,6 +431,8 @@ impl Engine {
     ) -> Result<(), Error> {
         self.store.remove_network(domain)?;
         state.desired.networks.remove(&domain);
+        let reservations = &mut state.desired.reservations;
+        reservations.retain(|(of, _), _| *of != domain);
         self.drop_mirrors_of_network(state, domain);
         let converged = self.converge_or_fail(state).await;
         // The id may be given to another network; nothing learned must be left under it.

@@ -5,9 +5,9 @@ use crate::flood_settings::FloodSettings;
 use crate::link::saved::SavedIp;
 use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
-    Backend, Confirmation, FdbSetting, FileTarget, LoopDetect, MIRROR_FILE_PORT_FIRST, MTU_DEFAULT,
-    MdbSetting, MirrorFileSetting, MirrorIngress, MirrorSetting, NicBefore, NicOrigin, NicSetting,
-    NicStage, Publication, PublicationTarget, StpFrames,
+    Backend, Confirmation, FdbSetting, FileTarget, Holder, LoopDetect, MIRROR_FILE_PORT_FIRST,
+    MTU_DEFAULT, MdbSetting, MirrorFileSetting, MirrorIngress, MirrorSetting, NicBefore, NicOrigin,
+    NicSetting, NicStage, Publication, PublicationTarget, StpFrames,
 };
 use std::time::Duration;
 
@@ -204,6 +204,12 @@ pub(crate) fn example() -> DesiredState {
             ip: SavedIp::default(),
         },
     };
+    let reserved = |address: &str, holder| ((DomainId(3), address.parse().unwrap()), holder);
+    let reservations = [
+        reserved("10.88.0.9", Holder::Nobody),
+        reserved("10.88.0.10", "web9".parse().unwrap()),
+        reserved("fd00:88::9", "02:00:00:00:00:09".parse().unwrap()),
+    ];
     DesiredState {
         nics: [(endpoint.port, nic)].into(),
         mirrors: names.into_iter().zip(mirrors).collect(),
@@ -212,6 +218,7 @@ pub(crate) fn example() -> DesiredState {
         endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
         publications: [(publication.id, publication)].into(),
         fdb: [(station, setting)].into(),
+        reservations: reservations.into(),
         mdb: [listener].into(),
     }
 }
@@ -235,6 +242,10 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
     entries.for_each(|(key, setting)| store.put_fdb_entry(*key, *setting).unwrap());
     let listeners = desired.mdb.iter();
     listeners.for_each(|listener| store.put_listener(*listener).unwrap());
+    let reservations = desired.reservations.iter();
+    reservations.for_each(|((domain, address), holder)| {
+        store.put_reservation(*domain, *address, holder).unwrap();
+    });
     let nics = desired.nics.iter();
     nics.for_each(|(port, setting)| store.put_nic(*port, setting).unwrap());
 }
