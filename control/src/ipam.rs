@@ -39,8 +39,11 @@ pub enum Error {
     /// Not for endpoints.
     #[error("subnet {0} is not unicast; choose a private one, such as 10.88.0.0/24")]
     NotUnicast(IpNet),
-    /// Another network has it.
-    #[error("subnet {subnet} overlaps {other} of network '{network}'; choose another subnet")]
+    /// Another network has it, and both are where there can be only one.
+    #[error(
+        "subnet {subnet} overlaps {other} of network '{network}', and the host has addresses in both; \
+         choose another subnet, or --no-host-link to keep the host out of the network"
+    )]
     OverlapsNetwork {
         /// The one asked for.
         subnet: IpNet,
@@ -201,7 +204,8 @@ pub fn default_subnet(
     desired: &DesiredState,
     routes: &[HostRoute],
 ) -> Result<Subnet, Error> {
-    let free = |net: &IpNet| check_overlap(*net, desired, routes).is_ok();
+    let networks = || desired.networks.values();
+    let free = |net: &IpNet| check_overlap(*net, networks(), routes).is_ok();
     let found = match pools {
         [] => usual_subnets().find(free),
         pools => pools.iter().flat_map(|pool| pool.subnets()).find(free),
@@ -223,16 +227,28 @@ fn usual_subnets() -> impl Iterator<Item = IpNet> {
         .map(IpNet::V4)
 }
 
-/// Whether a network may have `subnet`; pass no routes for one without a host link.
+/// Whether a network that the host has addresses in may have `subnet`. Networks keep each other's
+/// addresses apart; the host has one table of routes.
 ///
 /// # Errors
 /// [`Error::OverlapsNetwork`], [`Error::OverlapsRoute`].
-pub fn check_overlap(
+pub fn check_host_link(
     subnet: IpNet,
     desired: &DesiredState,
     routes: &[HostRoute],
 ) -> Result<(), Error> {
-    for network in desired.networks.values() {
+    let linked = desired.networks.values();
+    let linked = linked.filter(|network| network.host_link);
+    check_overlap(subnet, linked, routes)
+}
+
+/// Whether `subnet` is nobody's.
+fn check_overlap<'n>(
+    subnet: IpNet,
+    mut networks: impl Iterator<Item = &'n Network>,
+    routes: &[HostRoute],
+) -> Result<(), Error> {
+    for network in networks.by_ref() {
         if let Some(other) = network.subnets.iter().find(|o| overlap(o.prefix, subnet)) {
             let (other, network) = (other.prefix, network.name.to_string());
             return Err(Error::OverlapsNetwork {

@@ -296,8 +296,8 @@ impl Engine {
             let pools = &self.config.pools;
             subnets.push(ipam::default_subnet(pools, &state.desired, &routes)?);
         }
-        for subnet in &subnets {
-            ipam::check_overlap(subnet.prefix, &state.desired, &routes)?;
+        for subnet in subnets.iter().filter(|_| !request.no_host_link) {
+            ipam::check_host_link(subnet.prefix, &state.desired, &routes)?;
         }
         Ok(subnets)
     }
@@ -489,13 +489,37 @@ fn subnets_of_lan(request: &NetworkRequest, router: &LanGateway) -> Result<Vec<S
     Ok(subnets)
 }
 
-/// A routed network takes its prefixes from the host's stack, which must not lose its own address.
+/// A routed network takes its prefixes from the host's stack, which must not lose its own address; and
+/// from outside an address leads to one network only.
 fn check_routed(state: &State, network: &Network) -> Result<(), Error> {
+    for other in state.desired.networks.values() {
+        if other.domain != network.domain {
+            check_routed_beside(network, other)?;
+            check_routed_beside(other, network)?;
+        }
+    }
     for prefix in network.routed_prefixes() {
         if let Some(address) = own_address_in(state, &prefix) {
             return Err(Error::Invalid(format!(
                 "subnet {prefix} has the host's own address {address}, so it cannot be routed; use \
                  'masquerade', or another subnet"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_routed_beside(routed: &Network, other: &Network) -> Result<(), Error> {
+    for prefix in routed.routed_prefixes() {
+        let shares = |subnet: &&Subnet| {
+            let other = subnet.dataplane_prefix();
+            prefix.contains(other.address) || other.contains(prefix.address)
+        };
+        if let Some(shared) = other.subnets.iter().find(shares) {
+            return Err(Error::Invalid(format!(
+                "network '{}' is routed and its subnet {prefix} overlaps {} of network '{}'; use \
+                 'masquerade', or another subnet",
+                routed.name, shared.prefix, other.name
             )));
         }
     }

@@ -111,15 +111,20 @@ fn malformed_subnets_are_refused_by_name() {
 #[test]
 fn overlaps_name_the_network_or_the_route() {
     let desired = desired(network("10.1.0.0/24"));
-    let error = check_overlap(net("10.0.0.0/8"), &desired, &[]).unwrap_err();
+    let error = check_host_link(net("10.0.0.0/8"), &desired, &[]).unwrap_err();
     assert!(error.to_string().contains("network 'one'"), "{error}");
     let route = |prefix: &str| HostRoute {
         prefix: net(prefix),
         interface: "eth0".to_owned(),
     };
-    let error = check_overlap(net("10.9.0.0/24"), &desired, &[route("10.9.0.0/16")]);
+    let error = check_host_link(net("10.9.0.0/24"), &desired, &[route("10.9.0.0/16")]);
     assert!(error.unwrap_err().to_string().contains("'eth0'"));
-    check_overlap(net("10.9.0.0/24"), &desired, &[route("0.0.0.0/0")]).unwrap();
+    check_host_link(net("10.9.0.0/24"), &desired, &[route("0.0.0.0/0")]).unwrap();
+    let mut apart = desired;
+    for network in apart.networks.values_mut() {
+        network.host_link = false;
+    }
+    check_host_link(net("10.0.0.0/8"), &apart, &[]).unwrap();
 }
 
 #[test]
