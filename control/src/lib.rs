@@ -22,6 +22,7 @@ pub mod hostnet;
 pub mod impairment;
 pub mod ipam;
 pub mod keep;
+pub mod lab_file;
 pub mod lifeline;
 pub mod link;
 pub mod mirror_file;

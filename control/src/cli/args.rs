@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::apply::{ApplyArgs, DownArgs, ExportArgs};
 use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
@@ -58,6 +59,12 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// The tour: containers, networks, NAT, published ports; leaves nothing behind
     Demo(DemoArgs),
+    /// Bring everything to what a lab file says
+    Apply(ApplyArgs),
+    /// Take away what a lab file names
+    Down(DownArgs),
+    /// Print a lab file of what is there
+    Export(ExportArgs),
     /// Networks: create, list, inspect, change, remove
     #[command(subcommand)]
     Network(NetworkCommand),

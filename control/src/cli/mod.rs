@@ -1,5 +1,6 @@
 //! The command line: reads words, asks the daemon, prints what it says.
 
+mod apply;
 mod args;
 mod client;
 mod conform;
@@ -134,6 +135,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Daemon(args) => daemon::serve(cli.socket, args).await?,
         Command::Run(args) => return run::run(&client, args).await,
         Command::Demo(args) => return demo::play(args).await,
+        Command::Apply(args) => apply::apply(&client, &args).await?,
+        Command::Down(args) => apply::down(&client, &args).await?,
+        Command::Export(args) => apply::export(&client, &args).await?,
         Command::Network(command) => network(&client, command).await?,
         Command::Attach(args) => attach(&client, args).await?,
         Command::Plug(args) => plug::plug(&client, args).await?,

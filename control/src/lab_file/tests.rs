@@ -1,0 +1,365 @@
+//! Lab files: read, written, and planned from any state to any other.
+
+use super::plan::{Error, Namespaces, Rest, Step, apply, down};
+use super::*;
+
+const LAB: &str = r#"
+namespaces = ["blue", "green"]
+
+[networks.web]
+subnet = "10.88.0.0/24"
+mtu = 1400
+nat6 = "default"
+dns = ["192.0.2.53"]
+reservations = [{ ip = "10.88.0.9" }, { ip = "10.88.0.10", for = "db" }]
+fdb = [{ mac = "02:00:00:00:00:0A", port = "web1" }]
+
+[networks.lan]
+subnet = "192.168.7.0/24"
+lan_gateway = ["192.168.7.1"]
+nic = { name = "eth1", mac_nat = true }
+
+[endpoints.web1]
+network = "web"
+netns = "/run/netns/blue"
+ip = "10.88.0.2"
+ip6 = "none"
+aliases = ["www"]
+
+[endpoints.web1.port]
+vlans = "10-20, 1 pvid untagged"
+flags = { isolated = true }
+rate_in = "10mbit"
+impair_out = { delay = "20ms" }
+
+[endpoints.db]
+network = "web"
+netns = "green"
+
+[[publications]]
+spec = "8080:80"
+endpoint = "web1"
+weight = 2
+
+[[publications]]
+spec = "8080:8000/tcp"
+endpoint = "db"
+draining = true
+"#;
+
+#[test]
+fn texts_are_brought_into_the_form_in_which_the_daemon_lists_them() {
+    let lab = LabFile::read(LAB).unwrap();
+    let web1 = &lab.endpoints["web1"];
+    assert_eq!(web1.netns, "blue");
+    assert_eq!(web1.port.vlans.as_deref(), Some("1 pvid untagged, 10-20"));
+    let rate = web1.port.rate_in.as_deref().unwrap();
+    assert!(rate.starts_with("10mbit burst "), "{rate}");
+    assert_eq!(lab.networks["web"].nat6.as_deref(), Some("auto"));
+    assert_eq!(lab.networks["web"].fdb[0].mac, "02:00:00:00:00:0a");
+    assert_eq!(lab.networks["web"].fdb[0].state, "static");
+    assert_eq!(lab.publications[0].spec, "8080:80/tcp");
+    let again = LabFile::read(&lab.to_text().unwrap()).unwrap();
+    assert_eq!(again, lab);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_with_its_place_and_key() {
+    for (line, told) in [
+        ("subnett = \"10.0.0.0/24\"", "unknown field `subnett`"),
+        ("mtu = \"1500\"", "expected u16"),
+        ("mtu = 70000", "70000"),
+        ("subnet = 5", "expected a string"),
+        ("subnet = \"10.0.0.0\"", "'10.0.0.0'"),
+        ("gateway = \"10.0.0.256\"", "'10.0.0.256'"),
+        ("stp_frames = \"maybe\"", "'maybe'"),
+        ("nat4 = \"symmetric\"", "'symmetric'"),
+        ("internal = \"yes\"", "expected a boolean"),
+        ("fdb = [{ mac = \"02:00\", port = \"a\" }]", "'02:00'"),
+        (
+            "fdb = [{ mac = \"02:00:00:00:00:01\" }]",
+            "missing field `port`",
+        ),
+        ("nic = { nome = \"eth1\" }", "unknown field `nome`"),
+    ] {
+        let error = LabFile::read(&format!("[networks.web]\n{line}\n")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("line 2, column "), "{line}: {error}");
+        assert!(
+            error.contains(line) && error.contains(told),
+            "{line}: {error}"
+        );
+    }
+    for (text, told) in [
+        ("[endpoints.a]\nnetwork = \"web\"", "missing field `netns`"),
+        ("[endpoints.a.port]\nvlans = \"5000\"", "from 1 to 4094"),
+        (
+            "[[publications]]\nspec = \"80\"\nendpoint = \"a\"",
+            "the host's port as well",
+        ),
+        ("networks = [", "line 1"),
+    ] {
+        let error = LabFile::read(text).unwrap_err().to_string();
+        assert!(
+            error.contains("line ") && error.contains(told),
+            "{text}: {error}"
+        );
+    }
+}
+
+#[test]
+fn steps_come_in_the_order_in_which_each_finds_what_it_needs() {
+    let lab = LabFile::read(LAB).unwrap();
+    let steps = apply(&lab, &LabFile::default(), Rest::Stays).unwrap();
+    let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    let expected = [
+        "create namespace 'blue'",
+        "create namespace 'green'",
+        "create network 'lan' (192.168.7.0/24)",
+        "create network 'web' (10.88.0.0/24)",
+        "reserve 10.88.0.9 of network 'web'",
+        "reserve 10.88.0.10 of network 'web' for db",
+        "attach 'db' (green) to network 'web'",
+        "attach 'web1' (blue) to network 'web'",
+    ];
+    assert_eq!(steps[..expected.len()], expected);
+    let rest = steps[expected.len()..].join("\n");
+    for part in [
+        "set of port 'web1': rate_in = \"10mbit",
+        "put port 'web1' into VLANs 1 pvid untagged, 10-20",
+        "set 02:00:00:00:00:0a behind 'web1' in the FDB of network 'web'",
+        "publish 8080:80/tcp for endpoint 'web1'\npublish 8080:8000/tcp for endpoint 'db'\n\
+         change endpoint 'db' as a target of 8080:8000/tcp",
+    ] {
+        assert!(rest.contains(part), "{part} is not in\n{rest}");
+    }
+}
+
+#[test]
+fn what_contradicts_itself_or_what_is_settled_is_refused_by_name() {
+    let lab = LabFile::read(LAB).unwrap();
+    let nothing = LabFile::default();
+    let refused = |text: &str| apply(&LabFile::read(text).unwrap(), &lab, Rest::Stays).unwrap_err();
+    let settled = refused("[networks.web]\nmtu = 1500");
+    assert!(matches!(settled, Error::Settled { key: "mtu", .. }));
+    assert!(settled.to_string().contains("mtu 1400"), "{settled}");
+    let nowhere = "[endpoints.a]\nnetwork = \"x\"\nnetns = \"b\"";
+    assert!(matches!(refused(nowhere), Error::NoNetwork { .. }));
+    let nobody = "[[publications]]\nspec = \"1:1\"\nendpoint = \"x\"";
+    assert!(matches!(refused(nobody), Error::NoEndpoint { .. }));
+    let twice = "[[publications]]\nspec = \"1:1\"\nendpoint = \"db\"\n[[publications]]\n\
+                 spec = \"1:2\"\nendpoint = \"db\"";
+    assert!(matches!(refused(twice), Error::Twice { .. }));
+    assert_eq!(down(&lab, &nothing, Namespaces::Go), Vec::new());
+    let steps = down(&lab, &lab, Namespaces::Go);
+    assert_eq!(
+        steps[0],
+        Step::Detach(vec!["db".to_owned(), "web1".to_owned()])
+    );
+    assert_eq!(steps.len(), 5);
+}
+
+/// What a step does to a lab, as the daemon does it.
+fn carry_out(step: &Step, lab: &mut LabFile) {
+    match step.clone() {
+        Step::Unpublish(gone) => {
+            let is_gone = |other: &PublicationFile| {
+                (&other.spec, &other.endpoint) == (&gone.spec, &gone.endpoint)
+            };
+            lab.publications.retain(|other| !is_gone(other));
+        }
+        Step::Detach(names) => {
+            lab.endpoints.retain(|name, _| !names.contains(name));
+            lab.publications
+                .retain(|other| !names.contains(&other.endpoint));
+            for network in lab.networks.values_mut() {
+                network.fdb.retain(|entry| !names.contains(&entry.port));
+            }
+        }
+        Step::RemoveNetwork(name) => {
+            assert!(lab.endpoints.values().all(|e| e.network != name), "in use");
+            lab.networks.remove(&name);
+        }
+        Step::RemoveNamespace(name) => assert!(lab.namespaces.remove(&name)),
+        Step::CreateNamespace(name) => assert!(lab.namespaces.insert(name)),
+        Step::CreateNetwork(name, file) => {
+            let (fdb, reservations) = Default::default();
+            let made = NetworkFile {
+                fdb,
+                reservations,
+                ..*file
+            };
+            assert!(lab.networks.insert(name, made).is_none());
+        }
+        Step::ChangeNetwork(name, change) => {
+            let network = lab.networks.get_mut(&name).unwrap();
+            network.ageing_seconds = change.ageing_seconds.or(network.ageing_seconds);
+            network.mcast_querier = change.mcast_querier.or(network.mcast_querier);
+        }
+        Step::Release(name, ip) => {
+            let network = lab.networks.get_mut(&name).unwrap();
+            network.reservations.retain(|other| other.ip != ip);
+        }
+        Step::Reserve(name, body) => {
+            let network = lab.networks.get_mut(&name).unwrap();
+            assert!(network.reservations.iter().all(|other| other.ip != body.ip));
+            network.reservations.push(body);
+        }
+        Step::Attach(name, file) => {
+            assert!(lab.networks.contains_key(&file.network));
+            let port = PortFile {
+                vlans: Some("1 pvid untagged".to_owned()),
+                ..PortFile::default()
+            };
+            let made = EndpointFile { port, ..*file };
+            assert!(lab.endpoints.insert(name, made).is_none());
+        }
+        Step::Reattach(name, file) => {
+            let endpoint = lab.endpoints.get_mut(&name).unwrap();
+            let port = endpoint.port.clone();
+            if endpoint.network != file.network {
+                let old = lab.networks.get_mut(&endpoint.network).unwrap();
+                old.fdb.retain(|entry| entry.port != name);
+            }
+            *endpoint = EndpointFile { port, ..*file };
+        }
+        Step::SetPort(name, change) => {
+            let port = &mut lab.endpoints.get_mut(&name).unwrap().port;
+            port.mac_limit = change.mac_limit.or(port.mac_limit);
+            port.flags.isolated = change.flags.isolated.or(port.flags.isolated);
+        }
+        Step::SetVlans {
+            endpoint,
+            there,
+            wanted,
+        } => {
+            let port = &mut lab.endpoints.get_mut(&endpoint).unwrap().port;
+            assert_eq!(port.vlans.replace(wanted), Some(there));
+        }
+        Step::SetFdb(name, entry) => {
+            let network = lab.networks.get_mut(&name).unwrap();
+            network.fdb.retain(|other| other.mac != entry.mac);
+            network.fdb.push(entry);
+        }
+        Step::Publish(publication, _) => lab.publications.push(publication),
+        Step::SetBalance(changed) | Step::SetTarget(changed) => {
+            let is_it = |other: &&mut PublicationFile| {
+                (&other.spec, &other.endpoint) == (&changed.spec, &changed.endpoint)
+            };
+            let publication = lab.publications.iter_mut().find(is_it).unwrap();
+            publication.weight = changed.weight.or(publication.weight);
+            publication.draining = changed.draining.or(publication.draining);
+            publication.balance = changed.balance.or(publication.balance.take());
+        }
+    }
+}
+
+/// A lab out of a few names, so that two of them have much in common.
+fn random(rng: &mut fastrand::Rng) -> LabFile {
+    let mut lab = LabFile::default();
+    for name in ["n0", "n1", "n2"] {
+        if rng.bool() {
+            continue;
+        }
+        let mut network = NetworkFile {
+            ageing_seconds: rng.bool().then(|| rng.u32(10..12)),
+            mcast_querier: rng.bool().then(|| rng.bool()),
+            ..NetworkFile::default()
+        };
+        for host in 9..11 {
+            if rng.bool() {
+                network.reservations.push(ReservationBody {
+                    ip: format!("10.0.0.{host}"),
+                    holder: rng.bool().then(|| "e0".to_owned()),
+                });
+            }
+        }
+        lab.networks.insert(name.to_owned(), network);
+    }
+    let networks: Vec<String> = lab.networks.keys().cloned().collect();
+    for name in ["e0", "e1", "e2", "e3"] {
+        let Some(network) = rng.choice(&networks).filter(|_| rng.bool()) else {
+            continue;
+        };
+        let netns = format!("ns{}", rng.u8(..3));
+        lab.namespaces.insert(netns.clone());
+        let mut endpoint = EndpointFile {
+            network: network.clone(),
+            netns,
+            ifname: Some(format!("eth{}", rng.u8(..2))),
+            ..EndpointFile::default()
+        };
+        endpoint.port.mac_limit = rng.bool().then(|| rng.u32(1..3));
+        endpoint.port.flags.isolated = rng.bool().then(|| rng.bool());
+        endpoint.port.vlans = rng.bool().then(|| "1-9, 10 pvid".to_owned());
+        if rng.bool() {
+            let networks = lab.networks.get_mut(network).unwrap();
+            networks.fdb.push(FdbFile {
+                mac: format!("02:00:00:00:00:0{}", &name[1..]),
+                port: name.to_owned(),
+                vlan: None,
+                state: "static".to_owned(),
+            });
+        }
+        lab.endpoints.insert(name.to_owned(), endpoint);
+        for host in 80..82 {
+            if rng.bool() {
+                lab.publications.push(PublicationFile {
+                    spec: format!("{host}:{}/tcp", rng.u16(80..82)),
+                    endpoint: name.to_owned(),
+                    weight: rng.bool().then(|| rng.u16(1..3)),
+                    draining: rng.bool().then(|| rng.bool()),
+                    ..PublicationFile::default()
+                });
+            }
+        }
+    }
+    lab
+}
+
+#[test]
+fn from_any_state_and_after_any_step_a_plan_leads_to_what_is_wanted() {
+    let seed = match std::env::var("SEED") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for _ in 0..2_000 {
+        let (before, wanted) = (random(&mut rng), random(&mut rng));
+        let rest = match rng.bool() {
+            true => Rest::Goes,
+            false => Rest::Stays,
+        };
+        let mut there = LabFile::default();
+        for step in apply(&before, &there.clone(), Rest::Stays).unwrap() {
+            carry_out(&step, &mut there);
+        }
+        let steps = apply(&wanted, &there, rest).unwrap();
+        // Ended somewhere, by a failure or by Ctrl-C.
+        let done = rng.usize(..=steps.len());
+        for step in &steps[..done] {
+            carry_out(step, &mut there);
+        }
+        for step in apply(&wanted, &there, rest).unwrap() {
+            carry_out(&step, &mut there);
+        }
+        assert_eq!(
+            apply(&wanted, &there, rest),
+            Ok(Vec::new()),
+            "{wanted:#?}\n{there:#?}"
+        );
+        if rest == Rest::Goes {
+            let names = |lab: &LabFile| {
+                let networks: Vec<String> = lab.networks.keys().cloned().collect();
+                let endpoints: Vec<String> = lab.endpoints.keys().cloned().collect();
+                (networks, endpoints, lab.publications.len())
+            };
+            assert_eq!(names(&there), names(&wanted));
+        }
+        for step in down(&there.clone(), &there, Namespaces::Go) {
+            carry_out(&step, &mut there);
+        }
+        assert_eq!(there, LabFile::default());
+    }
+}
