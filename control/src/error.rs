@@ -171,6 +171,8 @@ pub enum Class {
     NotFound,
     /// It clashes with something that is there.
     Conflict,
+    /// The disk has no room for it.
+    Full,
     /// The host or this program failed.
     Failed,
 }
@@ -286,6 +288,7 @@ impl Error {
             | Self::IfNameTaken { .. }
             | Self::PortTaken { .. }
             | Self::Limit { .. } => Class::Conflict,
+            Self::Store(error) if error.is_full() => Class::Full,
             Self::Link(_)
             | Self::Tap(_)
             | Self::Packet(_)

@@ -9,6 +9,7 @@
 
 mod address_reservations;
 mod dns;
+mod error;
 mod fdb;
 mod first_start;
 mod links;
@@ -23,7 +24,6 @@ mod vlans;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,13 +36,14 @@ use dataplane_core::topology::NatMode;
 use nix::fcntl::Flock;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+pub use error::Error;
+
 use crate::flood_settings::FloodSettings;
 use crate::model::dns::{EndpointDns, NetworkDns};
 use crate::model::{
     self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Router, Sandbox, Subnet,
 };
 use crate::port_settings::{self, AdminState, PortSettings};
-use crate::serving::process_text;
 use crate::vlans::NetworkVlans;
 
 /// The tables of the first version, and what each later one has added. How many have been carried
@@ -107,49 +108,6 @@ const OPEN_PAUSE: Duration = Duration::from_millis(50);
 const DATABASE_FILE: &str = "state.sqlite";
 const LOCK_FILE: &str = "lock";
 const INSTANCE_KEY: &str = "instance";
-
-/// Why state could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The directory cannot be used.
-    #[error("cannot use the state directory {}: {source}", dir.display())]
-    Directory {
-        /// Which.
-        dir: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Another daemon holds it.
-    #[error(
-        "the state directory {} is in use by a running daemon{}; \
-         stop that one or choose another --state-dir", dir.display(), process_text(*holder)
-    )]
-    Locked {
-        /// Which.
-        dir: PathBuf,
-        /// The daemon's process, where it has written it down.
-        holder: Option<i32>,
-    },
-    /// A newer program has written it.
-    #[error(
-        "the state in {} has version {found}, this program knows {SCHEMA_VERSION}; \
-         use the program that wrote it", path.display()
-    )]
-    Version {
-        /// The database.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
-    /// SQLite's own errors.
-    #[error("cannot access the state in {}: {source}", path.display())]
-    Database {
-        /// The database.
-        path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
-    },
-}
 
 /// The state on disk.
 #[derive(Debug)]

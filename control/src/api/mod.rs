@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod mirrors;
 pub mod names;
 pub mod nat_views;
+pub mod nat_usage;
 pub mod reservations;
 pub mod types;
 pub mod vlans;
@@ -391,6 +392,7 @@ impl IntoResponse for Error {
             Class::Invalid => StatusCode::BAD_REQUEST,
             Class::NotFound => StatusCode::NOT_FOUND,
             Class::Conflict => StatusCode::CONFLICT,
+            Class::Full => StatusCode::INSUFFICIENT_STORAGE,
             Class::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let message = self.to_string();

@@ -46,7 +46,12 @@ impl Engine {
             what: "groups of the network",
             max: GROUPS_MAX,
         })?;
-        self.store.put_listener(listener)?;
+        if let Err(error) = self.store.put_listener(listener) {
+            // One that is heard comes back with its next report.
+            let mdb = self.dataplane.mdb();
+            mdb.remove(listener.domain, listener.key(), listener.port);
+            return Err(error.into());
+        }
         state.desired.mdb.insert(listener);
         Ok(())
     }

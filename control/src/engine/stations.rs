@@ -61,12 +61,28 @@ impl Engine {
             max: self.dataplane.fdb().limits().entries_max,
         })?;
         if kind.is_permanent() {
-            self.store.put_fdb_entry(key, setting)?;
+            if let Err(error) = self.store.put_fdb_entry(key, setting) {
+                self.put_back_in_fdb(&state, key);
+                return Err(error.into());
+            }
             state.desired.fdb.insert(key, setting);
         } else {
             self.forget_settings(&mut state, |other, _| *other == key)?;
         }
         Ok(())
+    }
+
+    /// Undoes an entry that could not be kept: what was set before is set again, and what was learned
+    /// will be.
+    fn put_back_in_fdb(&self, state: &State, key: FdbPlace) {
+        let (domain, vlan, mac) = key;
+        let fdb = self.dataplane.fdb();
+        match state.desired.fdb.get(&key) {
+            Some(before) if self.put_in_fdb(key, *before).is_ok() => {}
+            Some(_) | None => {
+                fdb.remove(domain, vlan, mac);
+            }
+        }
     }
 
     /// Removes a station's FDB entry, learned or set, in one VLAN or in all.

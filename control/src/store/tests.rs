@@ -327,6 +327,45 @@ fn a_state_of_the_first_version_is_brought_forward() {
 }
 
 #[test]
+fn a_state_of_any_earlier_version_is_brought_forward_and_takes_what_this_one_knows() {
+    for version in 1..MIGRATIONS.len() {
+        let dir = Dir::new();
+        fs::create_dir_all(&dir.0).unwrap();
+        let old = Connection::open(dir.0.join(DATABASE_FILE)).unwrap();
+        for migration in &MIGRATIONS[..version] {
+            old.execute_batch(migration).unwrap();
+        }
+        old.pragma_update(None, "user_version", version as i64)
+            .unwrap();
+        old.execute_batch(
+            "INSERT INTO host VALUES ('instance', '0123abcd');
+             INSERT INTO network (domain, name, internal, host_link, mtu, ageing_seconds)
+             VALUES (3, 'old', 0, 1, 1500, 300);
+             INSERT INTO subnet VALUES (3, '10.88.0.0/24', '10.88.0.1', '10.88.0.0/24');
+             INSERT INTO endpoint (port, name, domain, sandbox_path, sandbox_inode, ifname, mac,
+             backend, phase) VALUES
+             (40, 'web1', 3, '/run/netns/a', 7, 'eth0', '02:42:0a:58:00:02', 'tap', 'attached');
+             INSERT INTO endpoint_address VALUES (40, '10.88.0.2');",
+        )
+        .unwrap();
+        drop(old);
+        let store = Store::open(&dir.0).unwrap();
+        assert!(!store.is_default_network_due().unwrap(), "it is not new");
+        let loaded = store.load().unwrap();
+        let endpoint = &loaded.endpoints[&PortId(40)];
+        let address: IpAddr = "10.88.0.2".parse().unwrap();
+        assert_eq!(endpoint.addresses, [address], "version {version}");
+        assert_eq!(endpoint.settings, PortSettings::default());
+        assert_eq!(loaded.networks[&DomainId(3)].subnets.len(), 1);
+        write(&store, &example());
+        assert_eq!(store.load().unwrap(), example(), "version {version}");
+        drop(store);
+        let store = Store::open(&dir.0).unwrap();
+        assert_eq!(store.load().unwrap(), example(), "version {version}");
+    }
+}
+
+#[test]
 fn a_second_daemon_and_a_newer_state_are_refused() {
     let dir = Dir::new();
     let store = Store::open(&dir.0).unwrap();
