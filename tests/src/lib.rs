@@ -2,6 +2,7 @@
 
 pub mod conform;
 pub mod daemon;
+pub mod footprint;
 pub mod lab;
 pub mod oracle;
 pub mod rig;

@@ -6,17 +6,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use control::link::inet::Route;
-use dataplane_core::addr::Prefix;
-use dataplane_port::guard;
 use serde_json::Value;
 use tests::daemon::{Daemon, without_sessions};
+use tests::footprint::footprint;
 use tests::lab::{DEADLINE, Lab, Namespace, block_on, connect, ip, require_root, wait_until};
 use tests::talk::{SILENCE, ask_tcp, serve_tcp, serve_udp};
 
@@ -27,45 +25,6 @@ const KILLS_SHORT: usize = 5;
 /// The daemon dies within this long after it last answered: during its first turns, its background
 /// work, a request, or at rest.
 const LIFE_MAX: Duration = Duration::from_millis(200);
-
-/// Everything of a namespace that a crash could leak or lose.
-#[derive(Debug, PartialEq)]
-struct Footprint {
-    links: Vec<(String, String, Option<String>)>,
-    addresses: Vec<(u32, Prefix)>,
-    routes: Vec<Route>,
-    reserved_ports: String,
-    guards: Vec<(String, Option<guard::Method>)>,
-}
-
-fn footprint(ns: &Namespace) -> Footprint {
-    let netlink = ns.netlink();
-    let links = block_on(netlink.links()).unwrap();
-    let guarded = |name: &String| (name.clone(), ns.run(|| guard::find(name)).unwrap());
-    let guards = links.iter().map(|link| guarded(&link.name)).collect();
-    let links = links.into_iter();
-    // The kernel gives links addresses of their own in its own time.
-    let link_local = |prefix: &Prefix| match prefix.address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
-    };
-    let addresses = block_on(netlink.addresses()).unwrap().into_iter();
-    let addresses = addresses.map(|address| (address.link, address.prefix));
-    let mut addresses: Vec<_> = addresses.filter(|(_, p)| !link_local(p)).collect();
-    let mut routes = block_on(netlink.routes()).unwrap();
-    routes.retain(|route| !link_local(&route.prefix));
-    addresses.sort_by_key(|address| format!("{address:?}"));
-    routes.sort_by_key(|route| format!("{route:?}"));
-    Footprint {
-        links: links
-            .map(|link| (link.name, link.qdisc, link.alias))
-            .collect(),
-        addresses,
-        routes,
-        reserved_ports: ns.sysctl("net/ipv4/ip_local_reserved_ports"),
-        guards,
-    }
-}
 
 /// What the daemon says of its state, without counters and ages.
 fn configuration(daemon: &Daemon) -> Vec<Value> {

@@ -15,7 +15,6 @@ pub mod metrics;
 pub mod mirrors;
 pub mod names;
 pub mod nat_views;
-pub mod nat_usage;
 pub mod reservations;
 pub mod types;
 pub mod vlans;

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 pub use super::loads::{PortLoadView, WorkerLoadView};
 pub use super::nat_views::{NatEndpointView, NatPoolView, NatUsageView, RuleView, SessionView};
-pub use super::nat_usage::{NatEndpointView, NatPoolView, NatUsageView};
 
 use super::bridging::{FlagsBody, LinkView, StormView};
 use super::reservations::ReservationBody;

@@ -156,6 +156,7 @@ fn endpoint(port: u16, network: &Network, address: IpAddr) -> crate::model::Endp
         vlans: Default::default(),
         attached_at: 0,
         dns: Default::default(),
+        gw_priority: 0,
         foreign: None,
     }
 }
