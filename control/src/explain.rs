@@ -11,6 +11,7 @@ use dataplane_core::frame::Offload;
 use dataplane_core::headers::{Headers, L3, L4Kind};
 use dataplane_core::l2::{PortFlags, TRANSPARENT};
 use dataplane_core::multicast::Heard;
+use dataplane_core::policy::{Ruling, Standing};
 use dataplane_core::topology::{Port, Role, Topology};
 use dataplane_core::trace::{Answer, IcmpErrorKind, NatKind, Step, Target, Way};
 use dataplane_core::verdict::{Consumer, Verdict};
@@ -184,8 +185,7 @@ impl Names<'_> {
             Step::Learned(learn) => line("learn", self.learned(*learn)?),
             Step::Lookup(target) => line("lookup", self.target(*target)),
             Step::Snooped(heard) => line("snoop", snooped(*heard)),
-            Step::Policy(None) => None,
-            Step::Policy(Some(rule)) => line("policy", format!("rule {rule} lets it pass")),
+            Step::Policy(ruling, standing) => line("policy", self.ruling(*ruling, *standing)),
             Step::Route(way) => line("route", self.way(*way)),
             Step::Nat {
                 kind,
@@ -240,6 +240,32 @@ impl Names<'_> {
             Some(Line { stage, text })
         };
         ports.into_iter().filter_map(line).collect()
+    }
+
+    /// What the rules said.
+    fn ruling(&self, ruling: Ruling, standing: Standing) -> String {
+        let name = |slot| {
+            let rule = self.topology.policy.rule(slot);
+            rule.map_or_else(|| "?".to_owned(), |rule| rule.name.to_string())
+        };
+        match (ruling, standing) {
+            (Ruling::Default, Standing::Opening) => "no rule fits: the default counts".to_owned(),
+            (Ruling::Default, Standing::Answer) => {
+                "an answer, and no rule fits what it answers: the default counts".to_owned()
+            }
+            (Ruling::Allowed(slot), Standing::Opening) => {
+                format!("rule '{}' allows it", name(slot))
+            }
+            (Ruling::Allowed(slot), Standing::Answer) => {
+                format!("an answer, to what rule '{}' allows", name(slot))
+            }
+            (Ruling::Denied(slot), Standing::Opening) => {
+                format!("rule '{}' denies it", name(slot))
+            }
+            (Ruling::Denied(slot), Standing::Answer) => {
+                format!("an answer, to what rule '{}' denies", name(slot))
+            }
+        }
     }
 
     fn port(&self, id: PortId) -> String {

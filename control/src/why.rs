@@ -8,9 +8,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use dataplane::Dataplane;
-use dataplane_core::addr::{DomainId, MacAddr, PortId};
+use dataplane_core::addr::{DomainId, L4Addr, MacAddr, PortId};
 use dataplane_core::frame::Offload;
 use dataplane_core::link::{Direction, LinkSpec};
+use dataplane_core::nat::Transport;
 use dataplane_core::topology::{Domain, Neighbour, Port, Role, Topology};
 use dataplane_core::verdict::{DropReason, Verdict};
 use etherparse::PacketBuilder;
@@ -129,6 +130,12 @@ pub fn ask(dataplane: &Dataplane, question: &Question) -> Result<Vec<Journey>, Q
             let link = |port, direction| link_line(&topology, port, direction);
             let mut lines = Vec::from_iter(link(src.port, Direction::In));
             lines.extend(explain(&foretold.steps, &topology));
+            lines.extend(published_for(
+                &topology,
+                dst,
+                question.packet,
+                foretold.verdict,
+            ));
             let egress = foretold.egress.iter();
             lines.extend(egress.filter_map(|port| link(*port, Direction::Out)));
             Journey {
@@ -166,6 +173,28 @@ fn link_line(topology: &Topology, id: PortId, direction: Direction) -> Option<Li
     let text = format!("{}'s link {way}: {}", port.name, words.join(", "));
     let stage = "link";
     (!words.is_empty()).then_some(Line { stage, text })
+}
+
+/// For whom alone a port is published, where somebody else was turned away.
+fn published_for(
+    topology: &Topology,
+    ip: IpAddr,
+    packet: Packet,
+    verdict: Verdict,
+) -> Option<Line> {
+    let (transport, port) = match packet {
+        _ if verdict != Verdict::Drop(DropReason::NatFiltered) => return None,
+        Packet::Tcp(port) => (Transport::Tcp, port),
+        Packet::Udp(port) => (Transport::Udp, port),
+        Packet::Echo => return None,
+    };
+    let rule = topology
+        .statics
+        .by_external(transport, L4Addr::new(ip, port))?;
+    let from = rule.from?;
+    let text = format!("the port is published, but for clients of {from} alone");
+    let stage = "nat";
+    Some(Line { stage, text })
 }
 
 fn destination(topology: &Topology, text: &str) -> Result<IpAddr, QuestionError> {
@@ -420,9 +449,15 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "make the interface of the host's route an uplink: 'causeway daemon --uplink IF'"
         }
         DropReason::NetworkInternal => "create the network without --internal",
+        DropReason::PolicyDenied => {
+            "let a rule before it allow this: 'causeway rule add NAME allow ... --before RULE'; \
+             'causeway rule ls' lists them in their order"
+        }
+        DropReason::IccOff => {
+            "allow these two: 'causeway allow SRC DST', or all: 'causeway network set NETWORK --icc on'"
+        }
         DropReason::NetworkIsolated => {
-            "attach one of the two to the other's network as well: networks do not route to each \
-             other"
+            "allow one to open connections to the other: 'causeway allow SRC DST'"
         }
         DropReason::NeighbourUnknown => "attach an endpoint with that address",
         DropReason::NextHopUnresolved => "check that the next hop answers ARP or ND on the uplink",
@@ -434,7 +469,10 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::NatNoMapping => {
             "publish the port, or let the inside send first; nothing inside has opened it"
         }
-        DropReason::NatFiltered => "let the inside send to this remote first, or publish the port",
+        DropReason::NatFiltered => {
+            "let the inside send to this remote first, or publish the port for it: 'causeway publish \
+             ls' shows for whom ports are published"
+        }
         DropReason::RoutedUnsolicited => {
             "publish the port on all addresses, or let the inside send to this remote first"
         }

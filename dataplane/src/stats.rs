@@ -185,6 +185,8 @@ pub struct Stats {
     pub answered_for: u64,
     /// Groups that a port asked for and that there was no room for.
     pub groups_refused: u64,
+    /// Flows that rules let pass and that there was no room to remember.
+    pub flows_refused: u64,
     /// By port, all workers together.
     pub ports: Vec<PortStats>,
     /// Ports that were removed, all together.
@@ -311,6 +313,7 @@ impl Stats {
         self.errors_suppressed += counters.errors_suppressed.get();
         self.answered_for += counters.answered_for.get();
         self.groups_refused += counters.groups_refused.get();
+        self.flows_refused += counters.flows_refused.get();
         if self.verdicts.is_empty() {
             self.verdicts = VerdictKind::ALL.iter().map(|kind| (*kind, 0)).collect();
             self.drops = DropReason::ALL.iter().map(|reason| (*reason, 0)).collect();

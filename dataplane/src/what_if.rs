@@ -14,6 +14,7 @@ use dataplane_core::frame::{FRAME_SIZE_MAX, Frame, FrameBuf, Offload};
 use dataplane_core::l2::{self, PortFlags, StormView, TRANSPARENT, reshape};
 use dataplane_core::multicast::MdbView;
 use dataplane_core::path::{Switch, forward};
+use dataplane_core::policy::RuleSlot;
 use dataplane_core::route::State;
 use dataplane_core::topology::Topology;
 use dataplane_core::trace::{Recorder, Step};
@@ -42,6 +43,17 @@ pub struct Foretold {
 }
 
 impl Dataplane {
+    /// The packets that the rule of a slot has decided on, and their bytes, of all workers.
+    pub fn rule_hits(&self, slot: RuleSlot) -> (u64, u64) {
+        let hits = self
+            .workers
+            .iter()
+            .map(|worker| worker.core.rule_hits(slot));
+        hits.fold((0, 0), |(packets, bytes), hits| {
+            (packets + hits.0, bytes + hits.1)
+        })
+    }
+
     /// Opens a switch for questions, on the state of this moment.
     pub fn what_if(&self) -> WhatIf {
         WhatIf {
@@ -58,12 +70,13 @@ impl Dataplane {
         }
     }
 
-    /// A hash of everything that frames change: FDB, MDB and NAT. Equal states have equal hashes.
+    /// A hash of everything that frames change: FDB, MDB, NAT and flows. Equal states have equal hashes.
     pub fn state_hash(&self) -> u64 {
         self.fdb()
             .state_hash()
             .wrapping_add(self.mdb().state_hash().rotate_left(2))
             .wrapping_add(self.gateway().nat.state_hash().rotate_left(1))
+            .wrapping_add(self.gateway().flows.state_hash().rotate_left(3))
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use control::explain::{explain, summary};
 use dataplane_core::addr::{L4Addr, MacAddr, PortId};
 use dataplane_core::nat::{Duty, StaticRule, StaticRules, Target, Transport};
+use dataplane_core::policy::{Action, Policy, Rule, RuleSlot, Side};
 use dataplane_core::route::EARLY_PER_SENDER_MAX;
 use dataplane_core::topology::NatMode;
 use dataplane_core::trace::Step;
@@ -235,7 +236,8 @@ fn isolation(s: &mut Story) {
     );
     s.say("until someone allows the passage");
     s.world.edit(|t| {
-        t.allowed.insert((RED, BLUE));
+        let (red, blue) = (Side::Network(RED), Side::Network(BLUE));
+        t.policy = Policy::new([Rule::new(RuleSlot(0), "to-blue", Action::Allow, red, blue)]);
     });
     s.send(1, &red_to_blue);
     s.say("a source that is not of the network");
@@ -582,7 +584,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 30] = [
+const STORIES: [Tale; 32] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -619,6 +621,8 @@ const STORIES: [Tale; 30] = [
     ("28-nic", stories::nic::a_card_and_the_hosts_port),
     ("30-mac-nat", stories::mac_nat::one_mac),
     ("32-names", stories::names::at_the_gateway),
+    ("33-rules", stories::rules::in_order_and_back),
+    ("34-icc-off", stories::rules::icc_off),
 ];
 
 fn folder() -> PathBuf {

@@ -10,6 +10,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fdb::Learn;
+use crate::policy::{RULES_MAX, RuleSlot};
 use crate::verdict::{DropReason, Verdict, VerdictKind};
 
 /// A number that one thread counts up and others read.
@@ -29,6 +30,13 @@ impl Counter {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// What a rule has decided on.
+#[derive(Debug, Default)]
+struct RuleHits {
+    packets: Counter,
+    bytes: Counter,
 }
 
 /// What one worker's core did.
@@ -56,6 +64,10 @@ pub struct Counters {
     pub answered_for: Counter,
     /// Groups that a port has asked for and that there was no room for.
     pub groups_refused: Counter,
+    /// Flows that rules let pass and that there was no room to remember.
+    pub flows_refused: Counter,
+    /// By [`RuleSlot`].
+    rules: Box<[RuleHits]>,
     verdicts: [Counter; VerdictKind::ALL.len()],
     drops: [Counter; DropReason::COUNT],
     refusals: [Counter; DropReason::COUNT],
@@ -75,6 +87,8 @@ impl Default for Counters {
             errors_suppressed: Counter::default(),
             answered_for: Counter::default(),
             groups_refused: Counter::default(),
+            flows_refused: Counter::default(),
+            rules: (0..RULES_MAX).map(|_| RuleHits::default()).collect(),
             verdicts: core::array::from_fn(|_| Counter::default()),
             drops: core::array::from_fn(|_| Counter::default()),
             refusals: core::array::from_fn(|_| Counter::default()),
@@ -101,6 +115,20 @@ impl Counters {
     /// Packets whose senders were told that they were refused for this reason.
     pub fn refused(&self, reason: DropReason) -> u64 {
         self.refusals[reason as usize].get()
+    }
+
+    /// Counts a packet, of so many bytes of IP, that a rule has decided on.
+    pub fn record_rule(&self, slot: RuleSlot, size: u64) {
+        if let Some(hits) = self.rules.get(usize::from(slot.0)) {
+            hits.packets.add(1);
+            hits.bytes.add(size);
+        }
+    }
+
+    /// The packets that the rule of a slot has decided on, and their bytes.
+    pub fn rule_hits(&self, slot: RuleSlot) -> (u64, u64) {
+        let hits = self.rules.get(usize::from(slot.0));
+        hits.map_or((0, 0), |hits| (hits.packets.get(), hits.bytes.get()))
     }
 
     /// Counts the last frame that entered `forward` as a held one that was taken up again.

@@ -85,9 +85,9 @@ fn path<T: Trace>(
     let target = lookup(&mut sw.fdb, domain, vlan, headers, frame, now);
     step!(trace, Step::Lookup(target));
 
-    // 6. Policy: the rules.
-    let rule = topology.policy.check(port, headers, target)?;
-    step!(trace, Step::Policy(rule));
+    // 6. Policy: the rules, where there are any. Of what it routes, the gateway asks them.
+    let judge = sw.gateway.judge(topology, &sw.counters, now, trace);
+    judge.bridged(port, target, frame, headers)?;
 
     // 7. and 8. Bridge, or route and translate; either way out.
     match (target, domain) {

@@ -50,8 +50,6 @@ pub struct Topology {
     pub local_addresses: HashSet<IpAddr, FxBuildHasher>,
     /// The host's routes, in any order; among equal prefixes the first counts.
     pub routes: Vec<Route>,
-    /// Pairs of networks that may talk: (from, to).
-    pub allowed: HashSet<(DomainId, DomainId), FxBuildHasher>,
     /// Published ports.
     pub statics: StaticRules,
     /// Ranges, timeouts and limits of the NAT.
@@ -508,6 +506,7 @@ impl Topology {
             let router = |port: &&Port| port.flags.has(PortFlags::MCAST_ROUTER);
             domain.mcast_routers = members.filter(router).map(|port| port.id).collect();
         }
+        self.mark_policed();
         // Those linked to the host last, so that they are found where prefixes are shared.
         for linked in [false, true] {
             for domain in self
@@ -530,6 +529,34 @@ impl Topology {
         let last = STAMP.fetch_add(1, Ordering::Relaxed);
         index.stamp = last.wrapping_add(1).max(1);
         self.index = index;
+    }
+}
+
+impl Topology {
+    /// Marks the ports of networks in which rules have a say, or a default other than to pass.
+    fn mark_policed(&mut self) {
+        let mut policed = vec![false; self.domains.len()];
+        for domain in self.domains.iter().flatten() {
+            policed[domain.id.index()] = self.policy.sees_bridged(domain.id);
+        }
+        let icc_off = |port: &&Port| port.flags.has(PortFlags::ICC_OFF);
+        for port in self.ports.iter().flatten().filter(icc_off) {
+            if let Role::Bridge(domain) = port.role
+                && let Some(policed) = policed.get_mut(domain.index())
+            {
+                *policed = true;
+            }
+        }
+        for port in self.ports.iter_mut().flatten() {
+            let policed = match port.role {
+                Role::Bridge(domain) => policed.get(domain.index()) == Some(&true),
+                Role::HostLink | Role::Uplink(_) => false,
+            };
+            port.flags = match policed {
+                true => port.flags.with(PortFlags::POLICED),
+                false => port.flags.without(PortFlags::POLICED),
+            };
+        }
     }
 }
 

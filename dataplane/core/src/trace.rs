@@ -9,6 +9,7 @@ use crate::fdb::Learn;
 use crate::frame::{Frame, Offload};
 use crate::headers::Headers;
 use crate::multicast::Heard;
+use crate::policy::{Ruling, Standing};
 use crate::verdict::{DropReason, Verdict};
 
 /// One thing that the data path did with a frame.
@@ -34,8 +35,8 @@ pub enum Step {
     Lookup(Target),
     /// What a message about groups came to.
     Snooped(Heard),
-    /// The rules let the frame pass; the index of the rule that said so, if any.
-    Policy(Option<u16>),
+    /// The rules were asked, of a flow that the frame opens or answers.
+    Policy(Ruling, Standing),
     /// The gateway chose a way.
     Route(Way),
     /// The gateway translated addresses.

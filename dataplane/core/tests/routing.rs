@@ -6,6 +6,7 @@
 mod world;
 
 use dataplane_core::addr::PortId;
+use dataplane_core::policy::{Action, Policy, Rule, RuleSlot, Side};
 use dataplane_core::route::{HELD_PER_NEXT_HOP_MAX, HOLD_TIME};
 use dataplane_core::trace::{IcmpErrorKind, Step, Way};
 use dataplane_core::verdict::{Awaited, Consumer, DropReason, Verdict, VerdictKind};
@@ -40,7 +41,8 @@ fn networks_are_isolated_until_allowed_and_then_in_that_direction_only() {
         "nor its gateway"
     );
     world.edit(|t| {
-        t.allowed.insert((RED, BLUE));
+        let (red, blue) = (Side::Network(RED), Side::Network(BLUE));
+        t.policy = Policy::new([Rule::new(RuleSlot(0), "to-blue", Action::Allow, red, blue)]);
     });
     let out = world.send(1, &from_a("10.2.0.2"));
     assert_eq!(out.verdict, Verdict::Routed(PortId(4)));

@@ -5,6 +5,7 @@ pub mod links;
 pub mod mac_nat;
 pub mod names;
 pub mod nic;
+pub mod rules;
 pub mod uplinks;
 pub mod vlans;
 

@@ -51,6 +51,11 @@ impl PortFlags {
     /// All that leaves by it carries its own MAC. Follows from the port's having one.
     pub const MAC_NAT: Self = Self(1 << 16);
 
+    /// It and other such ports of its network reach each other by rules alone. Set of a network.
+    pub const ICC_OFF: Self = Self(1 << 17);
+    /// Rules are asked about frames that enter by it. Follows from the topology's rules.
+    pub const POLICED: Self = Self(1 << 18);
+
     /// Whatever has a frame looked at more closely before it is let in. One mask, so that a port
     /// without any of it pays for one test however many there are.
     pub const EXAMINED: Self = Self::SECURED
@@ -59,7 +64,7 @@ impl PortFlags {
         .with(Self::MIRROR)
         .with(Self::MAC_NAT);
     /// Whatever keeps a frame from some ports of its domain. One mask, for the same reason.
-    pub const RESTRICTED: Self = Self::ISOLATED.with(Self::FILTERING);
+    pub const RESTRICTED: Self = Self::ISOLATED.with(Self::FILTERING).with(Self::POLICED);
 
     /// Those of a new port, as the kernel has them for one of a bridge.
     pub const USUAL: Self = Self::LEARNING

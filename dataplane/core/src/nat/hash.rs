@@ -114,6 +114,25 @@ impl HashKey {
     }
 }
 
+/// The secret by which flows that are not translated are known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowHash(HashKey);
+
+impl FlowHash {
+    pub fn new(seed: u64) -> Self {
+        Self(HashKey::new(seed))
+    }
+
+    /// The hash of a flow of the kind `tag` between two ends. Never 0.
+    #[inline]
+    pub fn flow(&self, tag: u64, a: L4Addr, b: L4Addr) -> u64 {
+        let Self(key) = self;
+        let (a, b) = (key.l4(a), key.l4(b).rotate_left(32));
+        // Twice: one product leaves a pattern in ports that follow each other.
+        key.join(key.join(a ^ tag, b), tag).max(1)
+    }
+}
+
 #[inline]
 fn tag(protocol: NatProtocol, domain: DomainId) -> u64 {
     (protocol as u64) << 16 | u64::from(domain.0)

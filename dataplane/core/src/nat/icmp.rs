@@ -17,13 +17,13 @@ use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket};
 use crate::addr::{DomainId, L4Addr};
 use crate::checksum::{self, ICMP_CHECKSUM_OFFSET, Sum};
 use crate::frame::{Frame, Offload};
-use crate::headers::{TcpFlags, array_at, protocol};
+use crate::headers::{Headers, TcpFlags, array_at, protocol};
 use crate::time::Instant;
 use crate::topology::Topology;
 use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
-use super::packet::Packet;
+use super::packet::{Body, Packet};
 use super::pool::shard_of_port;
 use super::rewrite::{self, Layout, Side};
 use super::session::{Direction, NatProtocol};
@@ -297,6 +297,26 @@ pub(super) fn error_about(
 ) -> Option<(NatProtocol, L4Addr, L4Addr)> {
     let quoted = read(frame, packet, error, Direction::In).ok()??;
     Some((quoted.protocol, quoted.dst, quoted.src))
+}
+
+/// Which flow an ICMP error is about, as its sender sees it: the number of its protocol, the sender's
+/// end and the other one. Nothing for any other packet.
+pub(crate) fn flow_of_error(
+    frame: &mut Frame<'_>,
+    headers: &Headers,
+) -> Option<(u8, L4Addr, L4Addr)> {
+    let packet = Packet::read(frame, headers, Direction::Out).ok()?;
+    let Body::Error { offset, end } = packet.body else {
+        return None;
+    };
+    let (about, own, other) = error_about(frame, &packet, (offset, end))?;
+    let number = match about {
+        NatProtocol::Tcp => protocol::TCP,
+        NatProtocol::Udp => protocol::UDP,
+        NatProtocol::Icmp if own.ip.is_ipv6() => protocol::ICMPV6,
+        NatProtocol::Icmp => protocol::ICMP,
+    };
+    Some((number, own, other))
 }
 
 fn read_quoted(

@@ -61,6 +61,8 @@ pub use config::{
 pub(crate) use follow::Leaving;
 pub use forward::{External, RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
 pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
+pub(crate) use hash::FlowHash;
+pub(crate) use icmp::flow_of_error;
 pub use journal::{LAG_ESTABLISHED_SECONDS, LAG_SECONDS};
 pub use keep::{Restored, SaveCursor, SavedSession, SlotId};
 pub(crate) use mss::clamp as clamp_mss;

@@ -12,6 +12,7 @@ mod passage;
 mod prefixes;
 mod refuse;
 mod routed;
+mod rules;
 mod unsolicited;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use crate::frame::{Frame, FrameBuf};
 use crate::headers::{Headers, L3, ethertype};
 use crate::l2;
 use crate::nat::{Nat, NatView};
+use crate::policy::{Flows, FlowsView, Judge};
 use crate::reply;
 use crate::time::Instant;
 use crate::topology::{Domain, Topology};
@@ -44,6 +46,8 @@ pub use unsolicited::{SILENCE, UNSOLICITED_MAX};
 pub struct Tables {
     /// Address translations.
     pub nat: Arc<Nat>,
+    /// Who opened the flows that are not translated, where rules ask.
+    pub flows: Arc<Flows>,
 }
 
 impl Tables {
@@ -51,6 +55,7 @@ impl Tables {
     pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self {
             nat: Nat::new(seed),
+            flows: Flows::new(seed),
         })
     }
 }
@@ -60,6 +65,7 @@ impl Tables {
 pub struct State {
     nat: NatView,
     nat_tables: Arc<Nat>,
+    flows: FlowsView,
     holding: Holding,
     early: Early,
     unsolicited: Unsolicited,
@@ -69,23 +75,43 @@ pub struct State {
 impl State {
     /// A worker's part, working on the shared tables.
     pub fn live(tables: &Tables) -> Self {
-        Self::with(tables, NatView::live(Arc::clone(&tables.nat)))
+        let flows = FlowsView::live(Arc::clone(&tables.flows));
+        Self::with(tables, NatView::live(Arc::clone(&tables.nat)), flows)
     }
 
     /// A what-if's part: it reads the shared tables and keeps what it changes to itself.
     pub fn overlay(tables: &Tables) -> Self {
-        Self::with(tables, NatView::overlay(Arc::clone(&tables.nat)))
+        let flows = FlowsView::overlay(Arc::clone(&tables.flows));
+        Self::with(tables, NatView::overlay(Arc::clone(&tables.nat)), flows)
     }
 
-    fn with(tables: &Tables, nat: NatView) -> Self {
+    fn with(tables: &Tables, nat: NatView, flows: FlowsView) -> Self {
         let nat_tables = Arc::clone(&tables.nat);
         Self {
             nat,
             nat_tables,
+            flows,
             holding: Holding::default(),
             early: Early::default(),
             unsolicited: Unsolicited::default(),
             errors: ErrorBudget::default(),
+        }
+    }
+
+    /// What rules are asked with about frames that no gateway sees.
+    pub(crate) const fn judge<'j, T>(
+        &'j self,
+        topology: &'j Topology,
+        counters: &'j Counters,
+        now: Instant,
+        trace: &'j mut T,
+    ) -> Judge<'j, T> {
+        Judge {
+            flows: &self.flows,
+            topology,
+            counters,
+            now,
+            trace,
         }
     }
 

@@ -99,13 +99,12 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         }
         if domain.contains(ip.dst) {
             self.check_isolated(domain, ip.dst)?;
+            self.police_within(domain, ip.dst)?;
             reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
             return self.send_to_endpoint(domain, ip.dst, &ip, Some(gateway.into()));
         }
         if let Some(other) = self.topology.network_of(ip.dst) {
-            if !self.topology.allowed.contains(&(domain.id, other.id)) {
-                return Err(DropReason::NetworkIsolated);
-            }
+            self.police_across(domain.id, other, ip.dst)?;
             reply::take_hop(self.frame.buf, self.headers.l3_offset, &ip);
             return self.send_to_endpoint(other, ip.dst, &ip, Some(gateway.into()));
         }
@@ -180,8 +179,10 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             .topology
             .network_of(ip.dst)
             .filter(|domain| domain.host_link);
+        let domain = domain.ok_or(DropReason::NoRoute)?;
+        self.police_from_host(domain, ip.dst)?;
         // What the host sends has not made a hop yet: its TTL stays.
-        self.send_to_endpoint(domain.ok_or(DropReason::NoRoute)?, ip.dst, &ip, None)
+        self.send_to_endpoint(domain, ip.dst, &ip, None)
     }
 
     /// A frame from outside, on an interface that the host shares with us.
@@ -201,6 +202,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
                 None => Ok(Verdict::NotOurs),
             };
         }
+        self.police_published(&ip)?;
         // Whether an error may have to quote it is known before: few packets are copied.
         let size = gso::packet_size(&self.frame.buf.offload, self.headers);
         let fits = size.is_some_and(|size| size <= self.topology.mtu_min());
@@ -217,6 +219,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             Err(_) => return Ok(Verdict::NotOurs),
         };
         self.trace_nat(&inbound.translation);
+        self.police_inwards(uplink.id, &inbound)?;
         if ip.ttl <= 1 {
             Original::restore(original.as_ref(), self.frame);
             let kind = IcmpErrorKind::TimeExceeded;
@@ -272,6 +275,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         gateway: &Gateway,
         ip: &Ip,
     ) -> Result<Verdict, DropReason> {
+        self.police_published(ip)?;
         let hairpin =
             self.state
                 .nat
@@ -279,6 +283,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         match hairpin {
             Ok(inbound) => {
                 self.trace_nat(&inbound.translation);
+                self.police_hairpin(domain.id, &inbound)?;
                 let target = self.topology.domain(inbound.domain);
                 let target = target.ok_or(DropReason::NeighbourUnknown)?;
                 reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
@@ -299,6 +304,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
     fn send_to_host(&mut self, domain: &Domain, gateway: &Gateway) -> Result<Verdict, DropReason> {
         let link = self.topology.host_link.filter(|_| domain.host_link);
         let link = link.ok_or(DropReason::NoHostLink)?;
+        self.police_to_host(domain.id)?;
         step!(self.trace, Step::Route(Way::Host));
         reply::set_macs(self.frame.buf, link.mac, gateway.mac);
         Ok(Verdict::Delivered(Consumer::HostLink(link.port)))
@@ -361,6 +367,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         self.topology
             .port_up(uplink.port)
             .ok_or(DropReason::EgressDown)?;
+        self.police_outwards(domain.id, uplink.id)?;
         if let Some(mtu) = self.exceeds(Some(uplink.mtu)) {
             return self.too_big(gateway.into(), ip, mtu);
         }
@@ -368,6 +375,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             NatMode::Routed => ip.src,
             NatMode::Masquerade => self.host_address(domain, route, uplink, ip.src)?,
         };
+        let mark = self.policed_mark(domain.id, mark);
         let outside = Outside { external, mark };
         let translation = self.state.nat.outbound(
             self.topology,

@@ -44,6 +44,7 @@ impl<T: Trace> Passage<'_, '_, T> {
             Err(reason) => return self.turned_away(ip, reason),
         };
         self.trace_nat(&admitted.translation);
+        self.police_inwards(uplink.id, &admitted)?;
         if ip.ttl <= 1 {
             let kind = IcmpErrorKind::TimeExceeded;
             return self.refuse(reporter, ip, kind, DropReason::TtlExceeded);

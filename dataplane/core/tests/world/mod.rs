@@ -300,7 +300,8 @@ impl World {
     fn foretell(&self, port: u16, bytes: &[u8], offload: Offload) -> Foretold {
         let state = || {
             let (fdb, nat) = (self.fdb.state_hash(), self.tables.nat.state_hash());
-            (fdb, self.mdb.state_hash(), nat)
+            let flows = self.tables.flows.state_hash();
+            (fdb, self.mdb.state_hash(), nat, flows)
         };
         let before = state();
         let mut what_if = Switch {
