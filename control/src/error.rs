@@ -13,7 +13,8 @@ use crate::link::IfNameError;
 use crate::model::dns::DnsError;
 use crate::model::{
     BackendError, DependenceError, FdbKindError, GroupError, HolderError, LoopDetectError,
-    MirrorDirectionError, NameError, NatModeError, StpFramesError,
+    MirrorDirectionError, NameError, NatModeError, RuleActionError, RulePortsError,
+    RuleProtocolError, RuleSideError, StpFramesError,
 };
 use crate::publish::PublishSpecError;
 use crate::vlans::VlanError;
@@ -67,6 +68,18 @@ pub enum Error {
     /// What is asked of the name service.
     #[error(transparent)]
     Dns(#[from] DnsError),
+    /// Not a side of a rule.
+    #[error(transparent)]
+    RuleSide(#[from] RuleSideError),
+    /// Not ports of a rule.
+    #[error(transparent)]
+    RulePorts(#[from] RulePortsError),
+    /// Not a protocol of a rule.
+    #[error(transparent)]
+    RuleProtocol(#[from] RuleProtocolError),
+    /// Not what a rule does.
+    #[error(transparent)]
+    RuleAction(#[from] RuleActionError),
     /// Not a publish specification.
     #[error(transparent)]
     PublishSpec(#[from] PublishSpecError),
@@ -253,6 +266,10 @@ impl Error {
             | Self::Vlan(_)
             | Self::MirrorDirection(_)
             | Self::EventKind(_)
+            | Self::RuleSide(_)
+            | Self::RulePorts(_)
+            | Self::RuleProtocol(_)
+            | Self::RuleAction(_)
             | Self::PublishSpec(_)
             | Self::Invalid(_) => Class::Invalid,
             Self::Ipam(error) => match error {

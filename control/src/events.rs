@@ -60,11 +60,13 @@ pub enum EventKind {
     MirrorResumed,
     /// A limit is near, or something was refused for it.
     Limit,
+    /// A rule was added, changed or removed.
+    RulesChanged,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::EndpointAttached,
         Self::EndpointDetached,
         Self::PortChanged,
@@ -86,6 +88,7 @@ impl EventKind {
         Self::MirrorFailed,
         Self::MirrorResumed,
         Self::Limit,
+        Self::RulesChanged,
     ];
 
     /// The word for it.
@@ -112,6 +115,7 @@ impl EventKind {
             Self::MirrorFailed => "mirror_failed",
             Self::MirrorResumed => "mirror_resumed",
             Self::Limit => "limit",
+            Self::RulesChanged => "rules_changed",
         }
     }
 
@@ -138,6 +142,7 @@ impl EventKind {
             | Self::NetworkChanged
             | Self::NetworkRemoved
             | Self::Published
+            | Self::RulesChanged
             | Self::Unpublished => false,
         }
     }
@@ -176,6 +181,14 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Neither a network nor a port.
+    pub const fn none() -> Self {
+        Self {
+            network: None,
+            port: None,
+        }
+    }
+
     /// A network.
     pub fn network(name: impl fmt::Display) -> Self {
         Self {

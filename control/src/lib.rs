@@ -39,6 +39,7 @@ pub mod publish;
 pub mod relay;
 pub mod resolv_file;
 pub mod rights;
+pub mod rules;
 pub mod serving;
 pub mod store;
 pub mod sysctl;

@@ -11,6 +11,7 @@ mod mdb;
 mod mirror;
 mod nic;
 mod reservation;
+mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,6 +42,11 @@ pub use mirror::{
 };
 pub use nic::{Confirmation, NicBefore, NicOrigin, NicSetting, NicStage, Router};
 pub use reservation::{Claimant, Holder, HolderError};
+pub use rule::{
+    Icc, RuleActionError, RuleBody, RulePorts, RulePortsError, RuleProtocolError, RuleSetting,
+    RuleSide, RuleSideError, has_ports, rule_action, rule_action_label, rule_protocol,
+    rule_protocol_label,
+};
 
 /// Longest name of a network or endpoint: a DNS label (RFC 1035 section 2.3.4), because names
 /// become host names.
@@ -139,6 +145,8 @@ pub struct Network {
     pub loop_detect: LoopDetect,
     /// Whether VLANs count in it.
     pub vlans: NetworkVlans,
+    /// Whether its endpoints reach each other without a rule.
+    pub icc: Icc,
     /// What is spared the ports that have no use for it.
     pub flood: FloodSettings,
     /// How its packets are translated.
@@ -560,6 +568,8 @@ pub struct DesiredState {
     pub mirror_files: MirrorFiles,
     /// NICs that are on networks, by switch port.
     pub nics: BTreeMap<PortId, NicSetting>,
+    /// Rules, in their order.
+    pub rules: Vec<RuleSetting>,
 }
 
 impl DesiredState {

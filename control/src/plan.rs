@@ -180,6 +180,7 @@ mod tests {
             stp_frames: Default::default(),
             loop_detect: Default::default(),
             vlans: Default::default(),
+            icc: Default::default(),
             flood: Default::default(),
             nat: NetworkNat::default(),
             dns: Default::default(),

@@ -19,6 +19,7 @@ mod mdb;
 mod mirrors;
 mod nics;
 mod publications;
+mod rules;
 mod storm;
 mod vlans;
 
@@ -41,7 +42,8 @@ pub use error::Error;
 use crate::flood_settings::FloodSettings;
 use crate::model::dns::{EndpointDns, NetworkDns};
 use crate::model::{
-    self, DesiredState, Endpoint, ForeignId, Network, NetworkNat, Phase, Router, Sandbox, Subnet,
+    self, DesiredState, Endpoint, ForeignId, Icc, Network, NetworkNat, Phase, Router, Sandbox,
+    Subnet,
 };
 use crate::port_settings::{self, AdminState, PortSettings};
 use crate::vlans::NetworkVlans;
@@ -77,6 +79,7 @@ const MIGRATIONS: &[&str] = &[
     dns::LINKS,
     "ALTER TABLE endpoint ADD COLUMN gw_priority INTEGER NOT NULL DEFAULT 0;",
     address_reservations::RESERVATIONS,
+    rules::RULES,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -194,6 +197,7 @@ impl Store {
                 mirrors: mirrors::load(connection)?,
                 mirror_files: mirrors::load_files(connection)?,
                 nics: nics::load(connection)?,
+                rules: rules::load(connection)?,
             })
         })
     }
@@ -236,6 +240,7 @@ impl Store {
             vlans::put_network(connection, network)?;
             dns::put_network(connection, network)?;
             nics::put_network(connection, network)?;
+            rules::put_network(connection, network)?;
             connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
             for subnet in &network.subnets {
                 connection.execute(
@@ -479,6 +484,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
             stp_frames: text(row, "stp_frames")?,
             loop_detect: text(row, "loop_detect")?,
             vlans: NetworkVlans::default(),
+            icc: Icc::default(),
             flood: FloodSettings {
                 mcast_snooping: row.get("mcast_snooping")?,
                 mcast_querier: row.get("mcast_querier")?,
@@ -511,6 +517,7 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
     vlans::load_networks(connection, &mut networks)?;
     dns::load_networks(connection, &mut networks)?;
     nics::load_networks(connection, &mut networks)?;
+    rules::load_networks(connection, &mut networks)?;
     Ok(networks)
 }
 

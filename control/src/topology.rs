@@ -21,7 +21,7 @@ use dataplane_port::Framing;
 
 use crate::hostnet::HostState;
 use crate::model::{
-    DesiredState, Endpoint, HOST_LINK_PORT, LoopDetect, MTU_DEFAULT, Name, Network, Phase,
+    DesiredState, Endpoint, HOST_LINK_PORT, Icc, LoopDetect, MTU_DEFAULT, Name, Network, Phase,
     Publication, PublicationTarget, Router, StpFrames, Subnet, only_shows,
 };
 use crate::port_settings::AdminState;
@@ -127,6 +127,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
     for (name, setting) in &inputs.desired.mirror_files {
         put_mirror_file(&mut topology, inputs.desired, name, setting.mirror);
     }
+    topology.policy = crate::rules::compile(inputs.desired, &topology.uplinks);
     topology.statics = StaticRules::build(rules.collect())?;
     topology.finish();
     Ok(topology)
@@ -193,6 +194,9 @@ fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
     }
     if endpoint.settings.mac_nat.is_some() {
         flags = flags.with(PortFlags::MAC_NAT);
+    }
+    if network.icc == Icc::Off && !endpoint.comes_with_nic() {
+        flags = flags.with(PortFlags::ICC_OFF);
     }
     if network.loop_detect != LoopDetect::Off {
         flags = flags.with(PortFlags::LOOP_DETECT);

@@ -34,7 +34,7 @@ use crate::engine::{
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
 use crate::model::dns::{endpoint_dns, network_dns};
-use crate::model::{self, Asked, Backend, NatRequest};
+use crate::model::{self, Asked, Backend, Icc, NatRequest};
 use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
 type Shared = State<Arc<Engine>>;
@@ -97,6 +97,7 @@ pub async fn create_network(
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
         vlans: vlans_request(body.vlan_filtering, body.gateway_vlan)?,
+        icc: body.icc.map(Icc::from),
         flood: FloodChange {
             mcast_snooping: body.mcast_snooping,
             mcast_querier: body.mcast_querier,
@@ -193,6 +194,7 @@ pub async fn change_network(
         stp_frames: body.stp_frames.as_deref().map(str::parse).transpose()?,
         loop_detect: body.loop_detect.as_deref().map(str::parse).transpose()?,
         vlans: vlans_request(body.vlan_filtering, body.gateway_vlan)?,
+        icc: body.icc.map(Icc::from),
         flood: FloodChange {
             mcast_snooping: body.mcast_snooping,
             mcast_querier: body.mcast_querier,

@@ -16,6 +16,7 @@ pub mod mirrors;
 pub mod names;
 pub mod nat_views;
 pub mod reservations;
+pub mod rules;
 pub mod types;
 pub mod vlans;
 pub mod wire;
@@ -126,6 +127,7 @@ fn routes() -> ApiRouter<Arc<Engine>> {
         .merge(endpoints())
         .merge(bridging())
         .merge(nat())
+        .merge(filtering())
         .merge(watching())
 }
 
@@ -295,6 +297,25 @@ fn bridging() -> ApiRouter<Arc<Engine>> {
         .api_route(
             "/v1/mirrors/{name}",
             delete_with(mirrors::remove, says("Take a mirror away")),
+        )
+}
+
+/// Rules, and what they leave to the outside.
+fn filtering() -> ApiRouter<Arc<Engine>> {
+    ApiRouter::new()
+        .api_route(
+            "/v1/rules",
+            get_with(rules::list, says("List rules in their order"))
+                .post_with(rules::add, says("Add a rule")),
+        )
+        .api_route(
+            "/v1/rules/{name}",
+            patch_with(rules::set, says("Change or move a rule"))
+                .delete_with(rules::remove, says("Remove a rule")),
+        )
+        .api_route(
+            "/v1/exposure",
+            get_with(rules::exposure, says("List what the outside can reach")),
         )
 }
 

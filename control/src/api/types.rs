@@ -53,6 +53,8 @@ pub struct NetworkCreate {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that the gateway is in, where they count.
     pub gateway_vlan: Option<i64>,
+    /// Endpoints reach each other without a rule.
+    pub icc: Option<bool>,
     /// Frames to a group go to its listeners, where a querier asks for them.
     pub mcast_snooping: Option<bool>,
     /// The switch is a querier, where there is snooping.
@@ -89,6 +91,8 @@ pub struct NetworkSet {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that the gateway is in, where they count.
     pub gateway_vlan: Option<i64>,
+    /// Endpoints reach each other without a rule.
+    pub icc: Option<bool>,
     /// Frames to a group go to its listeners, where a querier asks for them.
     pub mcast_snooping: Option<bool>,
     /// The switch is a querier, where there is snooping.
@@ -138,6 +142,9 @@ pub struct NetworkView {
     /// The VLAN that the gateway is in, where they count.
     #[serde(default)]
     pub gateway_vlan: u16,
+    /// Endpoints reach each other without a rule.
+    #[serde(default)]
+    pub icc: bool,
     /// Frames to a group go to its listeners, where a querier asks for them.
     #[serde(default)]
     pub mcast_snooping: bool,

@@ -21,6 +21,7 @@ use super::nic::{LifelineArgs, NicArgs};
 use super::ns::NsCommand;
 use super::plug::PlugArgs;
 use super::port::PortArgs;
+use super::rule::{AllowArgs, RuleCommand};
 use super::run::RunArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::{DEFAULT_NETWORK, WaitingMode};
@@ -105,6 +106,15 @@ pub enum Command {
     /// Mirrors (SPAN): ports that show what others carry
     #[command(subcommand)]
     Mirror(MirrorCommand),
+    /// Let one open connections to another: between networks, or where --icc is off
+    Allow(AllowArgs),
+    /// Take back what was allowed by the same words
+    Disallow(AllowArgs),
+    /// Who may open connections to whom: ordered rules
+    #[command(subcommand)]
+    Rule(RuleCommand),
+    /// What the outside can reach, and which rules it meets
+    Exposure(JsonArgs),
     /// Network address translation
     #[command(subcommand)]
     Nat(NatCommand),
@@ -252,6 +262,7 @@ pub enum NetworkCommand {
   causeway network create dual --subnet 10.89.0.0/24 --subnet6 fd00:89::/64
   causeway network create db --internal
   causeway network create tv --mcast-querier on
+  causeway network create shared --icc off                  endpoints reach each other by 'allow' only
   causeway network create v6 --subnet6 2001:db8:5::/64 --nat6 routed
   causeway network create games --nat-filtering endpoint-independent
   causeway network create lan --nic eth1 --lan-gateway 192.168.1.1 --subnet 192.168.1.0/24
@@ -296,6 +307,9 @@ pub struct NetworkCreateArgs {
     pub loop_detect: Option<String>,
     #[command(flatten)]
     pub vlans: NetworkVlanArgs,
+    /// Endpoints reach each other without a rule [default: on]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub icc: Option<bool>,
     #[command(flatten)]
     pub flood: FloodArgs,
     #[command(flatten)]
@@ -381,6 +395,9 @@ pub struct NetworkSetArgs {
     pub loop_detect: Option<String>,
     #[command(flatten)]
     pub vlans: NetworkVlanArgs,
+    /// Endpoints reach each other without a rule; a change holds for connections that are there, too
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub icc: Option<bool>,
     #[command(flatten)]
     pub flood: FloodArgs,
     #[command(flatten)]

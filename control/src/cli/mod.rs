@@ -25,6 +25,7 @@ mod ns;
 mod plug;
 mod port;
 mod publish;
+mod rule;
 mod run;
 mod table;
 mod vlan;
@@ -148,6 +149,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Impair(command) => impair::impair(&client, command).await?,
         Command::MacNat(command) => mac_nat::mac_nat(&client, command).await?,
         Command::Mirror(command) => mirror::mirror(&client, command).await?,
+        Command::Rule(command) => rule::rule(&client, command).await?,
+        Command::Allow(args) => rule::allow(&client, args).await?,
+        Command::Disallow(args) => rule::disallow(&client, args).await?,
+        Command::Exposure(args) => rule::exposure(&client, args.json).await?,
         Command::Vlan(command) => vlan::vlan(&client, command).await?,
         Command::Fdb(command) => fdb::fdb(&client, command).await?,
         Command::Dns(command) => dns::dns(&client, command).await?,
@@ -219,6 +224,7 @@ async fn network(client: &Client, command: NetworkCommand) -> anyhow::Result<()>
                 loop_detect: args.loop_detect,
                 vlan_filtering: args.vlans.filtering(),
                 gateway_vlan: args.vlans.gateway_vlan,
+                icc: args.icc,
                 mcast_snooping: args.flood.mcast_snooping,
                 mcast_querier: args.flood.mcast_querier,
                 arp_suppression: args.flood.arp_suppression,
@@ -268,6 +274,7 @@ fn network_body(args: NetworkCreateArgs) -> NetworkCreate {
         loop_detect: args.loop_detect,
         vlan_filtering: args.vlans.filtering(),
         gateway_vlan: args.vlans.gateway_vlan,
+        icc: args.icc,
         mcast_snooping: args.flood.mcast_snooping,
         mcast_querier: args.flood.mcast_querier,
         arp_suppression: args.flood.arp_suppression,

@@ -29,7 +29,7 @@ use crate::explain;
 use crate::host_link;
 use crate::model::dns::network_dns_words;
 use crate::model::{
-    Confirmation, Endpoint, Network, Publication, PublicationTarget, Router, balance_label,
+    Confirmation, Endpoint, Icc, Network, Publication, PublicationTarget, Router, balance_label,
     duty_label, is_mirror_file, transport_label,
 };
 use crate::names::nameservers;
@@ -419,6 +419,7 @@ impl Engine {
             ("groups_refused", stats.groups_refused),
             ("queries_sent", mdb.queries_sent()),
             ("answered_for", stats.answered_for),
+            ("flows_refused", stats.flows_refused),
         ];
         counts.map(count_view).into()
     }
@@ -542,6 +543,7 @@ fn network_view(state: &State, network: &Network, behaviour: Behaviour) -> Netwo
         loop_detect: network.loop_detect.label().to_owned(),
         vlan_filtering: network.vlans.filtering == VlanFiltering::On,
         gateway_vlan: network.vlans.gateway.0,
+        icc: network.icc == Icc::On,
         mcast_snooping: network.flood.mcast_snooping,
         mcast_querier: network.flood.mcast_querier,
         arp_suppression: network.flood.arp_suppression,

@@ -15,6 +15,7 @@ mod claims;
 mod clean;
 mod detaching;
 mod endpoints;
+mod exposure;
 mod features;
 mod first_start;
 mod gone;
@@ -33,6 +34,7 @@ mod ports;
 mod pressure;
 mod publications;
 mod reservations;
+mod rules;
 mod stations;
 mod storms;
 mod targets;
@@ -65,6 +67,7 @@ pub use networks::{LanGateway, NetworkChange, NetworkRequest};
 pub use nics::{HostAddress, NicChange, NicMacs, NicRequest, WITHIN_SECONDS_DEFAULT};
 pub(crate) use nics::{Which, give_nics_back};
 pub use publications::{Clash, PublishRequest};
+pub use rules::RulePlace;
 pub use stations::FdbRequest;
 pub use targets::TargetChange;
 
@@ -149,6 +152,8 @@ struct State {
     mirror_files: BTreeMap<Name, mirror_files::Running>,
     /// Claims of addresses that were told of lately.
     claimed: claims::Claimed,
+    /// What the slots of rules had counted when they were given to theirs.
+    rule_counts: BTreeMap<u16, (u64, u64)>,
     /// What was told of the NAT's limits.
     pressure: pressure::Pressure,
     /// Who gives the host its NICs back when this daemon is gone.

@@ -18,8 +18,8 @@ use crate::flood_settings::{FloodChange, FloodSettings};
 use crate::ipam;
 use crate::model::dns::NetworkDns;
 use crate::model::{
-    ForeignId, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, Name, NatRequest, Network, NetworkNat,
-    NicOrigin, Router, StpFrames, Subnet,
+    ForeignId, Icc, LoopDetect, MTU_DEFAULT, MTU_MAX, MTU_MIN, Name, NatRequest, Network,
+    NetworkNat, NicOrigin, Router, StpFrames, Subnet,
 };
 use crate::vlans::{NetworkVlans, NetworkVlansChange};
 
@@ -60,6 +60,8 @@ pub struct NetworkRequest {
     pub loop_detect: Option<LoopDetect>,
     /// Whether VLANs count.
     pub vlans: NetworkVlansChange,
+    /// Whether endpoints reach each other without a rule.
+    pub icc: Option<Icc>,
     /// What is spared the ports that have no use for it.
     pub flood: FloodChange,
     /// How its packets are translated.
@@ -106,6 +108,8 @@ pub struct NetworkChange {
     pub loop_detect: Option<LoopDetect>,
     /// Whether VLANs count.
     pub vlans: NetworkVlansChange,
+    /// Whether endpoints reach each other without a rule.
+    pub icc: Option<Icc>,
     /// What is spared the ports that have no use for it.
     pub flood: FloodChange,
     /// How its packets are translated.
@@ -134,6 +138,7 @@ impl Engine {
         let nic = request.nic.take();
         let network = self.network_of_request(&state, request)?;
         check_routed(&state, &network)?;
+        check_rules(&state, &network)?;
         self.store.put_network(&network)?;
         let domain = network.domain;
         state.desired.networks.insert(domain, network.clone());
@@ -247,6 +252,7 @@ impl Engine {
             stp_frames: request.stp_frames.unwrap_or_default(),
             loop_detect: request.loop_detect.unwrap_or_default(),
             vlans: request.vlans.over(NetworkVlans::default()),
+            icc: request.icc.unwrap_or_default(),
             flood: request.flood.over(FloodSettings::default()),
             nat: request.nat.over(NetworkNat::default()),
             dns: request.dns,
@@ -319,6 +325,7 @@ impl Engine {
             stp_frames: change.stp_frames.unwrap_or(before.stp_frames),
             loop_detect: change.loop_detect.unwrap_or(before.loop_detect),
             vlans: change.vlans.over(before.vlans),
+            icc: change.icc.unwrap_or(before.icc),
             flood: change.flood.over(before.flood),
             nat: change.nat.over(before.nat),
             dns: change.dns.unwrap_or_else(|| before.dns.clone()),
@@ -524,6 +531,16 @@ fn check_routed_beside(routed: &Network, other: &Network) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Networks between which a rule leads must not be mistaken for a new one.
+fn check_rules(state: &State, network: &Network) -> Result<(), Error> {
+    if state.desired.rules.is_empty() {
+        return Ok(());
+    }
+    let mut desired = state.desired.clone();
+    desired.networks.insert(network.domain, network.clone());
+    crate::rules::check_all(&desired).map_err(Error::InUse)
 }
 
 fn check_ageing(seconds: u32) -> Result<(), Error> {

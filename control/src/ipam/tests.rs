@@ -53,6 +53,7 @@ fn network(prefix: &str) -> Network {
         stp_frames: Default::default(),
         loop_detect: Default::default(),
         vlans: Default::default(),
+        icc: Default::default(),
         flood: Default::default(),
         nat: NetworkNat::default(),
         dns: Default::default(),

@@ -7,7 +7,8 @@ use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
     Backend, Confirmation, FdbSetting, FileTarget, Holder, LoopDetect, MIRROR_FILE_PORT_FIRST,
     MTU_DEFAULT, MdbSetting, MirrorFileSetting, MirrorIngress, MirrorSetting, NicBefore, NicOrigin,
-    NicSetting, NicStage, Publication, PublicationTarget, StpFrames,
+    NicSetting, NicStage, Publication, PublicationTarget, RuleBody, RulePorts, RuleSetting,
+    StpFrames,
 };
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use dataplane_core::addr::{MacAddr, VlanId};
 use dataplane_core::fdb::FdbKind;
 use dataplane_core::l2::{Mirror, MirrorDirection, MirrorSource, PortFlags};
 use dataplane_core::nat::{Balance, Duty, Transport};
+use dataplane_core::policy::{Action, Protocol, RuleSlot};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(super) struct Dir(pub PathBuf);
@@ -56,6 +58,7 @@ pub(crate) fn example() -> DesiredState {
             filtering: VlanFiltering::On,
             gateway: VlanId(5),
         },
+        icc: Icc::Off,
         flood: FloodSettings {
             mcast_snooping: false,
             mcast_querier: true,
@@ -210,7 +213,25 @@ pub(crate) fn example() -> DesiredState {
         reserved("10.88.0.10", "web9".parse().unwrap()),
         reserved("fd00:88::9", "02:00:00:00:00:09".parse().unwrap()),
     ];
+    let rule = |slot, name: &str, action, from: &str, ports: &str| RuleSetting {
+        name: name.parse().unwrap(),
+        slot: RuleSlot(slot),
+        what: RuleBody {
+            action,
+            from: from.parse().unwrap(),
+            to: "endpoint:gone".parse().unwrap(),
+            protocol: Protocol::Number(6),
+            source_ports: RulePorts::default(),
+            ports: ports.parse().unwrap(),
+            uplink: Some("eth1".to_owned()),
+        },
+    };
+    let rules = vec![
+        rule(0, "z", Action::Drop, "192.0.2.0/24", "80,8000-8010"),
+        rule(1, "a", Action::Allow, "network:web", ""),
+    ];
     DesiredState {
+        rules,
         nics: [(endpoint.port, nic)].into(),
         mirrors: names.into_iter().zip(mirrors).collect(),
         mirror_files: file_names.into_iter().zip(files).collect(),
@@ -246,6 +267,7 @@ pub(super) fn write(store: &Store, desired: &DesiredState) {
     reservations.for_each(|((domain, address), holder)| {
         store.put_reservation(*domain, *address, holder).unwrap();
     });
+    store.put_rules(&desired.rules).unwrap();
     let nics = desired.nics.iter();
     nics.for_each(|(port, setting)| store.put_nic(*port, setting).unwrap());
 }
@@ -296,6 +318,12 @@ fn replacing_leaves_no_old_rows_and_removing_takes_publications_along() {
     assert_eq!(left.targets, desired.publications[&9].targets[1..]);
     store.remove_endpoint(PortId(39)).unwrap();
     store.remove_network(DomainId(3)).unwrap();
+    assert_eq!(
+        store.load().unwrap().rules,
+        desired.rules,
+        "a rule outlives what it names"
+    );
+    store.put_rules(&[]).unwrap();
     assert_eq!(store.load().unwrap(), DesiredState::default());
 }
 
