@@ -40,8 +40,8 @@ impl<T: JsonSchema> OperationInput for JsonBody<T> {
     }
 }
 
-/// The variable parts of a path. Their names and forms are in the path itself, where
-/// [`super::document`] reads them.
+/// The variable parts of a path. Their names are in the path itself, where the document has them
+/// from.
 pub struct Path<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {

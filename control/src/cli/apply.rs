@@ -21,7 +21,7 @@ use crate::lab_file::plan::{self, Namespaces, Rest, Sharing, Step};
 use crate::lab_file::{
     EndpointFile, LabFile, NetworkFile, NicFile, Observed, PortFile, PublicationFile,
 };
-use crate::netns::{NAMED_DIR, Netns};
+use crate::netns::{Loopback, NAMED_DIR, Netns};
 use crate::vlans;
 
 /// The file when none is named.
@@ -204,7 +204,7 @@ async fn carry_out_one(client: &Client, step: &Step) -> anyhow::Result<()> {
         }
         Step::RemoveNetwork(name) => client.delete(&of_network(name)).await?,
         Step::RemoveNamespace(name) => Netns::remove_named(name)?,
-        Step::CreateNamespace(name) => drop(Netns::create_named(name)?),
+        Step::CreateNamespace(name) => drop(Netns::create_named(name, Loopback::Up)?),
         Step::CreateNetwork(name, network) => {
             let made: NetworkView = client.post("/v1/networks", &create(name, network)).await?;
             remind(&made);
@@ -291,6 +291,7 @@ fn create(name: &str, file: &NetworkFile) -> NetworkCreate {
         mcast_snooping: file.mcast_snooping,
         mcast_querier: file.mcast_querier,
         arp_suppression: file.arp_suppression,
+        icc: file.icc,
         nat_mapping: file.nat_mapping,
         nat_filtering: file.nat_filtering,
         nat4: file.nat4,
@@ -312,6 +313,7 @@ fn change(file: &NetworkFile) -> NetworkSet {
         mcast_snooping: file.mcast_snooping,
         mcast_querier: file.mcast_querier,
         arp_suppression: file.arp_suppression,
+        icc: file.icc,
         nat_mapping: file.nat_mapping,
         nat_filtering: file.nat_filtering,
         nat4: file.nat4,
@@ -341,6 +343,8 @@ async fn attach(
         mac: file.mac.clone(),
         backend: file.backend.clone(),
         aliases: file.aliases.clone().unwrap_or_default(),
+        links: file.links.clone().unwrap_or_default(),
+        gw_priority: file.gw_priority,
         dns: file.dns.clone().unwrap_or_default(),
         replace,
         ..EndpointCreate::default()

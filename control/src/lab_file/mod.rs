@@ -84,6 +84,8 @@ pub struct NetworkFile {
     pub mcast_querier: Option<bool>,
     /// The switch answers ARP and neighbour discovery for endpoints.
     pub arp_suppression: Option<bool>,
+    /// Endpoints reach each other without a rule.
+    pub icc: Option<bool>,
     /// On what of the remote an external port depends, or `default`.
     #[serde(deserialize_with = "form::dependence")]
     pub nat_mapping: Option<String>,
@@ -166,6 +168,10 @@ pub struct EndpointFile {
     /// Further names on its network.
     #[serde(default)]
     pub aliases: Option<Vec<String>>,
+    /// Names that it alone knows others by.
+    pub links: Option<Vec<String>>,
+    /// Of several endpoints of a sandbox the highest has the default route.
+    pub gw_priority: Option<i32>,
     /// The servers that its questions for other names go to.
     #[serde(default)]
     pub dns: Option<Vec<String>>,

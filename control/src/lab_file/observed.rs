@@ -108,6 +108,7 @@ impl Observed {
             mcast_snooping: Some(view.mcast_snooping),
             mcast_querier: Some(view.mcast_querier),
             arp_suppression: Some(view.arp_suppression),
+            icc: Some(view.icc),
             nat_mapping: or(&view.nat_set.mapping, DEFAULT),
             nat_filtering: or(&view.nat_set.filtering, DEFAULT),
             nat4: or(&view.nat_set.nat4, AUTO),
@@ -158,6 +159,8 @@ impl Observed {
             mac: Some(view.mac.clone()),
             backend: Some(view.backend.clone()),
             aliases: Some(view.aliases.clone()),
+            links: Some(view.links.clone()),
+            gw_priority: Some(view.gw_priority),
             dns: Some(view.dns.clone()),
             port: self.port_file(view.port),
         }
@@ -250,6 +253,7 @@ fn shorten_network(network: &mut NetworkFile) {
     leave_out(&mut network.mcast_snooping, &true);
     leave_out(&mut network.mcast_querier, &false);
     leave_out(&mut network.arp_suppression, &false);
+    leave_out(&mut network.icc, &true);
     leave_out(&mut network.nat_mapping, &word(DEFAULT));
     leave_out(&mut network.nat_filtering, &word(DEFAULT));
     leave_out(&mut network.nat4, &word(AUTO));
@@ -272,6 +276,8 @@ fn shorten_endpoint(endpoint: &mut EndpointFile, network: Option<&NetworkFile>) 
     leave_out(&mut endpoint.ifname, &"eth0".to_owned());
     leave_out(&mut endpoint.backend, &Backend::Tap.label().to_owned());
     leave_out(&mut endpoint.aliases, &Vec::new());
+    leave_out(&mut endpoint.links, &Vec::new());
+    leave_out(&mut endpoint.gw_priority, &0);
     leave_out(&mut endpoint.dns, &Vec::new());
     let usual = vlans::written(&PortVlans::default());
     leave_out(&mut endpoint.port.vlans, &usual);

@@ -295,7 +295,7 @@ fn network_steps(
             check_settled(name, wanted, there)?;
             let change = differing!(NetworkFile, wanted, there;
                 ageing_seconds, stp_frames, loop_detect, vlan_filtering, gateway_vlan,
-                mcast_snooping, mcast_querier, arp_suppression, nat_mapping, nat_filtering, nat4,
+                mcast_snooping, mcast_querier, arp_suppression, icc, nat_mapping, nat_filtering, nat4,
                 nat6, dns, nic);
             if change != NetworkFile::default() {
                 steps.push(Step::ChangeNetwork(name.to_owned(), Box::new(change)));
@@ -361,7 +361,7 @@ fn endpoint_steps(name: &str, wanted: &EndpointFile, there: Option<&EndpointFile
         Some(there) => {
             let moved = (&wanted.network, &wanted.netns) != (&there.network, &there.netns);
             let change = differing!(EndpointFile, wanted, there;
-                ifname, ip, ip6, mac, backend, aliases, dns);
+                ifname, ip, ip6, mac, backend, aliases, links, gw_priority, dns);
             if moved || change != EndpointFile::default() {
                 steps.push(Step::Reattach(name.to_owned(), Box::new(wanted.clone())));
             }
