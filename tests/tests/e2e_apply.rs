@@ -97,6 +97,7 @@ from = "127.0.0.0/8"
     )
 }
 
+/// Covers: 26
 #[test]
 fn a_lab_is_applied_once_and_exported_as_one_that_comes_to_the_same() {
     if !require_root("a_lab_is_applied_once_and_exported_as_one_that_comes_to_the_same") {

@@ -111,6 +111,7 @@ fn names_are_answered(ns: &Namespace, server: &str) -> bool {
     })
 }
 
+/// Covers: 25
 #[test]
 fn networks_talk_one_way_once_that_is_allowed_and_no_longer_when_it_is_not() {
     if !require_root("networks_talk_one_way_once_that_is_allowed_and_no_longer_when_it_is_not") {
@@ -179,6 +180,7 @@ fn with_icc_off_endpoints_reach_all_but_each_other_and_those_that_are_allowed() 
     assert_eq!(shown[0]["icc"], true);
 }
 
+/// Covers: 66
 #[test]
 fn rules_are_asked_in_order_counted_and_moved() {
     if !require_root("rules_are_asked_in_order_counted_and_moved") {

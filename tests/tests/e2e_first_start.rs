@@ -6,6 +6,7 @@ use tests::daemon::{Daemon, path_text};
 use tests::lab::{Lab, ip, require_root};
 use tests::talk::{ask_tcp, serve_tcp};
 
+/// Covers: 32
 #[test]
 fn the_default_network_is_there_once_and_stays_away_when_it_was_removed() {
     if !require_root("the_default_network_is_there_once_and_stays_away_when_it_was_removed") {
@@ -74,6 +75,7 @@ fn a_default_network_that_clashes_with_a_route_gets_another_subnet_and_names_the
     assert!(daemon.log().contains("172.17.5.0/24"));
 }
 
+/// Covers: 40, 41, 44
 #[test]
 fn the_configuration_says_what_the_default_network_and_the_pools_are_like() {
     if !require_root("the_configuration_says_what_the_default_network_and_the_pools_are_like") {
@@ -121,6 +123,7 @@ fn the_configuration_says_what_the_default_network_and_the_pools_are_like() {
     assert_eq!(pruned, "");
 }
 
+/// Covers: 33
 #[test]
 fn a_reserved_address_is_given_to_its_holder_alone_and_survives_a_restart() {
     if !require_root("a_reserved_address_is_given_to_its_holder_alone_and_survives_a_restart") {
@@ -207,6 +210,7 @@ fn a_reserved_address_is_given_to_its_holder_alone_and_survives_a_restart() {
     );
 }
 
+/// Covers: 41
 #[test]
 fn two_networks_of_the_same_subnet_work_side_by_side() {
     if !require_root("two_networks_of_the_same_subnet_work_side_by_side") {

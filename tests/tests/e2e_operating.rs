@@ -348,6 +348,7 @@ fn the_doctor_names_what_is_in_the_way_and_the_cure_works() {
     }
 }
 
+/// Covers: 54
 #[test]
 fn the_doctor_sees_a_packet_filter_that_drops_what_is_forwarded() {
     if !require_root("the_doctor_sees_a_packet_filter_that_drops_what_is_forwarded") {
