@@ -308,14 +308,15 @@ fn networks_that_are_allowed_are_routed_one_way_with_a_hop_less_each() {
 #[test]
 fn what_leaves_is_judged_before_a_session_is_made() {
     let outside = "198.51.100.9";
-    let to = |port| {
+    let sent = |port, flags| {
         tcp_between(
             (mac(1), gateway_mac(RED)),
             ("10.1.0.2", 5_000),
             (outside, port),
-            "S",
+            flags,
         )
     };
+    let to = |port| sent(port, "S");
     let smtp = Rule {
         protocol: Protocol::Number(protocol::TCP),
         ports: [25..=25].into(),
@@ -324,8 +325,9 @@ fn what_leaves_is_judged_before_a_session_is_made() {
     let mut world = ruled([smtp]);
     assert_eq!(world.send(1, &to(25)).verdict, DENIED);
     assert_eq!(world.sw.gateway.session_count(), 0);
-    for _ in 0..2 {
-        let out = world.send(1, &to(443));
+    // The last of them would take the way that its session remembers.
+    for flags in ["S", "A", "A"] {
+        let out = world.send(1, &sent(443, flags));
         assert_eq!(out.verdict, Verdict::Routed(UPLINK));
         told(&out, Ruling::Default, Standing::Opening);
     }
@@ -510,13 +512,13 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about() {
 }
 
 #[test]
-fn a_flood_of_openings_displaces_openings_and_no_connection() {
+fn a_flood_of_openings_displaces_openings_and_no_flow_that_was_answered() {
     let mut world = ruled([rule(0, Action::Allow, A, B)]);
     world.edit(icc_off);
-    let connected: Vec<u16> = (0..200).collect();
-    for port in &connected {
-        let _ = world.send(1, &tcp(1, 2, (*port, 80), "S"));
-        let _ = world.send(2, &tcp(2, 1, (80, *port), "SA"));
+    let answered: Vec<u16> = (0..200).collect();
+    for port in &answered {
+        let _ = world.send(1, &udp(1, 2, (*port, 80)));
+        let _ = world.send(2, &udp(2, 1, (80, *port)));
     }
     for to in 1_000..1_010 {
         for port in 1_000..9_000 {
@@ -531,8 +533,8 @@ fn a_flood_of_openings_displaces_openings_and_no_connection() {
             );
         }
     }
-    for port in &connected {
-        let answer = world.send(2, &tcp(2, 1, (80, *port), "A"));
+    for port in &answered {
+        let answer = world.send(2, &udp(2, 1, (80, *port)));
         told(&answer, Ruling::Allowed(RuleSlot(0)), Standing::Answer);
     }
     assert_eq!(world.sw.counters.flows_refused.get(), 0);
