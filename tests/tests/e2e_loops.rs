@@ -146,11 +146,13 @@ fn a_mac_that_is_heard_here_and_there_is_told_of_without_detection() {
         let ns = lab.namespace(name);
         daemon.attach(&ns, "n", name, &[]);
         daemon.run(&["port", "set", name, "port-security", "off"]);
-        Witness::new(&ns, "eth0")
+        let witness = Witness::new(&ns, "eth0");
+        // An endpoint goes when nobody holds its namespace.
+        (ns, witness)
     });
     let twin = MacAddr([0x02, 0, 0, 0, 0, 0x99]);
     let frame = wire::plain(wire::Link(twin, MacAddr::BROADCAST));
-    let [mut a, mut b] = witnesses;
+    let [(_in_a, mut a), (_in_b, mut b)] = witnesses;
     wait_until(DEADLINE, "the flapping is told of", || {
         // Moves are limited in the second, so it may take some.
         a.send(&frame);

@@ -17,6 +17,8 @@ struct Providers {
     two: Namespace,
     client: Namespace,
     daemon: Daemon,
+    /// Its endpoint goes when nobody holds it.
+    _a: Namespace,
     _lab: Lab,
 }
 
@@ -74,6 +76,7 @@ impl Providers {
             two,
             client,
             daemon,
+            _a: a,
             _lab: lab,
         }
     }

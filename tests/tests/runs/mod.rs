@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 use std::process::{Child, Output};
+use std::time::{Duration, Instant};
 
 use control::netns::Netns;
 use nix::sys::signal::{Signal, kill};
@@ -109,9 +110,14 @@ impl Started<'_> {
 
 impl Drop for Started<'_> {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
+        if let Some(mut child) = self.child.take() {
             let pid = Pid::from_raw(child.id().cast_signed());
             let _ = kill(pid, Signal::SIGTERM);
+            // Killed before it has passed the signal on, it would leave its program behind.
+            let deadline = Instant::now() + DEADLINE;
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             drop(Running(child));
         }
     }
