@@ -3,14 +3,14 @@
 #![allow(dead_code)]
 
 use std::process::{Child, Output};
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
 
 use control::netns::Netns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::daemon::Daemon;
-use tests::lab::{DEADLINE, Lab, Namespace, Running, wait_for};
+use tests::lab::{DEADLINE, Lab, Namespace, wait_for};
 
 /// What a program in a sandbox does while a test looks at it.
 pub const WAIT: [&str; 3] = ["--", "sleep", "600"];
@@ -114,11 +114,11 @@ impl Drop for Started<'_> {
             let pid = Pid::from_raw(child.id().cast_signed());
             let _ = kill(pid, Signal::SIGTERM);
             // Killed before it has passed the signal on, it would leave its program behind.
-            let deadline = Instant::now() + DEADLINE;
-            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
+            let (told, ended) = mpsc::channel();
+            std::thread::spawn(move || told.send(child.wait()));
+            if ended.recv_timeout(DEADLINE).is_err() {
+                let _ = kill(pid, Signal::SIGKILL);
             }
-            drop(Running(child));
         }
     }
 }
