@@ -7,8 +7,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,14 +30,31 @@ pub fn watch() -> io::Result<mpsc::Receiver<()>> {
         .name("names".to_owned())
         .spawn(move || {
             while !told.is_closed() {
-                // Nobody has named a namespace yet, or the directory was removed with all names.
-                if let Err(error) = follow(&told) {
-                    tracing::debug!(%error, "cannot watch the names of namespaces");
-                    thread::sleep(Duration::from_millis(LOOK_EVERY_MS.into()));
+                let followed = match follow(&told) {
+                    // Nobody has named a namespace yet, or the directory was removed with all names.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => await_names(),
+                    followed => followed,
+                };
+                if let Err(error) = followed {
+                    tracing::warn!(%error, "names of namespaces are not watched; a sweep sees their end");
+                    return;
                 }
             }
         })?;
     Ok(removals)
+}
+
+/// Returns when there may be names: something came to be beside their directory, or a moment has passed.
+fn await_names() -> io::Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let beside = Path::new(NAMED_DIR).parent().unwrap_or(Path::new("/"));
+    let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+    inotify.add_watch(beside, made | AddWatchFlags::IN_ONLYDIR)?;
+    let mut waiting = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut waiting, PollTimeout::from(LOOK_EVERY_MS)) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn follow(told: &mpsc::Sender<()>) -> io::Result<()> {
