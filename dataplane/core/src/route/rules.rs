@@ -6,7 +6,7 @@ use super::Passage;
 use crate::addr::{DomainId, L4Addr, UplinkId};
 use crate::headers::{Ip, L4Kind};
 use crate::nat::{Inbound, Transport};
-use crate::policy::{Judge, Party, Question, Standing, within};
+use crate::policy::{Party, Question, Standing, within};
 use crate::topology::{Domain, Port, Role, RouteMark};
 use crate::trace::{NatKind, Trace};
 use crate::verdict::DropReason;
@@ -63,26 +63,16 @@ impl<T: Trace> Passage<'_, '_, T> {
     #[cold]
     fn follow(&mut self, question: &Question) -> Result<(), DropReason> {
         let headers = self.headers;
-        let mut judge = Judge {
-            flows: &self.state.flows,
-            topology: self.topology,
-            counters: self.counters,
-            now: self.now,
-            trace: &mut *self.trace,
-        };
+        let (topology, trace) = (self.topology, &mut *self.trace);
+        let mut judge = self.state.judge(topology, self.counters, self.now, trace);
         judge.follow(question, headers, self.frame)
     }
 
     #[cold]
     fn settle(&mut self, question: &Question, standing: Standing) -> Result<(), DropReason> {
         let headers = self.headers;
-        let mut judge = Judge {
-            flows: &self.state.flows,
-            topology: self.topology,
-            counters: self.counters,
-            now: self.now,
-            trace: &mut *self.trace,
-        };
+        let (topology, trace) = (self.topology, &mut *self.trace);
+        let mut judge = self.state.judge(topology, self.counters, self.now, trace);
         judge.settle(question, standing, headers)
     }
 
