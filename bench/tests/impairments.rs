@@ -1,5 +1,6 @@
 //! How exactly a port's impairments and rate are what was set, at 100,000 frames of 64 bytes a second
-//! between real devices of the real daemon: by the ends of an open loop, and by the link's own counts.
+//! between real devices of the real daemon: by the ends of an open loop, and by the link's own counts,
+//! which know nothing of how long the ends' processes wait for a CPU.
 //!
 //! What is drawn and counted is held to; what a clock says of a machine that does other things as well
 //! is printed. Without `CAUSEWAY_ENGINES` the load is a tenth for a tenth of the time, and with it
@@ -149,6 +150,21 @@ impl Run {
         assert_eq!(came, went, "{:?}", self.link);
     }
 
+    /// By how many microseconds the link let frames go after they were due, on average.
+    fn late(&self) -> f64 {
+        self.count("late_nanos") / self.count("passed") * 1e-3
+    }
+
+    /// Prints what that makes of a delay that is set in microseconds.
+    fn say_late(&self, set: f64) {
+        let (late, off) = (self.late(), self.late() / set);
+        println!(
+            "  by the link: {late:.1} µs late on average, {:+.2} % off: {}",
+            100.0 * off,
+            within(off, 0.0)
+        );
+    }
+
     /// A quantile of the time from due to arrival, in microseconds.
     fn quantile(&self, wanted: f64) -> f64 {
         let mut quantiles = self.sample.latency.iter();
@@ -251,6 +267,7 @@ fn a_delay_is_never_less_and_its_jitter_is_spread_as_was_set() {
                 100.0 * off,
                 within(off, 0.0)
             );
+            run.say_late(DELAY.as_secs_f64() * 1e6);
         }
     }
 }
@@ -275,6 +292,7 @@ fn delay(pair: &Pair, port: &str, direction: &str) {
             within(off, 0.0)
         );
     }
+    run.say_late(set);
     println!(
         "  p99 {:.1} µs; of {:.0} frames/s {:.4} % did not come, {} were too many for the link",
         run.figure("p99"),

@@ -51,6 +51,7 @@ pub(crate) struct SharedLink {
     link: Mutex<Link>,
     held: AtomicU32,
     passed: AtomicU64,
+    late_nanos: AtomicU64,
 }
 
 /// What links have done, and how many frames they hold.
@@ -64,6 +65,8 @@ pub struct LinkStats {
     pub counts: LinkCounts,
     /// Copies that it has let go.
     pub passed: u64,
+    /// Nanoseconds by which those went later than they were due, in all.
+    pub late_nanos: u64,
     /// Copies that it holds.
     pub held: u64,
 }
@@ -96,6 +99,7 @@ impl SharedLink {
             link: Mutex::new(Link::new(spec, direction)),
             held: AtomicU32::new(0),
             passed: AtomicU64::new(0),
+            late_nanos: AtomicU64::new(0),
         }
     }
 
@@ -111,6 +115,7 @@ impl SharedLink {
             direction,
             counts: link.counts,
             passed: self.passed.load(Ordering::Relaxed),
+            late_nanos: self.late_nanos.load(Ordering::Relaxed),
             held: self.held.load(Ordering::Relaxed).into(),
         }
     }
@@ -186,6 +191,7 @@ struct PortLinks {
 #[derive(Debug)]
 struct Held {
     buf: FrameBuf,
+    due: Instant,
     port: PortId,
     direction: Direction,
     removals: u32,
@@ -351,6 +357,7 @@ impl Links {
         }
         let held = Held {
             buf,
+            due: arrival.due,
             port,
             direction,
             removals: self.ports[port.index()].removals,
@@ -367,6 +374,8 @@ impl Links {
             let held = self.wheel.take_due(now)?;
             held.link.held.fetch_sub(1, Ordering::Relaxed);
             held.link.passed.fetch_add(1, Ordering::Relaxed);
+            let late = now.since(held.due).as_nanos() as u64;
+            held.link.late_nanos.fetch_add(late, Ordering::Relaxed);
             let ports = self.ports.get(held.port.index());
             if ports.is_some_and(|port| port.removals == held.removals) {
                 return Some(held);

@@ -151,6 +151,8 @@ pub struct LinkView {
     pub entered: u64,
     /// Those that it has let go.
     pub passed: u64,
+    /// By how many nanoseconds those went later than they were due, in all.
+    pub late_nanos: u64,
     /// Lost, as the impairment says.
     pub lost: u64,
     /// Dropped for exceeding the rate.

@@ -234,7 +234,11 @@ fn show_link(out: &mut impl Write, link: &LinkView) -> io::Result<()> {
         writeln!(out, "  impaired-{direction} {}", impairment.words())?;
     }
     let (entered, passed, held) = (link.entered, link.passed, link.held);
-    writeln!(out, "    entered {entered}, passed {passed}, held {held}")?;
+    let late_micros = link.late_nanos as f64 / passed.max(1) as f64 * 1e-3;
+    writeln!(
+        out,
+        "    entered {entered}, passed {passed} ({late_micros:.1} µs late on average), held {held}"
+    )?;
     let counts = [
         ("lost", link.lost),
         ("rate-limited", link.rate_limited),

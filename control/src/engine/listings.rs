@@ -398,6 +398,7 @@ fn link_views(stats: &Stats, port: &dataplane_core::topology::Port) -> Vec<LinkV
             held: link.held,
             entered: link.counts.entered,
             passed: link.passed,
+            late_nanos: link.late_nanos,
             lost: link.counts.lost,
             rate_limited: link.counts.limited,
             overflowed: link.counts.overflowed,

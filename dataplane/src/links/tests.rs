@@ -64,3 +64,29 @@ fn a_line_that_holds_as_many_frames_as_may_be_is_as_fast_as_was_set() {
         }
     }
 }
+
+#[test]
+fn what_goes_later_than_it_was_due_says_by_how_much() {
+    let (port, direction) = PLACE;
+    let delayed = LinkSpec {
+        impairment: Impairment {
+            delay: Duration::from_millis(10),
+            ..Impairment::default()
+        },
+        ..LinkSpec::default()
+    };
+    let link = Arc::new(SharedLink::new(delayed, direction));
+    let mut links = Links::new();
+    links.set(port, direction, Some(Arc::clone(&link)));
+    let mut frame = FrameBuf::new();
+    frame.copy_from(&[0; SIZE], Offload::NONE);
+    let mut segmenter = Segmenter::new();
+    for sent in [0, 1] {
+        let _ = links.enter(PLACE, &frame, Instant::from_millis(sent), &mut segmenter);
+    }
+    assert!(links.take_due(Instant::from_nanos(9_999_999)).is_none());
+    assert!(links.take_due(Instant::from_millis(10)).is_some());
+    assert_eq!(link.stats(port, direction).late_nanos, 0);
+    assert!(links.take_due(Instant::from_nanos(11_002_500)).is_some());
+    assert_eq!(link.stats(port, direction).late_nanos, 2_500);
+}
