@@ -106,8 +106,11 @@ pub fn router(engine: Arc<Engine>, debug: DebugRoutes) -> Router {
     let mut document = document::empty();
     let router = routes().finish_api(&mut document);
     document::complete(&mut document);
-    let document = Json(document);
-    let mut router = router.route("/v1/openapi.json", get(|| async move { document }));
+    let document = Arc::new(document);
+    let mut router = router.route(
+        "/v1/openapi.json",
+        get(|| async move { Json(&*document).into_response() }),
+    );
     if debug == DebugRoutes::Present {
         router = router.route("/v1/debug/panic", axum::routing::post(handlers::panic));
     }

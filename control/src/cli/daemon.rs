@@ -61,12 +61,13 @@ pub async fn serve(socket: Option<PathBuf>, args: DaemonArgs) -> anyhow::Result<
     let router = api::router(std::sync::Arc::clone(&engine), debug);
     if let Some(listener) = metrics {
         let router = api::metrics::router(std::sync::Arc::clone(&engine));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(async move { axum::serve(listener, router.into_make_service()).await });
     }
     tracing::info!(socket = %socket.display(), "serving");
     notify_ready();
     tokio::select! {
-        served = axum::serve(listener, router) => served.context("the API ended")?,
+        // Made ready once: a router by itself is made ready, and copied, for each connection.
+        served = axum::serve(listener, router.into_make_service()) => served.context("the API ended")?,
         _ = terminate.recv() => tracing::info!("told to stop"),
         _ = interrupt.recv() => tracing::info!("told to stop"),
         () = closed(parent) => tracing::info!("the parent has ended"),

@@ -144,7 +144,9 @@ impl Engine {
                 tracing::warn!(endpoint = %endpoint.name, %address, %error, "cannot announce");
             }
         }
-        self.write_resolv_confs(state);
+        // As bytes: component by component takes a path ten times as long.
+        let path = endpoint.sandbox.path.as_os_str();
+        self.write_resolv_confs_of(state, |other| other.sandbox.path.as_os_str() == path);
         let text = format!(
             "endpoint '{}' was attached to network '{}' as {} of {port}",
             endpoint.name, network.name, endpoint.ifname

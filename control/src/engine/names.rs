@@ -126,8 +126,13 @@ impl Engine {
     /// Makes the files of named sandboxes say what is so now. One that this daemon has written so already
     /// is not touched: with a thousand sandboxes, an attachment would write a thousand files.
     pub(super) fn write_resolv_confs(&self, state: &State) {
+        self.write_resolv_confs_of(state, |_| true);
+    }
+
+    /// The same for the sandboxes of some endpoints, all of whose endpoints must be among them.
+    pub(super) fn write_resolv_confs_of(&self, state: &State, which: impl Fn(&Endpoint) -> bool) {
         let mut wanted: BTreeMap<&str, ResolvConf> = BTreeMap::new();
-        for endpoint in state.desired.endpoints.values() {
+        for endpoint in state.desired.endpoints.values().filter(|e| which(e)) {
             let Some(name) = resolv_file::netns_name(&endpoint.sandbox.path) else {
                 continue;
             };
@@ -148,9 +153,10 @@ impl Engine {
 
     /// Takes an endpoint's share of its sandbox's file away, where it was the last to have one.
     pub(super) fn drop_resolv_conf(&self, state: &State, gone: &Endpoint) {
-        let same = |other: &Endpoint| other.sandbox.path == gone.sandbox.path;
+        let path = gone.sandbox.path.as_os_str();
+        let same = |other: &Endpoint| other.sandbox.path.as_os_str() == path;
         if state.desired.endpoints.values().any(same) {
-            self.write_resolv_confs(state);
+            self.write_resolv_confs_of(state, same);
         } else {
             drop_resolv_conf(gone);
             if let Some(name) = resolv_file::netns_name(&gone.sandbox.path) {
