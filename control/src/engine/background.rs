@@ -97,7 +97,7 @@ impl Engine {
 
     async fn follow(&self, notice: Notice) -> Result<(), Error> {
         match notice {
-            Notice::PortDown(port) => self.port_gone(port).await,
+            Notice::PortDown(port) => self.ports_gone(&[port]).await,
             Notice::PortUp(port) => {
                 let state = self.state().await;
                 if let Some(endpoint) = state.desired.endpoints.get(&port) {

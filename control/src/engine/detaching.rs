@@ -90,7 +90,11 @@ impl Engine {
 
     /// Removes endpoints wherever in their lives they are. Those whose device cannot be removed stay
     /// on their way out.
-    async fn remove_endpoints(&self, state: &mut State, ports: &[PortId]) -> Result<(), Error> {
+    pub(super) async fn remove_endpoints(
+        &self,
+        state: &mut State,
+        ports: &[PortId],
+    ) -> Result<(), Error> {
         let mut before = Vec::with_capacity(ports.len());
         for port in ports {
             before.push(self.endpoint(state, *port)?.clone());

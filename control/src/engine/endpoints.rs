@@ -369,24 +369,34 @@ impl Engine {
         self.unplug_if_down(state, &endpoint).await
     }
 
-    /// Takes an endpoint out whose device has gone, and the endpoint with it when its sandbox is
-    /// gone too.
-    pub(super) async fn port_gone(&self, port: PortId) -> Result<(), Error> {
+    /// Takes endpoints out whose devices have gone, and those with them whose sandboxes are gone too.
+    pub(super) async fn ports_gone(&self, ports: &[PortId]) -> Result<(), Error> {
         let mut state = self.state().await;
-        let Some(endpoint) = state.desired.endpoints.get(&port).cloned() else {
-            return Ok(());
-        };
-        if self.devices.observe(&endpoint).await? == crate::plan::ObservedSandbox::WithDevice {
-            // Down, not gone: somebody set it down, and may set it up again.
-            let text = format!(
-                "port '{}' is down: {} was set down in its sandbox",
-                endpoint.name, endpoint.ifname
-            );
-            self.tell_port(&state, EventKind::PortDown, &endpoint, text);
+        let mut gone = Vec::with_capacity(ports.len());
+        for port in ports {
+            let Some(endpoint) = state.desired.endpoints.get(port) else {
+                continue;
+            };
+            if self.devices.observe(endpoint).await? == crate::plan::ObservedSandbox::WithDevice {
+                // Down, not gone: somebody set it down, and may set it up again.
+                let text = format!(
+                    "port '{}' is down: {} was set down in its sandbox",
+                    endpoint.name, endpoint.ifname
+                );
+                self.tell_port(&state, EventKind::PortDown, endpoint, text);
+            } else {
+                gone.push(*port);
+            }
+        }
+        if gone.is_empty() {
             return Ok(());
         }
-        if state.open.remove(&port) {
+        // Together: what each would cost alone grows with all that there are.
+        let closed: Vec<PortId> = gone.into_iter().filter(|p| state.open.remove(p)).collect();
+        if !closed.is_empty() {
             self.install(&state)?;
+        }
+        for port in closed {
             self.blocking(|dataplane| dataplane.remove_port(port))?;
         }
         for (action, error) in self.converge(&mut state).await? {

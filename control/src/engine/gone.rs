@@ -66,13 +66,14 @@ impl Engine {
         let inodes = gone.iter().map(|endpoint| endpoint.sandbox.inode).collect();
         // Where they cannot be looked for, there is no other way into a sandbox either.
         let paths = discovery::paths_to(&inodes).unwrap_or_default();
+        let mut without = Vec::new();
         for endpoint in gone {
             match paths.get(&endpoint.sandbox.inode) {
                 Some(path) => self.leave_by(&endpoint, path).await?,
-                None => self.port_gone(endpoint.port).await?,
+                None => without.push(endpoint.port),
             }
         }
-        Ok(())
+        self.ports_gone(&without).await
     }
 
     /// Detaches an endpoint whose sandbox lives on without the path by which it was attached.

@@ -260,7 +260,21 @@ impl Engine {
         self.adopt_host_link(state).await?;
         let observed = self.observe(state).await?;
         let mut failed = Vec::new();
-        for action in plan::plan(&state.desired, &observed) {
+        let actions = plan::plan(&state.desired, &observed);
+        // Together, because each picture that is put in force costs what all endpoints do.
+        let removals: Vec<Action> = actions
+            .iter()
+            .copied()
+            .filter(|a| removed(*a).is_some())
+            .collect();
+        if let Some(first) = removals.first() {
+            tracing::info!(?removals, "changing the host");
+            let ports: Vec<PortId> = removals.iter().copied().filter_map(removed).collect();
+            if let Err(error) = self.remove_endpoints(state, &ports).await {
+                failed.push((*first, error));
+            }
+        }
+        for action in actions.into_iter().filter(|a| removed(*a).is_none()) {
             tracing::info!(?action, "changing the host");
             if let Err(error) = self.apply(state, action).await {
                 failed.push((action, error));
@@ -458,6 +472,14 @@ impl Engine {
     /// What the daemon was told.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+}
+
+/// The endpoint that an action removes, if it does.
+const fn removed(action: Action) -> Option<PortId> {
+    match action {
+        Action::UndoAttach(port) | Action::FinishDetach(port) | Action::Forget(port) => Some(port),
+        _ => None,
     }
 }
 
