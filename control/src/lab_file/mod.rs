@@ -10,6 +10,7 @@
 mod form;
 mod observed;
 pub mod plan;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
