@@ -31,7 +31,8 @@ fn write(path: &Path, text: &str) {
 }
 
 /// A lab with a little of everything.
-fn everything([blue, green]: [&str; 2]) -> String {
+fn everything([blue, green]: [&str; 2], copies: &Path) -> String {
+    let copies = path_text(copies);
     format!(
         r#"
 namespaces = ["{blue}", "{green}"]
@@ -47,6 +48,7 @@ nat_filtering = "endpoint-independent"
 dns = ["192.0.2.53"]
 reservations = [{{ ip = "10.88.0.9" }}, {{ ip = "10.88.0.200", for = "green" }}]
 fdb = [{{ mac = "02:00:00:00:00:07", port = "blue" }}]
+mdb = [{{ group = "239.1.2.3", port = "blue" }}]
 
 [networks.back]
 subnet = "10.89.0.0/24"
@@ -93,6 +95,30 @@ draining = true
 spec = "127.0.0.1:5353:53/udp"
 endpoint = "green"
 from = "127.0.0.0/8"
+
+[[rules]]
+name = "no-smtp"
+action = "drop"
+from = "web"
+to = "outside"
+protocol = "tcp"
+ports = "25,465-465"
+
+[[rules]]
+name = "admin"
+action = "allow"
+from = "192.0.2.0/24"
+to = "blue"
+
+[mirrors.shown]
+from = "blue"
+direction = "in"
+to = "green-back"
+
+[mirrors.written]
+network = "web"
+to_file = "{copies}"
+limit_size = 1048576
 "#
     )
 }
@@ -110,7 +136,8 @@ fn a_lab_is_applied_once_and_exported_as_one_that_comes_to_the_same() {
     let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
     let file = lab.dir().join("lab.toml");
     let path = path_text(&file);
-    write(&file, &everything([blue, green]));
+    let copies = lab.dir().join("copies.pcapng");
+    write(&file, &everything([blue, green], &copies));
     let planned = daemon.run(&["apply", "-f", path, "--dry-run"]);
     assert!(
         planned.contains("create network 'web' (10.88.0.0/24, fd00:88::/64)"),
@@ -143,6 +170,15 @@ fn a_lab_is_applied_once_and_exported_as_one_that_comes_to_the_same() {
         exported.contains("10.88.0.200") && exported.contains("source-hash"),
         "{exported}"
     );
+    for part in [
+        "group = \"239.1.2.3\"",
+        "from = \"network:web\"",
+        "ports = \"25,465\"",
+        "[mirrors.shown]",
+        "limit_size = 1048576",
+    ] {
+        assert!(exported.contains(part), "{part} is not in\n{exported}");
+    }
     write(&file, &exported);
     assert_eq!(daemon.run(&["apply", "-f", path]), "nothing to do\n");
     daemon.run(&["down", "-f", path, "--namespaces"]);
@@ -235,6 +271,63 @@ fn a_lab_that_was_applied_in_part_is_gone_on_with_and_a_changed_one_is_followed(
 }
 
 #[test]
+fn rules_of_a_file_come_in_its_order_and_others_stay_between_them_or_go() {
+    if !require_root("rules_of_a_file_come_in_its_order_and_others_stay_between_them_or_go") {
+        return;
+    }
+    let lab = Lab::new("laborder");
+    let (host, _outside) = lab.host_and_outside();
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
+    let file = lab.dir().join("lab.toml");
+    let path = path_text(&file);
+    let names = || {
+        let rules = daemon.json(&["rule", "ls"]);
+        let rules = rules.as_array().unwrap().iter();
+        let names: Vec<&str> = rules.map(|rule| rule["name"].as_str().unwrap()).collect();
+        names.join(" ")
+    };
+    let rule = |name: &str, rest: &str| {
+        format!("[[rules]]\nname = \"{name}\"\naction = \"drop\"\n{rest}\n")
+    };
+    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
+    for name in ["c", "other", "a"] {
+        daemon.run(&["rule", "add", name, "drop", "--to", "n"]);
+    }
+    let tcp = "to = \"n\"\nprotocol = \"tcp\"\nuplink = \"up0\"";
+    let text = "[networks.n]\n".to_owned() + &rule("a", "to = \"n\"") + &rule("b", tcp);
+    let text = text + &rule("c", "from = \"10.0.0.1\"");
+    write(&file, &text);
+    let planned = daemon.run(&["apply", "-f", path, "--dry-run"]);
+    assert_eq!(names(), "c other a");
+    assert_eq!(daemon.run(&["apply", "-f", path]), planned);
+    assert_eq!(names(), "other a b c");
+    let rules = daemon.json(&["rule", "ls"]);
+    let asked = |index: usize| ["from", "to", "protocol", "uplink"].map(|key| &rules[index][key]);
+    assert_eq!(asked(2), ["any", "network:n", "tcp", "up0"]);
+    assert_eq!(asked(3)[..3], ["10.0.0.1/32", "any", "any"]);
+    assert_eq!(daemon.run(&["apply", "-f", path]), "nothing to do\n");
+    daemon.run(&["apply", "-f", path, "--prune"]);
+    assert_eq!(names(), "a b c");
+
+    // What would fit nothing cannot be made anew, and is told of.
+    daemon.run(&["network", "create", "m", "--subnet", "10.89.0.0/24"]);
+    daemon.run(&["rule", "add", "late", "drop", "--to", "m"]);
+    daemon.run(&["network", "rm", "m"]);
+    let export = daemon.output(&["export"]);
+    let told = String::from_utf8_lossy(&export.stderr).into_owned();
+    assert!(
+        told.contains("'late'") && told.contains("network:m"),
+        "{told}"
+    );
+    let exported = String::from_utf8(export.stdout).unwrap();
+    assert!(!exported.contains("late"), "{exported}");
+    write(&file, &exported);
+    assert_eq!(daemon.run(&["apply", "-f", path]), "nothing to do\n");
+    daemon.run(&["down", "-f", path]);
+    assert_eq!(names(), "late");
+}
+
+#[test]
 fn a_file_that_is_no_lab_is_refused_with_line_and_key_and_changes_nothing() {
     if !require_root("a_file_that_is_no_lab_is_refused_with_line_and_key_and_changes_nothing") {
         return;
@@ -265,6 +358,15 @@ fn a_file_that_is_no_lab_is_refused_with_line_and_key_and_changes_nothing() {
             "[endpoints.a]\nnetwork = \"n\"\nnetns = \"b\"",
             &["[networks.n]"],
         ),
+        (
+            "[[rules]]\nname = \"r\"\naction = \"deny\"",
+            &["line 3", "column 10", "'deny'", "allow"],
+        ),
+        (
+            "[[rules]]\nname = \"r\"\naction = \"drop\"\nto = \"nowhere\"",
+            &["rule 'r'", "'nowhere'"],
+        ),
+        ("[mirrors.m]\nto = \"a\"", &["mirrors.m", "'from'"]),
     ] {
         write(&file, text);
         let refused = daemon.refused(&["apply", "-f", path]);

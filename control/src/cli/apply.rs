@@ -10,6 +10,9 @@ use clap::Args;
 use super::client::{Client, escape};
 use super::{nic, print_json};
 use crate::api::bridging::{FdbSet, ImpairmentSet, LimitBody, PortSet};
+use crate::api::groups::{ListenerBody, MdbView};
+use crate::api::mirrors::MirrorCreate;
+use crate::api::rules::{RuleCreate, RuleSet, RuleView};
 use crate::api::types::{
     DetachBody, EndpointCreate, EndpointView, NetworkCreate, NetworkSet, NetworkView, NicBody,
     PortView, PublicationChange, PublicationCreate, PublicationView, TargetPatch,
@@ -19,7 +22,8 @@ use crate::engine::DETACHED_MAX;
 use crate::impairment::ImpairmentBody;
 use crate::lab_file::plan::{self, Namespaces, Rest, Sharing, Step};
 use crate::lab_file::{
-    EndpointFile, LabFile, NetworkFile, NicFile, Observed, PortFile, PublicationFile,
+    EndpointFile, LabFile, MirrorFile, NetworkFile, NicFile, Observed, PortFile, PublicationFile,
+    RuleFile,
 };
 use crate::netns::{Loopback, NAMED_DIR, Netns};
 use crate::vlans;
@@ -45,7 +49,8 @@ pub struct ApplyArgs {
     /// Print the steps and do none
     #[arg(long)]
     pub dry_run: bool,
-    /// Remove networks, endpoints and publications that the file does not name, but for 'default'
+    /// Remove networks, endpoints, publications, rules and mirrors that the file does not name, but for
+    /// the network 'default'
     #[arg(long)]
     pub prune: bool,
     /// Print the steps as JSON
@@ -121,7 +126,12 @@ pub(super) async fn down(client: &Client, args: &DownArgs) -> anyhow::Result<()>
 
 /// `export`
 pub(super) async fn export(client: &Client, args: &ExportArgs) -> anyhow::Result<()> {
-    let lab = observe(client).await?.lab_to_read();
+    let observed = observe(client).await?;
+    for rule in observed.rules_left_out() {
+        let (name, absent) = (&rule.name, rule.absent.join(", "));
+        eprintln!("left out: rule '{name}', which fits nothing while {absent} is not there");
+    }
+    let lab = observed.lab_to_read();
     if args.json {
         return print_json(&lab);
     }
@@ -144,14 +154,18 @@ async fn observe(client: &Client) -> anyhow::Result<Observed> {
         ports: client.get("/v1/ports").await?,
         vlans: client.get("/v1/vlans").await?,
         publications: client.get("/v1/publications").await?,
+        rules: client.get("/v1/rules").await?,
+        mirrors: client.get("/v1/mirrors").await?,
         namespaces: namespaces()?,
         ..Observed::default()
     };
     for network in &observed.networks {
-        let path = format!("/v1/networks/{}/fdb", escape(&network.name));
-        observed
-            .fdb
-            .insert(network.name.clone(), client.get(&path).await?);
+        let path = format!("/v1/networks/{}", escape(&network.name));
+        let name = &network.name;
+        let fdb = client.get(&format!("{path}/fdb")).await?;
+        observed.fdb.insert(name.clone(), fdb);
+        let mdb: MdbView = client.get(&format!("{path}/mdb")).await?;
+        observed.mdb.insert(name.clone(), mdb.groups);
     }
     Ok(observed)
 }
@@ -252,8 +266,90 @@ async fn carry_out_one(client: &Client, step: &Step) -> anyhow::Result<()> {
             let _: PublicationView = client.patch(&path, &body).await?;
         }
         Step::SetTarget(publication) => set_target(client, publication).await?,
+        Step::AddListener(network, entry) => {
+            let body = ListenerBody {
+                group: entry.group.clone(),
+                port: entry.port.clone(),
+                vlan: entry.vlan.map(i64::from),
+            };
+            let path = format!("{}/mdb", of_network(network));
+            client.create(&path, &body).await?;
+        }
+        Step::AddRule(rule, place) => {
+            client
+                .create("/v1/rules", &rule_create(rule, place))
+                .await?;
+        }
+        Step::ChangeRule(rule) => {
+            let _: RuleView = client.patch(&of_rule(&rule.name), &rule_set(rule)).await?;
+        }
+        Step::MoveRule(name, place) => {
+            let body = RuleSet {
+                place: Some(place.clone()),
+                ..RuleSet::default()
+            };
+            let _: RuleView = client.patch(&of_rule(name), &body).await?;
+        }
+        Step::RemoveRule(name) => client.delete(&of_rule(name)).await?,
+        Step::AddMirror(name, mirror) => {
+            client
+                .create("/v1/mirrors", &mirror_create(name, mirror))
+                .await?;
+        }
+        Step::RemoveMirror(name) => {
+            let path = format!("/v1/mirrors/{}", escape(name));
+            client.delete(&path).await?;
+        }
     }
     Ok(())
+}
+
+fn of_rule(name: &str) -> String {
+    format!("/v1/rules/{}", escape(name))
+}
+
+fn rule_create(file: &RuleFile, place: &str) -> RuleCreate {
+    let file = file.clone();
+    RuleCreate {
+        name: file.name,
+        action: file.action,
+        from: Some(file.from),
+        to: Some(file.to),
+        protocol: Some(file.protocol),
+        source_ports: Some(file.source_ports),
+        ports: Some(file.ports),
+        uplink: file.uplink,
+        place: Some(place.to_owned()),
+    }
+}
+
+fn rule_set(file: &RuleFile) -> RuleSet {
+    let file = file.clone();
+    RuleSet {
+        action: Some(file.action),
+        from: Some(file.from),
+        to: Some(file.to),
+        protocol: Some(file.protocol),
+        source_ports: Some(file.source_ports),
+        ports: Some(file.ports),
+        uplink: Some(file.uplink.unwrap_or_default()),
+        place: None,
+    }
+}
+
+fn mirror_create(name: &str, file: &MirrorFile) -> MirrorCreate {
+    let file = file.clone();
+    MirrorCreate {
+        name: name.to_owned(),
+        port: file.from,
+        network: file.network,
+        direction: file.direction,
+        to: file.to,
+        ingress: file.ingress,
+        to_file: file.to_file,
+        limit_size: file.limit_size,
+        rotate: file.rotate,
+    }
 }
 
 fn remind(network: &NetworkView) {

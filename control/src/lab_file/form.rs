@@ -6,14 +6,15 @@ use std::str::FromStr;
 
 use dataplane_core::addr::MacAddr;
 use dataplane_core::fdb::FdbKind;
-use dataplane_core::l2::StormLimit;
+use dataplane_core::l2::{MirrorDirection, StormLimit};
 use dataplane_core::link::RateLimit;
+use dataplane_core::policy::{Action, Protocol};
 use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::bridging::FlagsBody;
-use crate::model::{self, Backend, LoopDetect, StpFrames};
+use crate::model::{self, Backend, LoopDetect, Name, RulePorts, RuleSide, StpFrames};
 use crate::netns::NAMED_DIR;
 use crate::publish::PublishSpec;
 use crate::vlans as vlan_words;
@@ -24,6 +25,8 @@ pub(super) const NONE: &str = "none";
 pub(super) const DEFAULT: &str = "default";
 /// As suits the subnet.
 pub(super) const AUTO: &str = "auto";
+/// Nothing is asked.
+const ANY: &str = "any";
 
 /// Reads a text by way of a type, and keeps it as `written` writes it.
 fn by<'de, D, T, E>(
@@ -146,6 +149,46 @@ pub(super) fn fdb_state<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
         Ok(kind @ (FdbKind::Static | FdbKind::Sticky | FdbKind::Local)) => Ok(kind),
     };
     by(from, read, |kind| kind.label().to_owned())
+}
+
+pub(super) fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    by(from, model::group, ToString::to_string)
+}
+
+pub(super) fn action<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let written = |action: &Action| model::rule_action_label(*action).to_owned();
+    by(from, model::rule_action, written)
+}
+
+/// A side of a rule. A bare name stays one: what it is the name of is to be seen elsewhere.
+pub(super) fn side<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let read = |text: &str| match text.parse::<RuleSide>() {
+        Err(_) if text.parse::<Name>().is_ok() => Ok(text.to_owned()),
+        side => side.map(|side| side.to_string()),
+    };
+    by(from, read, Clone::clone)
+}
+
+pub(super) fn protocol<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let written = |of: &Protocol| model::rule_protocol_label(*of);
+    by(from, model::rule_protocol, written)
+}
+
+pub(super) fn ports<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    by(from, str::parse::<RulePorts>, ToString::to_string)
+}
+
+pub(super) fn any() -> String {
+    ANY.to_owned()
+}
+
+pub(super) fn is_any(text: &str) -> bool {
+    text == ANY
+}
+
+pub(super) fn direction<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let written = |way: &MirrorDirection| way.label().to_owned();
+    by(from, model::mirror_direction, written).map(Some)
 }
 
 pub(super) fn static_entry() -> String {

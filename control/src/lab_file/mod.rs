@@ -1,15 +1,17 @@
-//! A lab in one file: networks, endpoints and published ports, as `causeway apply` reads them and
-//! `causeway export` writes them.
+//! A lab in one file: networks, endpoints, published ports, rules and mirrors, as `causeway apply`
+//! reads them and `causeway export` writes them.
 //!
 //! What a file leaves out is left alone where it is there, and is as usual where it is made. Texts are
 //! brought into the form in which the daemon lists them while they are read, so that what is wanted
 //! and what is there are compared as they stand; a text that cannot be read is an error with its line.
 //!
-//! Left out of labs: mirrors, listeners to groups that commands have set, ports that are set down.
+//! Left out of labs: ports that are set down.
 
 mod form;
+mod mirrors;
 mod observed;
 pub mod plan;
+mod rules;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,9 @@ use crate::api::bridging::FlagsBody;
 use crate::api::reservations::ReservationBody;
 use crate::impairment::ImpairmentBody;
 
+pub use mirrors::MirrorFile;
 pub use observed::Observed;
+pub use rules::RuleFile;
 
 /// A lab.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,12 @@ pub struct LabFile {
     /// Ports of the host that lead to endpoints; several entries of the same ports share them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publications: Vec<PublicationFile>,
+    /// Who may open connections to whom, in the order in which they are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleFile>,
+    /// Ports and files that show what others carry, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mirrors: BTreeMap<String, MirrorFile>,
 }
 
 /// A network. The first keys are settled when it is made.
@@ -109,6 +119,9 @@ pub struct NetworkFile {
     /// Stations that neither age nor move.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fdb: Vec<FdbFile>,
+    /// Ports that listen to groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mdb: Vec<ListenerFile>,
 }
 
 /// A network card of the host on a network.
@@ -140,6 +153,20 @@ pub struct FdbFile {
     /// `static`, `sticky` or `local`.
     #[serde(default = "form::static_entry", deserialize_with = "form::fdb_state")]
     pub state: String,
+}
+
+/// A port that listens to a group, whether it says so or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerFile {
+    /// The group.
+    #[serde(deserialize_with = "form::group")]
+    pub group: String,
+    /// The endpoint whose port it is.
+    pub port: String,
+    /// The VLAN; that of its port's untagged frames when left out.
+    #[serde(default)]
+    pub vlan: Option<u16>,
 }
 
 /// An endpoint.
@@ -269,6 +296,28 @@ impl LabFile {
     pub fn to_text(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }
+
+    /// Whether it has, or makes, an endpoint of that name. A NIC brings one of its own name, and one
+    /// for the host where it takes the host's addresses.
+    fn has_endpoint(&self, name: &str) -> bool {
+        let of_nic = |(network, file): (&String, &NetworkFile)| {
+            file.nic.as_ref().is_some_and(|nic| {
+                let host_port = name.strip_suffix("-host") == Some(network);
+                nic.name == name || nic.take_address && host_port
+            })
+        };
+        self.endpoints.contains_key(name) || self.networks.iter().any(of_nic)
+    }
+}
+
+/// Whether something may lead to an endpoint of that name.
+fn known_endpoint(name: &str, wanted: &LabFile, there: &LabFile) -> bool {
+    wanted.has_endpoint(name) || there.has_endpoint(name)
+}
+
+/// Whether something may be about a network of that name.
+fn known_network(name: &str, wanted: &LabFile, there: &LabFile) -> bool {
+    wanted.networks.contains_key(name) || there.networks.contains_key(name)
 }
 
 #[cfg(test)]

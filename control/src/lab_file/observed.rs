@@ -9,8 +9,14 @@ use dataplane_core::link::Direction;
 use dataplane_core::topology::AGEING_DEFAULT;
 
 use super::form::{AUTO, DEFAULT, NONE, netns_name};
-use super::{EndpointFile, FdbFile, LabFile, NetworkFile, NicFile, PortFile, PublicationFile};
+use super::{
+    EndpointFile, FdbFile, LabFile, ListenerFile, MirrorFile, NetworkFile, NicFile, PortFile,
+    PublicationFile, RuleFile,
+};
 use crate::api::bridging::{FdbView, FlagsBody};
+use crate::api::groups::GroupView;
+use crate::api::mirrors::MirrorView;
+use crate::api::rules::RuleView;
 use crate::api::types::{
     EndpointView, NetworkView, PortView, PublicationView, SubnetView, TargetView,
 };
@@ -18,6 +24,9 @@ use crate::api::vlans::{PortVlansView, VlanView};
 use crate::model::{Backend, LoopDetect, StpFrames};
 use crate::port_settings::PortSettings;
 use crate::vlans;
+
+/// What the MDB calls a listener that a command has set.
+const PERMANENT: &str = "permanent";
 
 /// What a daemon lists.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +41,12 @@ pub struct Observed {
     pub publications: Vec<PublicationView>,
     /// FDBs, by network.
     pub fdb: BTreeMap<String, Vec<FdbView>>,
+    /// Listeners to groups, by network.
+    pub mdb: BTreeMap<String, Vec<GroupView>>,
+    /// Rules, in their order.
+    pub rules: Vec<RuleView>,
+    /// Mirrors.
+    pub mirrors: Vec<MirrorView>,
     /// Namespaces that have a name.
     pub namespaces: BTreeSet<String>,
 }
@@ -55,7 +70,15 @@ impl Observed {
                 .map(|endpoint| (endpoint.name.clone(), self.endpoint(endpoint)))
                 .collect(),
             publications: self.publications.iter().flat_map(publications).collect(),
+            rules: self.rules.iter().map(rule).collect(),
+            mirrors: self.mirrors.iter().map(mirror).collect(),
         }
+    }
+
+    /// Rules that name what is not there, and so fit nothing. They cannot be made anew, so
+    /// [`Self::lab_to_read`] leaves them out.
+    pub fn rules_left_out(&self) -> impl Iterator<Item = &RuleView> {
+        self.rules.iter().filter(|rule| !rule.absent.is_empty())
     }
 
     /// The same as a lab for people: what is as usual is left out.
@@ -69,6 +92,11 @@ impl Observed {
         }
         lab.networks.values_mut().for_each(shorten_network);
         lab.publications.iter_mut().for_each(shorten_publication);
+        lab.rules.retain(|rule| {
+            let mut left_out = self.rules_left_out();
+            left_out.all(|other| other.name != rule.name)
+        });
+        lab.mirrors.values_mut().for_each(MirrorFile::shorten);
         lab
     }
 
@@ -123,6 +151,7 @@ impl Observed {
             }),
             reservations: view.reservations.clone(),
             fdb: self.set_entries(&view.name),
+            mdb: self.set_listeners(&view.name),
         }
     }
 
@@ -137,6 +166,17 @@ impl Observed {
             state: view.state.clone(),
         };
         set.map(entry).collect()
+    }
+
+    fn set_listeners(&self, network: &str) -> Vec<ListenerFile> {
+        let groups = self.mdb.get(network).into_iter().flatten();
+        let set = groups.filter(|group| group.state == PERMANENT);
+        let listener = |view: &GroupView| ListenerFile {
+            group: view.group.clone(),
+            port: view.port_name.clone(),
+            vlan: (view.vlan != 0).then_some(view.vlan),
+        };
+        set.map(listener).collect()
     }
 
     fn port(&self, number: u16) -> Option<&PortView> {
@@ -225,8 +265,41 @@ fn publications(view: &PublicationView) -> impl Iterator<Item = PublicationFile>
     view.targets.iter().map(target)
 }
 
+fn rule(view: &RuleView) -> RuleFile {
+    let view = view.clone();
+    RuleFile {
+        name: view.name,
+        action: view.action,
+        from: view.from,
+        to: view.to,
+        protocol: view.protocol,
+        source_ports: view.source_ports,
+        ports: view.ports,
+        uplink: view.uplink,
+    }
+}
+
+fn mirror(view: &MirrorView) -> (String, MirrorFile) {
+    let to = Some(view.to.clone());
+    let (to, to_file) = match view.file {
+        None => (to, None),
+        Some(_) => (None, to),
+    };
+    let file = MirrorFile {
+        from: view.port.clone(),
+        network: view.network.clone(),
+        direction: Some(view.direction.clone()),
+        to,
+        ingress: view.ingress,
+        to_file,
+        limit_size: view.file.as_ref().map(|file| file.limit_size),
+        rotate: view.file.as_ref().map(|file| file.rotate),
+    };
+    (view.name.clone(), file)
+}
+
 /// Leaves out what has this value.
-fn leave_out<T: PartialEq>(setting: &mut Option<T>, usual: &T) {
+pub(super) fn leave_out<T: PartialEq>(setting: &mut Option<T>, usual: &T) {
     if setting.as_ref() == Some(usual) {
         *setting = None;
     }

@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 use dataplane_core::l2::PortFlags;
 
 use super::form::NONE;
-use super::{EndpointFile, FdbFile, LabFile, NetworkFile, PortFile, PublicationFile};
+use super::{
+    EndpointFile, FdbFile, LabFile, ListenerFile, MirrorFile, NetworkFile, PortFile,
+    PublicationFile, RuleFile, known_endpoint, known_network, mirrors, rules,
+};
 use crate::api::bridging::FlagsBody;
 use crate::api::reservations::ReservationBody;
 use crate::config::DEFAULT_NETWORK;
@@ -61,13 +64,59 @@ pub enum Error {
         /// Its network.
         network: String,
     },
-    /// A publication or an FDB entry for nobody.
-    #[error("{what} leads to endpoint '{endpoint}', which is neither there nor in the file")]
+    /// A publication, a mirror or an entry of a table for nobody.
+    #[error("{what} is about endpoint '{endpoint}', which is neither there nor in the file")]
     NoEndpoint {
         /// What.
         what: String,
         /// Whom it leads to.
         endpoint: String,
+    },
+    /// A name that is to be of one, twice.
+    #[error("{kind} '{name}' is in the file twice; leave one out, or rename it")]
+    SameName {
+        /// What has the name.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A rule about nobody.
+    #[error(
+        "rule '{rule}' speaks of '{side}', which is neither there nor in the file: no network and no \
+         endpoint"
+    )]
+    NoSide {
+        /// Which rule.
+        rule: String,
+        /// Whom it speaks of.
+        side: String,
+    },
+    /// A rule about one of two.
+    #[error(
+        "rule '{rule}' speaks of '{side}', which is a network and an endpoint; write network:{side} \
+         or endpoint:{side}"
+    )]
+    Ambiguous {
+        /// Which rule.
+        rule: String,
+        /// Whom it speaks of.
+        side: String,
+    },
+    /// A mirror that cannot be.
+    #[error("mirrors.{name} {problem}")]
+    Mirror {
+        /// Which mirror.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A mirror of nothing.
+    #[error("mirrors.{name} watches network '{network}', which is neither there nor in the file")]
+    NoMirrored {
+        /// Which mirror.
+        name: String,
+        /// What it watches.
+        network: String,
     },
     /// The same twice.
     #[error("{spec} leads to endpoint '{endpoint}' twice in the file; leave one out")]
@@ -123,6 +172,20 @@ pub enum Step {
     SetBalance(PublicationFile),
     /// Change a target of a publication.
     SetTarget(PublicationFile),
+    /// Have a port listen to a group.
+    AddListener(String, ListenerFile),
+    /// Add a rule at a place: `last`, `before:RULE`, `after:RULE`.
+    AddRule(RuleFile, String),
+    /// Change what a rule asks or does.
+    ChangeRule(RuleFile),
+    /// Have a rule asked at another place.
+    MoveRule(String, String),
+    /// Remove a rule.
+    RemoveRule(String),
+    /// Set a mirror.
+    AddMirror(String, MirrorFile),
+    /// End a mirror.
+    RemoveMirror(String),
 }
 
 /// Whether the ports that are published lead to others already.
@@ -153,12 +216,14 @@ macro_rules! differing {
 /// See [`Error`]; nothing can have been done then.
 pub fn apply(wanted: &LabFile, there: &LabFile, rest: Rest) -> Result<Vec<Step>, Error> {
     check_names(wanted, there)?;
+    mirrors::check(wanted, there)?;
     let mut gone = match rest {
         Rest::Stays => LabFile::default(),
         Rest::Goes => leftovers(wanted, there),
     };
     let left = networks_left_later(&mut gone, wanted, there);
-    let mut steps = removals(&gone);
+    let mut steps: Vec<Step> = mirrors::removals(wanted, there).collect();
+    steps.extend(removals(&gone));
     let missing = wanted.namespaces.difference(&there.namespaces);
     steps.extend(missing.cloned().map(Step::CreateNamespace));
     for (name, network) in &wanted.networks {
@@ -174,8 +239,18 @@ pub fn apply(wanted: &LabFile, there: &LabFile, rest: Rest) -> Result<Vec<Step>,
             .map(|network| network.fdb.as_slice());
         let missing = network.fdb.iter().filter(|entry| !has_entry(known, entry));
         steps.extend(missing.map(|entry| Step::SetFdb(name.clone(), entry.clone())));
+        let known = there
+            .networks
+            .get(name)
+            .map(|network| network.mdb.as_slice());
+        let missing = network.mdb.iter().filter(|entry| !listens(known, entry));
+        steps.extend(missing.map(|entry| Step::AddListener(name.clone(), entry.clone())));
     }
+    // Before ports are published, and before what they take the place of goes.
+    steps.extend(rules::steps(wanted, there)?);
+    steps.extend(rule_removals(&gone));
     steps.extend(publication_steps(wanted, there));
+    steps.extend(mirrors::additions(wanted, there));
     steps.extend(left.into_iter().map(Step::RemoveNetwork));
     Ok(steps)
 }
@@ -198,7 +273,14 @@ pub fn down(named: &LabFile, there: &LabFile, namespaces: Namespaces) -> Vec<Ste
         .retain(|name, _| there.networks.contains_key(name));
     // Publications end with the endpoints that they lead to.
     gone.publications.clear();
+    gone.mirrors
+        .retain(|name, _| there.mirrors.contains_key(name));
+    gone.rules.retain(|rule| {
+        let mut others = there.rules.iter();
+        others.any(|other| other.name == rule.name)
+    });
     let mut steps = removals(&gone);
+    steps.extend(rule_removals(&gone));
     if namespaces == Namespaces::Go {
         let known = named.namespaces.intersection(&there.namespaces);
         steps.extend(known.cloned().map(Step::RemoveNamespace));
@@ -207,12 +289,10 @@ pub fn down(named: &LabFile, there: &LabFile, namespaces: Namespaces) -> Vec<Ste
 }
 
 fn removals(gone: &LabFile) -> Vec<Step> {
-    let mut steps: Vec<Step> = gone
-        .publications
-        .iter()
-        .cloned()
-        .map(Step::Unpublish)
-        .collect();
+    // Mirrors would end with what they watch.
+    let mirrors = gone.mirrors.keys().cloned().map(Step::RemoveMirror);
+    let publications = gone.publications.iter().cloned().map(Step::Unpublish);
+    let mut steps: Vec<Step> = mirrors.chain(publications).collect();
     let endpoints: Vec<String> = gone.endpoints.keys().cloned().collect();
     if !endpoints.is_empty() {
         steps.push(Step::Detach(endpoints));
@@ -220,6 +300,12 @@ fn removals(gone: &LabFile) -> Vec<Step> {
     let networks = gone.networks.keys().cloned();
     steps.extend(networks.map(Step::RemoveNetwork));
     steps
+}
+
+/// Apart from the rest: rules hold until what they speak of is gone, or has its new ones.
+fn rule_removals(gone: &LabFile) -> impl Iterator<Item = Step> {
+    let names = gone.rules.iter().map(|rule| rule.name.clone());
+    names.map(Step::RemoveRule)
 }
 
 /// What is there and not in the file.
@@ -235,13 +321,19 @@ fn leftovers(wanted: &LabFile, there: &LabFile) -> LabFile {
         // With its endpoint it ends anyway.
         !leads && !others.any(|other| is_same_target(other, publication))
     });
+    rest.rules.retain(|rule| {
+        let mut others = wanted.rules.iter();
+        others.all(|other| other.name != rule.name)
+    });
+    rest.mirrors
+        .retain(|name, _| !wanted.mirrors.contains_key(name));
     rest
 }
 
 fn check_names(wanted: &LabFile, there: &LabFile) -> Result<(), Error> {
     for (endpoint, file) in &wanted.endpoints {
         let network = &file.network;
-        if !wanted.networks.contains_key(network) && !there.networks.contains_key(network) {
+        if !known_network(network, wanted, there) {
             return Err(Error::NoNetwork {
                 endpoint: endpoint.clone(),
                 network: network.clone(),
@@ -249,8 +341,7 @@ fn check_names(wanted: &LabFile, there: &LabFile) -> Result<(), Error> {
         }
     }
     let check = |what: String, endpoint: &String| {
-        let known =
-            wanted.endpoints.contains_key(endpoint) || there.endpoints.contains_key(endpoint);
+        let known = known_endpoint(endpoint, wanted, there);
         let endpoint = endpoint.clone();
         known
             .then_some(())
@@ -259,6 +350,9 @@ fn check_names(wanted: &LabFile, there: &LabFile) -> Result<(), Error> {
     for network in wanted.networks.values() {
         for entry in &network.fdb {
             check(format!("the FDB entry for {}", entry.mac), &entry.port)?;
+        }
+        for entry in &network.mdb {
+            check(format!("the MDB entry for {}", entry.group), &entry.port)?;
         }
     }
     let mut seen = BTreeSet::new();
@@ -440,6 +534,14 @@ fn has_entry(there: Option<&[FdbFile]>, wanted: &FdbFile) -> bool {
         let of_vlan = wanted.vlan.is_none_or(|vlan| entry.vlan == Some(vlan));
         of_vlan
             && (&entry.mac, &entry.port, &entry.state) == (&wanted.mac, &wanted.port, &wanted.state)
+    })
+}
+
+fn listens(there: Option<&[ListenerFile]>, wanted: &ListenerFile) -> bool {
+    let mut entries = there.into_iter().flatten();
+    entries.any(|entry| {
+        let of_vlan = wanted.vlan.is_none_or(|vlan| entry.vlan == Some(vlan));
+        of_vlan && (&entry.group, &entry.port) == (&wanted.group, &wanted.port)
     })
 }
 

@@ -13,6 +13,7 @@ nat6 = "default"
 dns = ["192.0.2.53"]
 reservations = [{ ip = "10.88.0.9" }, { ip = "10.88.0.10", for = "db" }]
 fdb = [{ mac = "02:00:00:00:00:0A", port = "web1" }]
+mdb = [{ group = "239.1.2.3", port = "web1" }]
 
 [networks.lan]
 subnet = "192.168.7.0/24"
@@ -45,6 +46,28 @@ weight = 2
 spec = "8080:8000/tcp"
 endpoint = "db"
 draining = true
+
+[[rules]]
+name = "no-smtp"
+action = "drop"
+from = "web"
+to = "outside"
+protocol = "6"
+ports = "25,587-587"
+
+[[rules]]
+name = "office"
+action = "allow"
+from = "198.51.100.7"
+to = "web1"
+
+[mirrors.m1]
+from = "web1"
+to = "db"
+
+[mirrors.m2]
+network = "lan"
+to_file = "/var/log/lan.pcapng"
 "#;
 
 #[test]
@@ -59,6 +82,9 @@ fn texts_are_brought_into_the_form_in_which_the_daemon_lists_them() {
     assert_eq!(lab.networks["web"].fdb[0].mac, "02:00:00:00:00:0a");
     assert_eq!(lab.networks["web"].fdb[0].state, "static");
     assert_eq!(lab.publications[0].spec, "8080:80/tcp");
+    let smtp = "drop web to outside tcp 25,587";
+    assert_eq!(lab.rules[0].words(), smtp);
+    assert_eq!(lab.rules[1].words(), "allow 198.51.100.7/32 to web1");
     let again = LabFile::read(&lab.to_text().unwrap()).unwrap();
     assert_eq!(again, lab);
 }
@@ -81,6 +107,10 @@ fn what_cannot_be_read_is_told_with_its_place_and_key() {
             "missing field `port`",
         ),
         ("nic = { nome = \"eth1\" }", "unknown field `nome`"),
+        (
+            "mdb = [{ group = \"10.0.0.1\", port = \"a\" }]",
+            "'10.0.0.1'",
+        ),
     ] {
         let error = LabFile::read(&format!("[networks.web]\n{line}\n")).unwrap_err();
         let error = error.to_string();
@@ -97,6 +127,21 @@ fn what_cannot_be_read_is_told_with_its_place_and_key() {
             "[[publications]]\nspec = \"80\"\nendpoint = \"a\"",
             "the host's port as well",
         ),
+        ("[[rules]]\nname = \"a\"\naction = \"deny\"", "'deny'"),
+        (
+            "[[rules]]\nname = \"a\"\naction = \"drop\"\nfrom = \"10.0.0.0/33\"",
+            "'10.0.0.0/33'",
+        ),
+        (
+            "[[rules]]\nname = \"a\"\naction = \"drop\"\nport = \"25\"",
+            "unknown field `port`",
+        ),
+        (
+            "[[rules]]\nname = \"a\"\naction = \"drop\"\nports = \"0\"",
+            "'0' names no ports",
+        ),
+        ("[mirrors.m]\ndirection = \"up\"", "'up'"),
+        ("[mirrors.m]\nport = \"a\"", "unknown field `port`"),
         ("networks = [", "line 1"),
     ] {
         let error = LabFile::read(text).unwrap_err().to_string();
@@ -130,6 +175,12 @@ fn steps_come_in_the_order_in_which_each_finds_what_it_needs() {
         "set 02:00:00:00:00:0a behind 'web1' in the FDB of network 'web'",
         "publish 8080:80/tcp for endpoint 'web1'\npublish 8080:8000/tcp for endpoint 'db'\n\
          change endpoint 'db' as a target of 8080:8000/tcp",
+        "have 'web1' listen to 239.1.2.3 in the MDB of network 'web'\n\
+         add rule 'no-smtp' last: drop network:web to outside tcp 25,587\n\
+         add rule 'office' after rule no-smtp: allow 198.51.100.7/32 to endpoint:web1\n\
+         publish",
+        "set mirror 'm1': from = \"web1\", to = \"db\"\n\
+         set mirror 'm2': network = \"lan\", to_file",
     ] {
         assert!(rest.contains(part), "{part} is not in\n{rest}");
     }
@@ -150,13 +201,53 @@ fn what_contradicts_itself_or_what_is_settled_is_refused_by_name() {
     let twice = "[[publications]]\nspec = \"1:1\"\nendpoint = \"db\"\n[[publications]]\n\
                  spec = \"1:2\"\nendpoint = \"db\"";
     assert!(matches!(refused(twice), Error::Twice { .. }));
+    let rule = |name: &str, to: &str| {
+        format!("[[rules]]\nname = \"{name}\"\naction = \"drop\"\nto = \"{to}\"\n")
+    };
+    for side in ["x", "network:x", "endpoint:web", "network:db"] {
+        let refused = refused(&rule("r", side));
+        assert!(matches!(refused, Error::NoSide { .. }), "{side}: {refused}");
+    }
+    let either = format!("[networks.db]\n{}", rule("r", "db"));
+    assert!(matches!(refused(&either), Error::Ambiguous { .. }));
+    let twice = rule("r", "any") + &rule("r", "host");
+    assert!(matches!(refused(&twice), Error::SameName { .. }));
+    for mirror in [
+        "to = \"db\"",
+        "from = \"web1\"\nnetwork = \"web\"\nto = \"db\"",
+        "from = \"web1\"",
+        "from = \"web1\"\nto = \"db\"\nrotate = 2",
+        "from = \"web1\"\nto_file = \"a.pcapng\"",
+        "from = \"web1\"\nto_file = \"/a.pcapng\"\ningress = true",
+    ] {
+        let refused = refused(&format!("[mirrors.m]\n{mirror}"));
+        assert!(matches!(refused, Error::Mirror { .. }), "{mirror}");
+    }
+    let nobody = "[mirrors.m]\nfrom = \"web1\"\nto = \"x\"";
+    assert!(matches!(refused(nobody), Error::NoEndpoint { .. }));
+    let nowhere = "[mirrors.m]\nnetwork = \"x\"\nto = \"db\"";
+    assert!(matches!(refused(nowhere), Error::NoMirrored { .. }));
+    // A card's port, and the host's beside it, come with the network.
+    let card = "[networks.net]\nnic = { name = \"eth7\", take_address = true }\n\
+                [mirrors.m]\nfrom = \"eth7\"\nto = \"net-host\"";
+    assert!(apply(&LabFile::read(card).unwrap(), &nothing, Rest::Stays).is_ok());
     assert_eq!(down(&lab, &nothing, Namespaces::Go), Vec::new());
     let steps = down(&lab, &lab, Namespaces::Go);
+    let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
     assert_eq!(
-        steps[0],
-        Step::Detach(vec!["db".to_owned(), "web1".to_owned()])
+        steps,
+        [
+            "end mirror 'm1'",
+            "end mirror 'm2'",
+            "detach db, web1",
+            "remove network 'lan'",
+            "remove network 'web'",
+            "remove rule 'no-smtp'",
+            "remove rule 'office'",
+            "remove namespace 'blue'",
+            "remove namespace 'green'",
+        ]
     );
-    assert_eq!(steps.len(), 5);
 }
 
 /// What a step does to a lab, as the daemon does it.
@@ -174,18 +265,26 @@ fn carry_out(step: &Step, lab: &mut LabFile) {
                 .retain(|other| !names.contains(&other.endpoint));
             for network in lab.networks.values_mut() {
                 network.fdb.retain(|entry| !names.contains(&entry.port));
+                network.mdb.retain(|entry| !names.contains(&entry.port));
             }
+            lab.mirrors.retain(|_, mirror| {
+                let mut ports = [&mirror.from, &mirror.to].into_iter().flatten();
+                ports.all(|port| !names.contains(port))
+            });
         }
         Step::RemoveNetwork(name) => {
             assert!(lab.endpoints.values().all(|e| e.network != name), "in use");
             lab.networks.remove(&name);
+            lab.mirrors
+                .retain(|_, mirror| mirror.network.as_ref() != Some(&name));
         }
         Step::RemoveNamespace(name) => assert!(lab.namespaces.remove(&name)),
         Step::CreateNamespace(name) => assert!(lab.namespaces.insert(name)),
         Step::CreateNetwork(name, file) => {
-            let (fdb, reservations) = Default::default();
+            let (fdb, mdb, reservations) = Default::default();
             let made = NetworkFile {
                 fdb,
+                mdb,
                 reservations,
                 ..*file
             };
@@ -220,6 +319,7 @@ fn carry_out(step: &Step, lab: &mut LabFile) {
             if endpoint.network != file.network {
                 let old = lab.networks.get_mut(&endpoint.network).unwrap();
                 old.fdb.retain(|entry| entry.port != name);
+                old.mdb.retain(|entry| entry.port != name);
             }
             *endpoint = EndpointFile { port, ..*file };
         }
@@ -251,7 +351,70 @@ fn carry_out(step: &Step, lab: &mut LabFile) {
             publication.draining = changed.draining.or(publication.draining);
             publication.balance = changed.balance.or(publication.balance.take());
         }
+        Step::AddListener(name, entry) => {
+            let network = lab.networks.get_mut(&name).unwrap();
+            network.mdb.push(entry);
+        }
+        Step::AddRule(rule, place) => {
+            assert!(lab.rules.iter().all(|other| other.name != rule.name));
+            let index = index_of(&lab.rules, &place);
+            lab.rules.insert(index, rule);
+        }
+        Step::ChangeRule(rule) => {
+            let mut rules = lab.rules.iter_mut();
+            let there = rules.find(|other| other.name == rule.name).unwrap();
+            *there = rule;
+        }
+        Step::MoveRule(name, place) => {
+            let index = lab.rules.iter().position(|rule| rule.name == name);
+            let rule = lab.rules.remove(index.unwrap());
+            let index = index_of(&lab.rules, &place);
+            lab.rules.insert(index, rule);
+        }
+        Step::RemoveRule(name) => {
+            let before = lab.rules.len();
+            lab.rules.retain(|rule| rule.name != name);
+            assert_eq!(lab.rules.len() + 1, before);
+        }
+        Step::AddMirror(name, mirror) => {
+            assert!(lab.mirrors.insert(name, mirror).is_none());
+        }
+        Step::RemoveMirror(name) => assert!(lab.mirrors.remove(&name).is_some()),
     }
+}
+
+/// Where a place in words is.
+fn index_of(rules: &[RuleFile], place: &str) -> usize {
+    let position = |name: &str| rules.iter().position(|rule| rule.name == name).unwrap();
+    match place.split_once(':') {
+        Some(("before", name)) => position(name),
+        Some(("after", name)) => position(name) + 1,
+        Some(_) | None => rules.len(),
+    }
+}
+
+/// Rules out of a few names, in any order.
+fn random_rules(rng: &mut fastrand::Rng, networks: &[String]) -> Vec<RuleFile> {
+    let mut names = ["r0", "r1", "r2", "r3"];
+    rng.shuffle(&mut names);
+    let mut rules = Vec::new();
+    for name in &names[..rng.usize(..=names.len())] {
+        rules.push(RuleFile {
+            name: (*name).to_owned(),
+            action: "drop".to_owned(),
+            from: match rng.choice(networks).filter(|_| rng.bool()) {
+                // In a file the name may be bare.
+                Some(network) => format!("network:{network}"),
+                None => "any".to_owned(),
+            },
+            to: "outside".to_owned(),
+            protocol: "tcp".to_owned(),
+            source_ports: String::new(),
+            ports: rng.u16(25..27).to_string(),
+            uplink: None,
+        });
+    }
+    rules
 }
 
 /// A lab out of a few names, so that two of them have much in common.
@@ -277,6 +440,7 @@ fn random(rng: &mut fastrand::Rng) -> LabFile {
         lab.networks.insert(name.to_owned(), network);
     }
     let networks: Vec<String> = lab.networks.keys().cloned().collect();
+    lab.rules = random_rules(rng, &networks);
     for name in ["e0", "e1", "e2", "e3"] {
         let Some(network) = rng.choice(&networks).filter(|_| rng.bool()) else {
             continue;
@@ -300,6 +464,19 @@ fn random(rng: &mut fastrand::Rng) -> LabFile {
                 vlan: None,
                 state: "static".to_owned(),
             });
+            networks.mdb.push(ListenerFile {
+                group: "239.1.1.1".to_owned(),
+                port: name.to_owned(),
+                vlan: None,
+            });
+        }
+        if rng.bool() {
+            let mirror = MirrorFile {
+                from: Some(name.to_owned()),
+                to_file: Some(format!("/m{}", rng.u8(..2))),
+                ..MirrorFile::default()
+            };
+            lab.mirrors.insert(format!("m{}", rng.u8(..3)), mirror);
         }
         lab.endpoints.insert(name.to_owned(), endpoint);
         for host in 80..82 {
@@ -353,7 +530,10 @@ fn from_any_state_and_after_any_step_a_plan_leads_to_what_is_wanted() {
             let names = |lab: &LabFile| {
                 let networks: Vec<String> = lab.networks.keys().cloned().collect();
                 let endpoints: Vec<String> = lab.endpoints.keys().cloned().collect();
-                (networks, endpoints, lab.publications.len())
+                let rules: Vec<&str> = lab.rules.iter().map(|rule| rule.name.as_str()).collect();
+                let mirrors: Vec<String> = lab.mirrors.keys().cloned().collect();
+                let rules = rules.join(",");
+                (networks, endpoints, lab.publications.len(), rules, mirrors)
             };
             assert_eq!(names(&there), names(&wanted));
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::plan::Step;
-use super::{EndpointFile, FdbFile, PublicationFile};
+use super::{EndpointFile, FdbFile, ListenerFile, PublicationFile};
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,6 +66,28 @@ impl fmt::Display for Step {
                 let PublicationFile { spec, endpoint, .. } = publication;
                 write!(f, "change endpoint '{endpoint}' as a target of {spec}")
             }
+            Self::AddListener(network, entry) => {
+                let ListenerFile { group, port, .. } = entry;
+                write!(
+                    f,
+                    "have '{port}' listen to {group} in the MDB of network '{network}'"
+                )
+            }
+            Self::AddRule(rule, place) => {
+                let place = place.replacen(':', " rule ", 1);
+                write!(f, "add rule '{}' {place}: {}", rule.name, rule.words())
+            }
+            Self::ChangeRule(rule) => {
+                write!(f, "change rule '{}': {}", rule.name, rule.words())
+            }
+            Self::MoveRule(name, place) => {
+                write!(f, "move rule '{name}' {}", place.replacen(':', " rule ", 1))
+            }
+            Self::RemoveRule(name) => write!(f, "remove rule '{name}'"),
+            Self::AddMirror(name, mirror) => {
+                write!(f, "set mirror '{name}': {}", keys(mirror))
+            }
+            Self::RemoveMirror(name) => write!(f, "end mirror '{name}'"),
         }
     }
 }
