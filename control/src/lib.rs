@@ -41,6 +41,7 @@ pub mod resolv_file;
 pub mod rights;
 pub mod rules;
 pub mod serving;
+pub mod stages;
 pub mod store;
 pub mod sysctl;
 pub mod topology;

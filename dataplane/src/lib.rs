@@ -545,6 +545,7 @@ impl Dataplane {
         let mut stats = Stats::default();
         for worker in &self.workers {
             stats.add_core(&worker.core);
+            stats.add_floods(&worker.counters);
             stats
                 .workers
                 .push(WorkerStats::read(&worker.counters, &worker.core));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use dataplane_core::addr::PortId;
 use dataplane_core::counters::{Counter, Counters};
+use dataplane_core::l2::FloodClass;
 use dataplane_core::verdict::{DropReason, VerdictKind};
 
 use crate::links::LinkStats;
@@ -146,6 +147,8 @@ pub struct WorkerCounters {
     /// Nanoseconds spent looking for frames in vain, and giving way to other threads meanwhile. The
     /// rest of the time the worker slept.
     pub spin_nanos: Counter,
+    /// Frames that were flooded, by [`FloodClass`].
+    pub flooded: [Counter; FloodClass::ALL.len()],
     /// Frames for a service of the switch that found its queue full.
     pub service_refused: Counter,
     /// Trace records lost because their reader was too slow.
@@ -163,6 +166,9 @@ pub struct Stats {
     pub released: u64,
     /// Frames by verdict, in the order of [`VerdictKind::ALL`].
     pub verdicts: Vec<(VerdictKind, u64)>,
+    /// Frames that were flooded, in the order of [`FloodClass::ALL`]: together those of
+    /// [`VerdictKind::Flooded`].
+    pub flooded: [u64; FloodClass::ALL.len()],
     /// Frames by drop reason, in the order of [`DropReason::ALL`].
     pub drops: Vec<(DropReason, u64)>,
     /// Packets that were refused with an answer to their sender, by reason.
@@ -298,7 +304,25 @@ impl Stats {
                 ));
             }
         }
+        let flooded: u64 = self.flooded.iter().sum();
+        let floods = self.verdict(VerdictKind::Flooded);
+        if flooded != floods {
+            return Err(format!(
+                "law of floods: {floods} frames flooded, but {flooded} by class"
+            ));
+        }
         self.links.iter().try_for_each(LinkStats::check_law)
+    }
+
+    /// Frames that were flooded for this reason.
+    pub fn flooded(&self, class: FloodClass) -> u64 {
+        self.flooded[class as usize]
+    }
+
+    pub(crate) fn add_floods(&mut self, counters: &WorkerCounters) {
+        for (total, counter) in self.flooded.iter_mut().zip(&counters.flooded) {
+            *total += counter.get();
+        }
     }
 
     pub(crate) fn add_core(&mut self, counters: &Counters) {

@@ -391,6 +391,7 @@ impl Worker {
             | Verdict::Replied(port)
             | Verdict::Delivered(Consumer::HostLink(port)) => self.enqueue(port, buf),
             Verdict::Flooded(domain, vlan, class) => {
+                self.counters.flooded[class as usize].add(1);
                 self.flood((domain, vlan), ingress, class, buf);
             }
             Verdict::Multicast(_, vlan) => {

@@ -7,6 +7,7 @@ pub mod bridging;
 pub mod debugging;
 mod document;
 pub mod following;
+pub mod frames;
 pub mod groups;
 mod handlers;
 pub mod loads;
@@ -354,6 +355,10 @@ fn watching() -> ApiRouter<Arc<Engine>> {
         .api_route(
             "/v1/status",
             get_with(h::status, says("The daemon at a glance")),
+        )
+        .api_route(
+            "/v1/stats",
+            get_with(frames::stats, says("What frames came to, counted apart")),
         )
         .api_route(
             "/metrics",

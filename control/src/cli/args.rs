@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::apply::{ApplyArgs, DownArgs, ExportArgs};
+use super::bench::BenchCommand;
 use super::conform::ConformArgs;
 use super::debugging::{CaptureArgs, WhyArgs};
 use super::demo::DemoArgs;
@@ -23,6 +24,7 @@ use super::plug::PlugArgs;
 use super::port::PortArgs;
 use super::rule::{AllowArgs, RuleCommand};
 use super::run::RunArgs;
+use super::show::ShowArgs;
 use super::vlan::{NetworkVlanArgs, VlanCommand};
 use crate::config::{DEFAULT_NETWORK, WaitingMode};
 
@@ -128,8 +130,15 @@ pub enum Command {
     Capture(CaptureArgs),
     /// What has happened: attachments, changes, ports that went down, loops, limits
     Events(EventsArgs),
+    /// What the data path costs on this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// What of this host is in the way, and what to do about it
     Doctor(DoctorArgs),
+    /// Networks with their interfaces, as `brctl show` lists bridges
+    Show(ShowArgs),
+    /// What frames came to: forwarded, filtered, flooded and why, counted apart
+    Stats(JsonArgs),
     /// The daemon at a glance
     Status(JsonArgs),
     /// Take everything of ours off the host; the daemon must not run

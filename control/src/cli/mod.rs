@@ -2,6 +2,7 @@
 
 mod apply;
 mod args;
+mod bench;
 mod client;
 mod conform;
 mod daemon;
@@ -27,6 +28,7 @@ mod port;
 mod publish;
 mod rule;
 mod run;
+mod show;
 mod table;
 mod vlan;
 
@@ -172,6 +174,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => debugging::capture(&client, args).await?,
         Command::Events(args) => events::events(&client, args).await?,
         Command::Doctor(args) => return doctor::doctor(&client, args).await,
+        Command::Bench(command) => bench::bench(&command)?,
+        Command::Show(args) => show::show(&client, args).await?,
+        Command::Stats(args) => show::stats(&client, &args).await?,
         Command::Status(args) => status(&client, args.json).await?,
         Command::Lifeline(args) => {
             daemon::log_to_stderr(args::LogForm::Text);

@@ -18,6 +18,7 @@ mod endpoints;
 mod exposure;
 mod features;
 mod first_start;
+mod frames;
 mod gone;
 mod groups;
 mod kept;
