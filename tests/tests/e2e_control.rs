@@ -405,11 +405,25 @@ fn run_gives_a_program_a_sandbox_and_passes_its_end_and_signals_on() {
         Some(7)
     );
     assert_eq!(
-        code(&["run", "--", "sh", "-c", "kill -TERM $$"]),
+        code(&[
+            "run",
+            "--network",
+            "none",
+            "--",
+            "sh",
+            "-c",
+            "kill -TERM $$"
+        ]),
         Some(128 + 15)
     );
-    assert_eq!(code(&["run", "--", "/no/such/program"]), Some(127));
-    assert_eq!(code(&["run", "--", "/etc/passwd"]), Some(126));
+    assert_eq!(
+        code(&["run", "--network", "none", "--", "/no/such/program"]),
+        Some(127)
+    );
+    assert_eq!(
+        code(&["run", "--network", "none", "--", "/etc/passwd"]),
+        Some(126)
+    );
     let unknown = ["run", "--network", "nope", "--", "true"];
     assert_eq!(code(&unknown), Some(125));
 

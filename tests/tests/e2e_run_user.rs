@@ -57,7 +57,15 @@ fn an_ordinary_user_runs_programs_in_sandboxes_of_its_own() {
         let mut command = as_nobody(&site, words);
         site.host.run(|| command.output()).unwrap()
     };
-    let none = output(&["run", "--", "sh", "-c", "id -u; cat /proc/self/net/dev"]);
+    let none = output(&[
+        "run",
+        "--network",
+        "none",
+        "--",
+        "sh",
+        "-c",
+        "id -u; cat /proc/self/net/dev",
+    ]);
     let text = String::from_utf8(none.stdout.clone()).unwrap();
     if text.is_empty() && none.status.code() == Some(125) {
         let error = String::from_utf8_lossy(&none.stderr);

@@ -31,6 +31,7 @@ pub mod guard;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
+pub mod process;
 pub mod spool;
 mod sys;
 pub mod tap;

@@ -7,6 +7,7 @@ use clap::Args;
 /// `run`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  causeway run -- ip address                              on the network 'default'
   causeway run --network web -- ip address
   causeway run --network web --name api -p 8080:80 -p 127.0.0.1::443 -- ./server
   causeway run --network web -P --expose 80 --expose 7000-7010/udp -- ./server; causeway port run-4711
@@ -19,14 +20,14 @@ use clap::Args;
 The program runs in the foreground with our standard input, output and terminal. It gets SIGINT, SIGTERM,
 SIGHUP, SIGQUIT, SIGALRM, SIGUSR1 and SIGUSR2. Its exit status is ours, 128 and the number of the signal
 that ended it; 125 when the sandbox could not be made, 126 when the program cannot be started, 127 when it
-is not there. An ordinary user gets a user namespace, as its root; for --network NAME the daemon's socket
-must be open to the user.")]
+is not there. It ends with us, however that is. An ordinary user gets a user namespace, as its root; for a
+network the daemon's socket must be open to the user.")]
 pub struct RunArgs {
     /// The endpoint's name
     #[arg(long)]
     pub name: Option<String>,
     /// A network; repeats. Or 'none' for only lo, 'host' for no sandbox, or 'container:NAME' for the
-    /// sandbox of an endpoint, a namespace, a process or a container [default: none]
+    /// sandbox of an endpoint, a namespace, a process or a container [default: default]
     #[arg(
         long,
         visible_alias = "net",

@@ -1,8 +1,8 @@
 //! `causeway run`: a program in a sandbox of its own, or of somebody else's.
 //!
 //! The namespace lives as long as this process and the program; the endpoints are detached when
-//! the program ends. Should this process be killed, the daemon finds the sandbox gone and drops
-//! the endpoints itself.
+//! the program ends. Should this process be killed, the program is as well, and the daemon finds the
+//! sandbox gone and drops the endpoints itself.
 
 mod args;
 mod files;
@@ -12,6 +12,7 @@ mod supervise;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
@@ -55,24 +56,26 @@ pub(super) async fn run(client: &Client, args: RunArgs) -> anyhow::Result<ExitCo
     // program and ends that.
     let mut signals = Signals::catch()?;
     match mode {
-        Mode::Host => supervise(&args.command, None, &asked, &mut signals).await,
+        Mode::Host => supervise(&args.command, None, asked, &mut signals).await,
         Mode::None => {
-            let ns = Netns::create_unnamed()?;
-            supervise(&args.command, Some(&ns), &asked, &mut signals).await
+            let ns = Arc::new(Netns::create_unnamed()?);
+            supervise(&args.command, Some(ns), asked, &mut signals).await
         }
         Mode::Shared(name) => {
             let (ns, servers) = shared(client, &name).await?;
             let shown = asked.with_servers(servers);
-            supervise(&args.command, Some(&ns), &shown, &mut signals).await
+            supervise(&args.command, Some(Arc::new(ns)), shown, &mut signals).await
         }
         Mode::Networks(networks) => {
-            let ns = Netns::create_unnamed()?;
+            let ns = Arc::new(Netns::create_unnamed()?);
             let mut made = Vec::new();
             let prepared = prepare(client, &args, &networks, &ns, &mut made).await;
             let ended = match prepared {
                 Ok(found) => {
                     let shown = found.shown(asked, &made);
-                    supervise(&args.command, Some(&ns), &shown, &mut signals).await
+                    // Ours as well: the daemon would find it gone before it is told.
+                    let ns = Some(Arc::clone(&ns));
+                    supervise(&args.command, ns, shown, &mut signals).await
                 }
                 Err(error) => Err(error),
             };
@@ -198,7 +201,11 @@ async fn prepare(
             (body.addresses, body.without) = super::addresses_asked(asked);
             body.mac.clone_from(&args.mac);
         }
-        made.push(client.post("/v1/endpoints", &body).await?);
+        let attached = client.post("/v1/endpoints", &body).await;
+        made.push(attached.with_context(|| match args.network.is_empty() {
+            true => format!("cannot use network '{network}', as nothing else is said (--network)"),
+            false => format!("cannot use network '{network}'"),
+        })?);
     }
     let first = made.first().context("there is no network")?;
     for spec in published {

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 
 use super::RunArgs;
+use crate::config::DEFAULT_NETWORK;
 
 /// What precedes the name of a sandbox that is shared.
 const SHARED_PREFIX: &str = "container:";
@@ -64,7 +65,7 @@ fn read(words: &[String]) -> anyhow::Result<Mode> {
     };
     let Some(word) = words.iter().find(special) else {
         return Ok(match words {
-            [] => Mode::None,
+            [] => Mode::Networks(vec![DEFAULT_NETWORK.to_owned()]),
             names => Mode::Networks(names.to_vec()),
         });
     };
@@ -96,7 +97,8 @@ mod tests {
 
     #[test]
     fn modes_are_read_as_docker_writes_them() {
-        assert_eq!(mode(&[]), Ok(Mode::None));
+        let usual = Mode::Networks(vec!["default".to_owned()]);
+        assert_eq!(mode(&[]), Ok(usual));
         assert_eq!(mode(&["none"]), Ok(Mode::None));
         assert_eq!(mode(&["host"]), Ok(Mode::Host));
         let shared = Mode::Shared("web:1".to_owned());

@@ -1,15 +1,21 @@
 //! Starts a program in a sandbox and waits for it, passing signals on.
+//!
+//! The program ends with this process, also by SIGKILL. What the kernel looks at is the thread that has
+//! started it, so that thread waits for the program's end.
 
 use std::future::poll_fn;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 use std::task::Poll;
 
 use anyhow::Context;
+use dataplane_port::process::end_with_starter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::files::Shown;
 use crate::netns::Netns;
@@ -38,47 +44,55 @@ const PASSED: [Signal; 7] = [
 /// When what it is to see cannot be shown to it.
 pub async fn supervise(
     words: &[std::ffi::OsString],
-    ns: Option<&Netns>,
-    shown: &Shown,
+    ns: Option<Arc<Netns>>,
+    shown: Shown,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
     let (program, arguments) = words.split_first().context("no program was given")?;
     let mut command = Command::new(program);
     command.args(arguments);
-    // The thread ends with this, and its namespaces are the program's alone.
-    let start = || -> anyhow::Result<io::Result<_>> {
+    end_with_starter(&mut command);
+    let (told, started) = oneshot::channel();
+    let life = move || -> anyhow::Result<io::Result<ExitStatus>> {
         shown.show()?;
-        Ok(command.spawn())
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return Ok(Err(error)),
+        };
+        // Whoever would be told is there: it waits for this thread's end.
+        let _ = told.send(Pid::from_raw(child.id().cast_signed()));
+        Ok(Ok(child.wait()?))
     };
-    let started = match ns {
-        Some(ns) => ns.run(start)?,
-        None => std::thread::scope(|scope| match scope.spawn(start).join() {
-            Ok(started) => started,
+    // The thread's namespaces are the program's alone, and end with it.
+    let mut ended = tokio::task::spawn_blocking(move || match ns {
+        Some(ns) => ns.run(life)?,
+        None => match std::thread::spawn(life).join() {
+            Ok(ended) => ended,
             Err(panic) => std::panic::resume_unwind(panic),
-        }),
+        },
+    });
+    let ended = match started.await {
+        Ok(pid) => loop {
+            let passed = tokio::select! {
+                ended = &mut ended => break ended,
+                signal = signals.next() => signal,
+            };
+            // It may have ended in this instant.
+            let _ = kill(pid, passed);
+        },
+        // It was not started, and the thread says why.
+        Err(_) => ended.await,
     };
-    let mut child = match started? {
-        Ok(child) => child,
+    match ended.context("the waiting thread ended")?? {
+        Ok(status) => Ok(ExitCode::from(exit_code(status))),
         Err(error) => {
             eprintln!("causeway: cannot start '{}': {error}", program.display());
-            let code = match error.kind() {
+            Ok(ExitCode::from(match error.kind() {
                 io::ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_STARTED,
-            };
-            return Ok(ExitCode::from(code));
+            }))
         }
-    };
-    let pid = Pid::from_raw(child.id().cast_signed());
-    let mut ended = tokio::task::spawn_blocking(move || child.wait());
-    let status = loop {
-        let passed = tokio::select! {
-            ended = &mut ended => break ended.context("the waiting thread ended")??,
-            signal = signals.next() => signal,
-        };
-        // It may have ended in this instant.
-        let _ = kill(pid, passed);
-    };
-    Ok(ExitCode::from(exit_code(status)))
+    }
 }
 
 /// The signals that are passed on, caught.
