@@ -265,6 +265,12 @@ impl Names<'_> {
             (Ruling::Denied(slot), Standing::Answer) => {
                 format!("an answer, to what rule '{}' denies", name(slot))
             }
+            (Ruling::Rejected(slot), Standing::Opening) => {
+                format!("rule '{}' rejects it", name(slot))
+            }
+            (Ruling::Rejected(slot), Standing::Answer) => {
+                format!("an answer, to what rule '{}' rejects", name(slot))
+            }
         }
     }
 
@@ -447,6 +453,7 @@ fn reply(answer: Answer) -> String {
         Answer::ArpFor => "the endpoint's MAC, from the table (ARP)".to_owned(),
         Answer::NeighbourFor => "the endpoint's MAC, from the table (ND)".to_owned(),
         Answer::Echo => "the gateway answers the echo".to_owned(),
+        Answer::Reset => "TCP reset".to_owned(),
         Answer::Error { kind } => match kind {
             IcmpErrorKind::TimeExceeded => "ICMP time exceeded".to_owned(),
             IcmpErrorKind::NetworkUnreachable => "ICMP network unreachable".to_owned(),

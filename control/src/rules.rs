@@ -78,7 +78,7 @@ pub fn check_passage(desired: &DesiredState, what: &RuleBody) -> Result<(), Stri
     let (Some(from), Some(to)) = ends else {
         return Ok(());
     };
-    if what.action == Action::Drop || from.domain == to.domain {
+    if what.action != Action::Allow || from.domain == to.domain {
         return Ok(());
     }
     for network in [from, to] {

@@ -449,7 +449,7 @@ pub const fn advice(reason: DropReason) -> Option<&'static str> {
             "make the interface of the host's route an uplink: 'causeway daemon --uplink IF'"
         }
         DropReason::NetworkInternal => "create the network without --internal",
-        DropReason::PolicyDenied => {
+        DropReason::PolicyDenied | DropReason::PolicyRejected => {
             "let a rule before it allow this: 'causeway rule add NAME allow ... --before RULE'; \
              'causeway rule ls' lists them in their order"
         }

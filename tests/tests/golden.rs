@@ -584,7 +584,7 @@ fn a_routed_network(s: &mut Story) {
 /// A story's name, and how it is told.
 type Tale = (&'static str, fn(&mut Story));
 
-const STORIES: [Tale; 32] = [
+const STORIES: [Tale; 33] = [
     ("01-first-ping", first_ping),
     ("02-moves-and-ageing", stations_move_age_and_are_flushed),
     ("03-gateway-answers", the_gateway_answers),
@@ -623,6 +623,7 @@ const STORIES: [Tale; 32] = [
     ("32-names", stories::names::at_the_gateway),
     ("33-rules", stories::rules::in_order_and_back),
     ("34-icc-off", stories::rules::icc_off),
+    ("35-reject", stories::rules::rejected),
 ];
 
 fn folder() -> PathBuf {

@@ -20,7 +20,7 @@ pub struct RuleView {
     pub position: usize,
     /// Its name.
     pub name: String,
-    /// `allow` or `drop`.
+    /// `allow`, `drop` or `reject`.
     pub action: String,
     /// Who opens the connection: `any`, `host`, `outside`, a subnet, `network:NAME`, `endpoint:NAME`.
     pub from: String,
@@ -48,7 +48,7 @@ pub struct RuleView {
 pub struct RuleCreate {
     /// Its name.
     pub name: String,
-    /// `allow` or `drop`.
+    /// `allow`, `drop` or `reject`.
     pub action: String,
     /// Who opens the connection; `any` when left out.
     pub from: Option<String>,
@@ -70,7 +70,7 @@ pub struct RuleCreate {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuleSet {
-    /// `allow` or `drop`.
+    /// `allow`, `drop` or `reject`.
     pub action: Option<String>,
     /// Who opens the connection.
     pub from: Option<String>,

@@ -15,6 +15,7 @@ pub enum RuleCommand {
     /// Add a rule after all others, or where it is to stand
     #[command(after_help = "Examples:
   causeway rule add no-smtp drop --from web --to outside --proto tcp --ports 25
+  causeway rule add no-ssh reject --from web --to host --proto tcp --ports 22
   causeway rule add db allow --from web --to db --proto tcp --ports 5432
   causeway rule add office allow --from 198.51.100.0/24 --to web1
   causeway rule add closed drop --from outside --to web1             all others: after 'office'
@@ -76,6 +77,8 @@ pub enum RuleAction {
     Allow,
     /// They end
     Drop,
+    /// They end, and who opens them is told: by a TCP reset, or by ICMP
+    Reject,
 }
 
 impl RuleAction {
@@ -83,6 +86,7 @@ impl RuleAction {
         match self {
             Self::Allow => "allow",
             Self::Drop => "drop",
+            Self::Reject => "reject",
         }
         .to_owned()
     }

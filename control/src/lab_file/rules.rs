@@ -15,7 +15,7 @@ use crate::model::RuleSide;
 pub struct RuleFile {
     /// Its name.
     pub name: String,
-    /// `allow` or `drop`.
+    /// `allow`, `drop` or `reject`.
     #[serde(deserialize_with = "form::action")]
     pub action: String,
     /// Who opens the connection.
@@ -132,7 +132,7 @@ fn place<'l>(
             return None;
         }
         let comes_later = |other: &&str| later.iter().any(|rule| rule.name == **other);
-        let Some(index) = order.iter().position(|other| comes_later(&other)) else {
+        let Some(index) = order.iter().position(comes_later) else {
             order.push(name);
             return None;
         };

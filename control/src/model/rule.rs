@@ -195,7 +195,7 @@ pub const fn has_ports(of: Protocol) -> bool {
 
 /// Text that names no action.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is nothing that a rule does; choose allow or drop")]
+#[error("'{0}' is nothing that a rule does; choose allow, drop or reject")]
 pub struct RuleActionError(pub String);
 
 /// Reads an action.
@@ -206,6 +206,7 @@ pub fn rule_action(text: &str) -> Result<Action, RuleActionError> {
     match text {
         "allow" => Ok(Action::Allow),
         "drop" => Ok(Action::Drop),
+        "reject" => Ok(Action::Reject),
         _ => Err(RuleActionError(text.to_owned())),
     }
 }
@@ -215,6 +216,7 @@ pub const fn rule_action_label(action: Action) -> &'static str {
     match action {
         Action::Allow => "allow",
         Action::Drop => "drop",
+        Action::Reject => "reject",
     }
 }
 

@@ -45,7 +45,7 @@ pub fn forward<T: Trace>(
     trace: &mut T,
 ) -> Verdict {
     sw.counters.rx.add(1);
-    let verdict = path(sw, frame, now, trace).unwrap_or_else(Verdict::Drop);
+    let verdict = route::end(path(sw, frame, now, trace), sw, frame, now, trace);
     sw.counters.record(verdict);
     step!(trace, Step::Verdict(verdict));
     verdict

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::addr::MacAddr;
 use crate::checksum::{self, Change, ICMP_CHECKSUM_OFFSET, L4Checksum, Sum};
 use crate::frame::{FrameBuf, Offload};
-use crate::headers::{Arp, Headers, Ip, L4Kind, array_at, protocol};
+use crate::headers::{Arp, Headers, Ip, L4Kind, TcpFlags, array_at, protocol};
 use crate::trace::IcmpErrorKind;
 
 /// TTL and hop limit of what the gateway sends (RFC 1700; Linux's default).
@@ -22,6 +22,7 @@ const ICMPV6_ERROR_SIZE_MAX: usize = 1_280;
 const IPV4_SIZE: usize = 20;
 const IPV6_SIZE: usize = 40;
 const ICMP_SIZE: usize = 8;
+const TCP_SIZE: usize = 20;
 
 /// By how much an answer may be longer in front than what it answers.
 pub const GROWTH_MAX: usize = IPV6_SIZE + ICMP_SIZE;
@@ -110,7 +111,14 @@ pub fn neighbour(
         buf.bytes_mut()[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 1]);
     }
     let packet = &mut buf.bytes_mut()[l3..];
-    write_ipv6(packet, target, to, ADVERTISEMENT_SIZE, 255);
+    write_ipv6(
+        packet,
+        target,
+        to,
+        protocol::ICMPV6,
+        ADVERTISEMENT_SIZE,
+        255,
+    );
     let icmp = &mut packet[IPV6_SIZE..];
     icmp[..8].copy_from_slice(&[ND_ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0]);
     icmp[8..24].copy_from_slice(&target.octets());
@@ -201,18 +209,86 @@ pub fn error(
     let packet = &mut buf.bytes_mut()[l3..];
     match (ip.src, from) {
         (IpAddr::V4(to), IpAddr::V4(from)) => {
-            write_ipv4(packet, from, to, ICMP_SIZE + quoted);
+            write_ipv4(packet, from, to, protocol::ICMP, ICMP_SIZE + quoted);
             packet[IPV4_SIZE..IPV4_SIZE + ICMP_SIZE].copy_from_slice(&icmpv4_header(kind));
             write_icmp_checksum(&mut packet[IPV4_SIZE..], from.into(), to.into());
         }
         (IpAddr::V6(to), IpAddr::V6(from)) => {
-            write_ipv6(packet, from, to, ICMP_SIZE + quoted, TTL);
+            write_ipv6(packet, from, to, protocol::ICMPV6, ICMP_SIZE + quoted, TTL);
             packet[IPV6_SIZE..IPV6_SIZE + ICMP_SIZE].copy_from_slice(&icmpv6_header(kind));
             write_icmp_checksum(&mut packet[IPV6_SIZE..], from.into(), to.into());
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
     }
     true
+}
+
+/// Turns a TCP segment into the reset that answers it, from whom it was for (RFC 9293
+/// section 3.10.7.1). `false` when it cannot be read to its end.
+pub fn reset(buf: &mut FrameBuf, headers: &Headers, ip: &Ip) -> bool {
+    let l3 = headers.l3_offset;
+    let Some(reset) = tcp_reset(buf.bytes(), headers, ip) else {
+        return false;
+    };
+    let ip_size = match ip.src {
+        IpAddr::V4(_) => IPV4_SIZE,
+        IpAddr::V6(_) => IPV6_SIZE,
+    };
+    if !buf.resize(l3 + ip_size + TCP_SIZE) {
+        return false;
+    }
+    buf.offload = Offload::NONE;
+    answer_ethernet(buf.bytes_mut(), headers.dst);
+    let packet = &mut buf.bytes_mut()[l3..];
+    match (ip.dst, ip.src) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            write_ipv4(packet, from, to, protocol::TCP, TCP_SIZE);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            write_ipv6(packet, from, to, protocol::TCP, TCP_SIZE, TTL);
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    }
+    let tcp = &mut packet[ip_size..];
+    tcp.copy_from_slice(&reset);
+    let pseudo = Sum::pseudo_header(ip.dst, ip.src, protocol::TCP, TCP_SIZE);
+    let sum = pseudo.add_bytes(tcp).checksum();
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    true
+}
+
+/// The header of the reset that answers a segment, without its checksum. One that acknowledges is
+/// answered where it does; another is acknowledged to its end.
+fn tcp_reset(bytes: &[u8], headers: &Headers, ip: &Ip) -> Option<[u8; TCP_SIZE]> {
+    let l4 = headers.l4.ok()?;
+    let L4Kind::Tcp {
+        src,
+        dst,
+        flags,
+        header_size,
+    } = l4.kind
+    else {
+        return None;
+    };
+    let sequence: [u8; 4] = array_at(bytes, l4.offset + 4)?;
+    let acknowledged: [u8; 4] = array_at(bytes, l4.offset + 8)?;
+    let end = headers.l3_offset + ip.total_size as usize;
+    let payload = end.checked_sub(l4.offset + usize::from(header_size))?;
+    let mut reset = [0; TCP_SIZE];
+    reset[..2].copy_from_slice(&dst.0.to_be_bytes());
+    reset[2..4].copy_from_slice(&src.0.to_be_bytes());
+    reset[12] = ((TCP_SIZE / 4) as u8) << 4;
+    if flags.has(TcpFlags::ACK) {
+        reset[4..8].copy_from_slice(&acknowledged);
+        reset[13] = TcpFlags::RST.0;
+        return Some(reset);
+    }
+    let ends = [TcpFlags::SYN, TcpFlags::FIN].map(|flag| u32::from(flags.has(flag)));
+    let length = payload as u32 + ends[0] + ends[1];
+    let next = u32::from_be_bytes(sequence).wrapping_add(length);
+    reset[8..12].copy_from_slice(&next.to_be_bytes());
+    reset[13] = TcpFlags::RST.0 | TcpFlags::ACK.0;
+    Some(reset)
 }
 
 /// Gives a routed frame its next Ethernet addresses.
@@ -268,18 +344,25 @@ fn answer_ethernet(bytes: &mut [u8], mac: MacAddr) {
     bytes[6..ETHERNET_TYPE_AT].copy_from_slice(&mac.0);
 }
 
-fn write_ipv4(packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, payload_size: usize) {
+fn write_ipv4(packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload_size: usize) {
     let [high, low] = ((IPV4_SIZE + payload_size) as u16).to_be_bytes();
-    packet[..12].copy_from_slice(&[0x45, 0xc0, high, low, 0, 0, 0, 0, TTL, protocol::ICMP, 0, 0]);
+    packet[..12].copy_from_slice(&[0x45, 0xc0, high, low, 0, 0, 0, 0, TTL, protocol, 0, 0]);
     packet[12..16].copy_from_slice(&src.octets());
     packet[16..20].copy_from_slice(&dst.octets());
     let sum = checksum::ipv4_header(&packet[..IPV4_SIZE]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn write_ipv6(packet: &mut [u8], src: Ipv6Addr, dst: Ipv6Addr, payload_size: usize, hops: u8) {
+fn write_ipv6(
+    packet: &mut [u8],
+    src: Ipv6Addr,
+    dst: Ipv6Addr,
+    protocol: u8,
+    payload_size: usize,
+    hops: u8,
+) {
     let [high, low] = (payload_size as u16).to_be_bytes();
-    packet[..8].copy_from_slice(&[0x60, 0, 0, 0, high, low, protocol::ICMPV6, hops]);
+    packet[..8].copy_from_slice(&[0x60, 0, 0, 0, high, low, protocol, hops]);
     packet[8..24].copy_from_slice(&src.octets());
     packet[24..40].copy_from_slice(&dst.octets());
 }

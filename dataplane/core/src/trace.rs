@@ -136,6 +136,8 @@ pub enum Answer {
     NeighbourFor,
     /// ICMP or ICMPv6 echo reply.
     Echo,
+    /// TCP reset.
+    Reset,
     /// ICMP or ICMPv6 error.
     Error {
         /// Which.

@@ -222,6 +222,7 @@ drop_reasons! {
     PortIsolated, Egress, "port_isolated", "the ingress port and the destination's port are both isolated";
     VlanEgress, Egress, "vlan_egress", "the destination's port is no member of the frame's VLAN";
     PolicyDenied, Policy, "policy_denied", "a rule denies it";
+    PolicyRejected, Policy, "policy_rejected", "a rule rejects it, and its sender is told unless too many are, or nobody may be";
     IccOff, Policy, "icc_off", "endpoints of the network do not reach each other, and no rule allows these two to";
     NotIp, Route, "not_ip", "the gateway was sent something that is neither ARP nor IP";
     TaggedForGateway, Route, "tagged_for_gateway", "the gateway has no interface in the VLAN of this frame";

@@ -88,3 +88,21 @@ pub fn icc_off(s: &mut Story) {
     let (c, gateway) = (c.ip(), at("10.1.0.1:0").ip());
     s.send(3, &wire::echo(by_gateway, c, gateway, true, 9));
 }
+
+pub fn rejected(s: &mut Story) {
+    let no = Rule::new(
+        RuleSlot(0),
+        "no",
+        Action::Reject,
+        Side::Network(RED),
+        Side::Anyone,
+    );
+    s.world.edit(|t| t.policy = Policy::new([no]));
+    s.say("a connection is reset as by whom it was for");
+    let (from, to) = (at("10.1.0.2:40000"), at(OUTSIDE));
+    s.send(1, &wire::tcp(a_out(), from, to, flags::SYN, b""));
+    s.say("anything else is told of by the gateway");
+    s.send(1, &wire::udp(a_out(), from, to, 64, b"hi"));
+    s.say("but not a reset");
+    s.send(1, &wire::tcp(a_out(), from, to, flags::RST, b""));
+}

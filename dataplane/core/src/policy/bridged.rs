@@ -16,7 +16,7 @@ impl<T: Trace> Judge<'_, T> {
     /// is judged there. A port that reaches every other pays for the test of a mask, and no more.
     ///
     /// # Errors
-    /// `PolicyDenied`, `IccOff`.
+    /// `PolicyDenied`, `PolicyRejected`, `IccOff`.
     #[inline(always)]
     pub fn bridged(
         self,

@@ -311,7 +311,7 @@ fn seen_word(stamp: u32, now: Instant) -> u64 {
 const fn rule_bits(ruling: Ruling) -> u64 {
     match ruling {
         Ruling::Allowed(RuleSlot(slot)) => slot as u64,
-        Ruling::Default | Ruling::Denied(_) => NO_RULE,
+        Ruling::Default | Ruling::Denied(_) | Ruling::Rejected(_) => NO_RULE,
     }
 }
 

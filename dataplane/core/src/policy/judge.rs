@@ -22,6 +22,8 @@ pub enum Ruling {
     Allowed(RuleSlot),
     /// This one does not.
     Denied(RuleSlot),
+    /// This one does not, and has its sender told.
+    Rejected(RuleSlot),
 }
 
 impl Ruling {
@@ -31,6 +33,7 @@ impl Ruling {
             Self::Default => otherwise,
             Self::Allowed(_) => Ok(()),
             Self::Denied(_) => Err(DropReason::PolicyDenied),
+            Self::Rejected(_) => Err(DropReason::PolicyRejected),
         }
     }
 }
@@ -57,7 +60,7 @@ impl<T: Trace> Judge<'_, T> {
     /// Judges a packet of which it is known what it is in its flow: its session says so.
     ///
     /// # Errors
-    /// `PolicyDenied`, or the question's default.
+    /// `PolicyDenied`, `PolicyRejected`, or the question's default.
     pub fn settle(
         &mut self,
         question: &Question,
@@ -75,7 +78,7 @@ impl<T: Trace> Judge<'_, T> {
     /// Judges a packet that no session tells of, by the table of flows.
     ///
     /// # Errors
-    /// `PolicyDenied`, or the question's default.
+    /// `PolicyDenied`, `PolicyRejected`, or the question's default.
     pub fn follow(
         &mut self,
         question: &Question,
@@ -214,7 +217,7 @@ impl<T: Trace> Judge<'_, T> {
         headers: &Headers,
     ) -> Result<(), DropReason> {
         match ruling {
-            Ruling::Allowed(slot) | Ruling::Denied(slot) => {
+            Ruling::Allowed(slot) | Ruling::Denied(slot) | Ruling::Rejected(slot) => {
                 let size = headers.ip().map_or(0, |ip| ip.total_size);
                 self.counters.record_rule(slot, size.into());
             }

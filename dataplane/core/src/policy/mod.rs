@@ -130,7 +130,10 @@ impl Policy {
 
     /// Whether a rule denies it.
     pub(crate) fn denies(&self, question: &Question) -> bool {
-        matches!(self.judge(question), Ruling::Denied(_))
+        matches!(
+            self.judge(question),
+            Ruling::Denied(_) | Ruling::Rejected(_)
+        )
     }
 
     /// What the first rule says that fits; nothing where none does.
@@ -140,6 +143,7 @@ impl Policy {
         first.map_or(Ruling::Default, |rule| match rule.action {
             Action::Allow => Ruling::Allowed(rule.slot),
             Action::Drop => Ruling::Denied(rule.slot),
+            Action::Reject => Ruling::Rejected(rule.slot),
         })
     }
 }

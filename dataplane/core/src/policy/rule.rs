@@ -22,6 +22,8 @@ pub enum Action {
     Allow,
     /// They end here.
     Drop,
+    /// They end here, and their sender is told.
+    Reject,
 }
 
 /// One end of the flows that a rule speaks of.
@@ -126,7 +128,7 @@ impl Rule {
         match self.fits(question) {
             Fit::Yes => true,
             Fit::No => false,
-            Fit::Unknown => self.action == Action::Drop,
+            Fit::Unknown => self.action != Action::Allow,
         }
     }
 

@@ -11,6 +11,7 @@ mod hold;
 mod passage;
 mod prefixes;
 mod refuse;
+mod reject;
 mod routed;
 mod rules;
 mod unsolicited;
@@ -38,6 +39,7 @@ use errors::ErrorBudget;
 pub use hold::{HELD_MAX, HELD_PER_NEXT_HOP_MAX, HOLD_TIME, Holding};
 pub(crate) use passage::Passage;
 pub use prefixes::PrefixTable;
+pub(crate) use reject::end;
 use unsolicited::Unsolicited;
 pub use unsolicited::{SILENCE, UNSOLICITED_MAX};
 

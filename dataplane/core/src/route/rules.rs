@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Passage;
+use super::reject::untold;
 use crate::addr::{DomainId, L4Addr, UplinkId};
 use crate::headers::{Ip, L4Kind};
 use crate::nat::{Inbound, Transport};
@@ -173,7 +174,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         let (from, to) = (Party::Outside(uplink), party(domain, inbound.inside));
         let (src, dst) = inbound.translation.after;
         let question = Question::of(self.headers, from, to, Ok(())).between(src, dst);
-        self.settle(&question, standing)
+        self.settle(&question, standing).map_err(untold)
     }
 
     /// From an endpoint to another one by an external address: between the two as they are inside.
@@ -192,6 +193,7 @@ impl<T: Trace> Passage<'_, '_, T> {
         let (before, after) = (inbound.translation.before, inbound.translation.after);
         let question = Question::of(self.headers, from, to, Ok(()));
         self.follow(&question.between(before.0, after.1))
+            .map_err(untold)
     }
 
     fn sender(&self, domain: DomainId) -> Party {
