@@ -41,6 +41,7 @@ fn read_byte(stream: &mut TcpStream) -> Option<u8> {
 /// A host with an outside, two networks, and a server of either protocol in each sandbox.
 struct Stage {
     daemon: Daemon,
+    host: Namespace,
     outside: Namespace,
     /// a and b are on `red`, c is on `blue`.
     sandboxes: [Namespace; 3],
@@ -70,6 +71,7 @@ fn stage(name: &str, red: &[&str]) -> Stage {
     serve_tcp(&outside, "192.0.2.2:80");
     Stage {
         daemon,
+        host,
         outside,
         sandboxes,
         addresses,
@@ -291,6 +293,115 @@ fn exposure_lists_what_the_outside_reaches_and_the_rules_that_it_meets() {
         rows.any(|row| row["kind"] == "mapping" && row["endpoint"] == "game")
     };
     wait_until(DEADLINE, "the mapping is listed", is_open);
+}
+
+#[test]
+fn routed_addresses_and_networks_on_a_card_are_exposed_as_a_whole() {
+    if !require_root("routed_addresses_and_networks_on_a_card_are_exposed_as_a_whole") {
+        return;
+    }
+    let red = ["--subnet6", "2001:db8:5::/64", "--nat6", "routed"];
+    let s = stage("exposed", &red);
+    let rows = |kind: &str| {
+        let exposed = s.daemon.json(&["exposure"]);
+        let rows = exposed.as_array().unwrap().iter();
+        let rows: Vec<Value> = rows.filter(|row| row["kind"] == kind).cloned().collect();
+        rows
+    };
+    let routed = rows("routed");
+    assert_eq!(routed.len(), 2, "{routed:?}");
+    assert_eq!(routed[0]["address"], "2001:db8:5::2");
+    assert_eq!(
+        (
+            &routed[0]["network"],
+            &routed[0]["endpoint"],
+            &routed[0]["uplinks"][0]
+        ),
+        (&"red".into(), &"a".into(), &"up0".into())
+    );
+    assert_eq!(routed[0]["rules"], Value::Array(Vec::new()));
+    s.daemon.run(&[
+        "rule",
+        "add",
+        "six",
+        "drop",
+        "--from",
+        "outside",
+        "--to",
+        "2001:db8:5::2",
+    ]);
+    assert_eq!(rows("routed")[0]["rules"][0], "six");
+    assert_eq!(rows("routed")[1]["rules"], Value::Array(Vec::new()));
+    s.daemon
+        .run(&["network", "set", "red", "--nat6", "masquerade"]);
+    assert_eq!(rows("routed"), Vec::<Value>::new());
+
+    // Who is on the LAN of a card is one hop from every endpoint.
+    let lan = s.lab.namespace("lan");
+    s.lab.cable(&s.host, "card0", &lan, "eth0");
+    let create = [
+        "network",
+        "create",
+        "lan",
+        "--nic",
+        "card0",
+        "--subnet",
+        "192.168.7.0/24",
+    ];
+    s.daemon
+        .run(&[&create[..], &["--lan-gateway", "192.168.7.1"]].concat());
+    let on_card = rows("nic");
+    assert_eq!(on_card.len(), 1, "{on_card:?}");
+    assert_eq!(
+        (
+            &on_card[0]["network"],
+            &on_card[0]["endpoint"],
+            &on_card[0]["uplinks"][0]
+        ),
+        (&"lan".into(), &Value::Null, &"card0".into())
+    );
+    assert_eq!(on_card[0]["address"], "192.168.7.0/24");
+    let from = on_card[0]["from"].as_str().unwrap();
+    assert!(from.contains("whom it routes"), "{from}");
+    let table = s.daemon.run(&["exposure"]);
+    let row = table.lines().find(|line| line.starts_with("nic")).unwrap();
+    assert!(row.contains(" all"), "{table}");
+    s.daemon.run(&["network", "set", "lan", "--nic", "none"]);
+    assert_eq!(rows("nic"), Vec::<Value>::new());
+}
+
+/// An address has to tell whose it is: the gateways route by it.
+#[test]
+fn networks_of_overlapping_subnets_are_not_led_into_each_other_and_the_reason_is_told() {
+    if !require_root(
+        "networks_of_overlapping_subnets_are_not_led_into_each_other_and_the_reason_is_told",
+    ) {
+        return;
+    }
+    let s = stage("overlap", &[]);
+    let d = &s.daemon;
+    let twin = ["network", "create", "twin", "--no-host-link", "--subnet"];
+    d.run(&[&twin[..], &["10.88.0.0/16"]].concat());
+    let far = s.lab.namespace("far");
+    d.attach(&far, "twin", "far", &["--ip", "10.88.9.9"]);
+    serve_tcp(&far, "0.0.0.0:80");
+    for words in [
+        ["allow", "red", "twin"],
+        ["allow", "twin", "red"],
+        ["allow", "a", "far"],
+        ["allow", "blue", "twin"],
+    ] {
+        let refused = d.refused(&words);
+        assert!(refused.contains("10.88.0.0/"), "{words:?}: {refused}");
+        assert!(refused.contains("subnet"), "{words:?}: {refused}");
+    }
+    assert!(s.names().is_empty());
+    // Each to itself, and a third to one that no other overlaps any more.
+    assert!(unreachable_tcp(&s.sandboxes[0], "10.88.9.9:80"));
+    d.run(&["detach", "far"]);
+    d.run(&["network", "rm", "twin"]);
+    d.run(&["allow", "red", "blue"]);
+    ask_tcp(&s.sandboxes[0], &s.at(2, 80), 1_000);
 }
 
 #[test]
