@@ -10,6 +10,7 @@
 
 mod default_routes;
 pub(crate) mod nic;
+mod static_routes;
 
 use std::net::IpAddr;
 
@@ -27,6 +28,7 @@ use crate::model::{Backend, Endpoint, Network};
 use crate::netns::Netns;
 use crate::plan::ObservedSandbox;
 use default_routes::add_default_routes;
+use static_routes::add_static_routes;
 
 /// The queues of an opened port.
 pub type Queues = Vec<Box<dyn PortIo>>;
@@ -174,6 +176,7 @@ impl Devices {
         }
         netlink.set_up(index).await?;
         add_default_routes(netlink, index, endpoint, network).await?;
+        add_static_routes(netlink, index, endpoint).await?;
         Ok(())
     }
 
@@ -282,6 +285,9 @@ impl Devices {
         }
         for gateway in add_default_routes(netlink, link.index, endpoint, network).await? {
             repaired.push(format!("default route by {gateway}"));
+        }
+        for route in add_static_routes(netlink, link.index, endpoint).await? {
+            repaired.push(format!("route {route}"));
         }
         Ok(repaired)
     }

@@ -14,7 +14,7 @@ use crate::model::dns::DnsError;
 use crate::model::{
     BackendError, DependenceError, FdbKindError, GroupError, HolderError, LoopDetectError,
     MirrorDirectionError, NameError, NatModeError, RuleActionError, RulePortsError,
-    RuleProtocolError, RuleSideError, StpFramesError,
+    RuleProtocolError, RuleSideError, StaticRouteError, StpFramesError,
 };
 use crate::publish::PublishSpecError;
 use crate::vlans::VlanError;
@@ -68,6 +68,9 @@ pub enum Error {
     /// What is asked of the name service.
     #[error(transparent)]
     Dns(#[from] DnsError),
+    /// Not a static route, or none that an endpoint can have.
+    #[error(transparent)]
+    StaticRoute(#[from] StaticRouteError),
     /// Not a side of a rule.
     #[error(transparent)]
     RuleSide(#[from] RuleSideError),
@@ -266,6 +269,7 @@ impl Error {
             | Self::Vlan(_)
             | Self::MirrorDirection(_)
             | Self::EventKind(_)
+            | Self::StaticRoute(_)
             | Self::RuleSide(_)
             | Self::RulePorts(_)
             | Self::RuleProtocol(_)

@@ -11,6 +11,7 @@ mod mdb;
 mod mirror;
 mod nic;
 mod reservation;
+mod route;
 mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,7 @@ pub use mirror::{
 };
 pub use nic::{Confirmation, NicBefore, NicOrigin, NicSetting, NicStage, Router};
 pub use reservation::{Claimant, Holder, HolderError};
+pub use route::{STATIC_ROUTES_MAX, StaticRoute, StaticRouteError, check_routes};
 pub use rule::{
     Icc, RuleActionError, RuleBody, RulePorts, RulePortsError, RuleProtocolError, RuleSetting,
     RuleSide, RuleSideError, has_ports, rule_action, rule_action_label, rule_protocol,
@@ -442,6 +444,8 @@ pub struct Endpoint {
     pub dns: dns::EndpointDns,
     /// Of several endpoints of a sandbox the highest has the default route.
     pub gw_priority: i32,
+    /// What its sandbox reaches by other routers than the gateway.
+    pub routes: Vec<StaticRoute>,
     /// Who else knows the endpoint, and as what.
     pub foreign: Option<ForeignId>,
 }

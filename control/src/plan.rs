@@ -328,6 +328,7 @@ mod tests {
                 attached_at: 0,
                 dns: Default::default(),
                 gw_priority: 0,
+                routes: Vec::new(),
                 foreign: None,
             };
             wanted.endpoints.insert(endpoint.port, endpoint);

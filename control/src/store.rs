@@ -19,6 +19,7 @@ mod mdb;
 mod mirrors;
 mod nics;
 mod publications;
+mod routes;
 mod rules;
 mod storm;
 mod vlans;
@@ -80,6 +81,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE endpoint ADD COLUMN gw_priority INTEGER NOT NULL DEFAULT 0;",
     address_reservations::RESERVATIONS,
     rules::RULES,
+    routes::ROUTES,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -455,6 +457,7 @@ fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Resul
     )?;
     vlans::put_endpoint(connection, endpoint)?;
     dns::put_endpoint(connection, endpoint)?;
+    routes::put(connection, endpoint)?;
     let port = endpoint.port.0;
     connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
     for address in &endpoint.addresses {
@@ -552,6 +555,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             vlans: PortVlans::default(),
             dns: EndpointDns::default(),
             gw_priority: row.get("gw_priority")?,
+            routes: Vec::new(),
             foreign: foreign(row)?,
         };
         endpoints.insert(endpoint.port, endpoint);
@@ -566,6 +570,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
     }
     vlans::load_endpoints(connection, &mut endpoints)?;
     dns::load_endpoints(connection, &mut endpoints)?;
+    routes::load(connection, &mut endpoints)?;
     storm::load(connection, &mut endpoints)?;
     links::load(connection, &mut endpoints)?;
     mac_nat::load(connection, &mut endpoints)?;

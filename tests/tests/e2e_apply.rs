@@ -59,6 +59,7 @@ network = "web"
 netns = "{blue}"
 mac = "02:00:00:00:00:01"
 aliases = ["www"]
+routes = ["10.9.0.0/16=10.88.0.254"]
 
 [endpoints.blue.port]
 vlans = "1 pvid untagged, 10-20"

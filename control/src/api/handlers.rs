@@ -34,7 +34,7 @@ use crate::engine::{
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
 use crate::model::dns::{endpoint_dns, network_dns};
-use crate::model::{self, Asked, Backend, Icc, NatRequest};
+use crate::model::{self, Asked, Backend, Icc, NatRequest, StaticRoute};
 use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
 type Shared = State<Arc<Engine>>;
@@ -276,6 +276,7 @@ pub async fn attach(
         backend,
         dns: endpoint_dns(&body.aliases, &body.dns, &body.links)?,
         gw_priority: body.gw_priority.unwrap_or_default(),
+        routes: routes(&body.routes)?,
         foreign: None,
         namesake: if body.replace {
             Namesake::GivesWay
@@ -286,6 +287,11 @@ pub async fn attach(
     let name = engine.attach(request).await?.name;
     let view = engine.endpoint_named(name.as_str()).await?;
     Ok(Created(view))
+}
+
+fn routes(texts: &[String]) -> Result<Vec<StaticRoute>, Error> {
+    let routes = texts.iter().map(|text| Ok(text.parse()?));
+    routes.collect()
 }
 
 /// A MAC, or a random one that is nobody's but for a chance of one in 2⁴⁶.

@@ -272,6 +272,8 @@ pub struct EndpointCreate {
     /// Whose default route its sandbox has, when it has several endpoints: that of the highest; 0 when
     /// left out.
     pub gw_priority: Option<i32>,
+    /// What its sandbox reaches by other routers than the gateway: `10.9.0.0/16=10.88.0.254`.
+    pub routes: Vec<String>,
     /// An endpoint of that name gives way, and leaves what is published for it to this one.
     pub replace: bool,
 }
@@ -307,6 +309,9 @@ pub struct EndpointView {
     /// Of several endpoints of a sandbox the highest has the default route.
     #[serde(default)]
     pub gw_priority: i32,
+    /// Its static routes, as they are given.
+    #[serde(default)]
+    pub routes: Vec<String>,
     /// The servers that its questions for other names go to, where it has its own.
     #[serde(default)]
     pub dns: Vec<String>,

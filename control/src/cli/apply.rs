@@ -441,6 +441,7 @@ async fn attach(
         aliases: file.aliases.clone().unwrap_or_default(),
         links: file.links.clone().unwrap_or_default(),
         gw_priority: file.gw_priority,
+        routes: file.routes.clone().unwrap_or_default(),
         dns: file.dns.clone().unwrap_or_default(),
         replace,
         ..EndpointCreate::default()

@@ -429,6 +429,7 @@ pub struct NetworkSetArgs {
   causeway attach --container 4fa6e0f0 --network web     by the id that `docker ps` prints
   causeway attach --netns blue --network wan --ifname eth1 --gw-priority 10    the way out from now on
   causeway attach --netns green --network web --name web1 --replace    its ports lead here now
+  causeway attach --netns blue --network web --route 10.9.0.0/16=10.88.0.254
   causeway attach --netns red --network lab --ip none     an address by DHCP"
 )]
 pub struct AttachArgs {
@@ -471,6 +472,9 @@ pub struct AttachArgs {
     /// How it is connected: tap, packet, tap-plain
     #[arg(long, default_value = "tap")]
     pub backend: String,
+    /// What is reached by another router than the gateway; repeats
+    #[arg(long, value_name = "SUBNET=ROUTER")]
+    pub route: Vec<String>,
     /// A further name on its network; repeats
     #[arg(long, value_name = "NAME")]
     pub alias: Vec<String>,

@@ -312,6 +312,7 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
         dns: args.dns,
         links: Vec::new(),
         gw_priority: Some(args.gw_priority),
+        routes: args.route,
         replace: args.replace,
     };
     let made: EndpointView = client.post("/v1/endpoints", &body).await?;

@@ -18,7 +18,7 @@ use crate::link::check_ifname;
 use crate::model::dns::EndpointDns;
 use crate::model::{
     Backend, BackendError, Claimant, DesiredState, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name,
-    Network, Phase, Router, Sandbox,
+    Network, Phase, Router, Sandbox, StaticRoute, check_routes,
 };
 use crate::netns::{NAMED_DIR, Netns};
 use crate::port_settings::PortSettings;
@@ -56,6 +56,8 @@ pub struct AttachRequest {
     pub dns: EndpointDns,
     /// Of several endpoints of a sandbox the highest has the default route.
     pub gw_priority: i32,
+    /// What its sandbox is to reach by other routers than the gateway.
+    pub routes: Vec<StaticRoute>,
     /// Who else knows it.
     pub foreign: Option<ForeignId>,
     /// What becomes of an endpoint that has the name.
@@ -299,6 +301,7 @@ impl Engine {
             mac: request.mac,
         };
         let addresses = addresses_of_request(state, network, &request, claimant)?;
+        check_routes(&request.routes, network, &addresses)?;
         let mac = mac_of_request(&request, &addresses, network)?;
         let port = free_port(&state.desired, &[])?;
         let endpoint = Endpoint {
@@ -316,6 +319,7 @@ impl Engine {
             attached_at: now_millis(),
             dns: request.dns,
             gw_priority: request.gw_priority,
+            routes: request.routes,
             foreign: request.foreign,
         };
         Ok((endpoint, network.clone()))

@@ -622,6 +622,7 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
         backend: endpoint.backend.label().to_owned(),
         links: endpoint.dns.links.iter().map(ToString::to_string).collect(),
         gw_priority: endpoint.gw_priority,
+        routes: endpoint.routes.iter().map(ToString::to_string).collect(),
         aliases: endpoint
             .dns
             .aliases

@@ -176,6 +176,7 @@ impl Engine {
             foreign: None,
             dns: Default::default(),
             gw_priority: 0,
+            routes: Vec::new(),
         })
     }
 }

@@ -237,6 +237,7 @@ mod tests {
             attached_at,
             dns: Default::default(),
             gw_priority: 0,
+            routes: Vec::new(),
             foreign: None,
         }
     }

@@ -158,6 +158,7 @@ fn endpoint(port: u16, network: &Network, address: IpAddr) -> crate::model::Endp
         attached_at: 0,
         dns: Default::default(),
         gw_priority: 0,
+        routes: Vec::new(),
         foreign: None,
     }
 }

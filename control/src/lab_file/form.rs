@@ -14,7 +14,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::bridging::FlagsBody;
-use crate::model::{self, Backend, LoopDetect, Name, RulePorts, RuleSide, StpFrames};
+use crate::model::{self, Backend, LoopDetect, Name, RulePorts, RuleSide, StaticRoute, StpFrames};
 use crate::netns::NAMED_DIR;
 use crate::publish::PublishSpec;
 use crate::vlans as vlan_words;
@@ -149,6 +149,13 @@ pub(super) fn fdb_state<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
         Ok(kind @ (FdbKind::Static | FdbKind::Sticky | FdbKind::Local)) => Ok(kind),
     };
     by(from, read, |kind| kind.label().to_owned())
+}
+
+pub(super) fn routes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let written = |text: &String| text.parse::<StaticRoute>().map(|route| route.to_string());
+    let routes: Result<Vec<String>, _> = texts.iter().map(written).collect();
+    routes.map(Some).map_err(D::Error::custom)
 }
 
 pub(super) fn group<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

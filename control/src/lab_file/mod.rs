@@ -200,6 +200,9 @@ pub struct EndpointFile {
     pub links: Option<Vec<String>>,
     /// Of several endpoints of a sandbox the highest has the default route.
     pub gw_priority: Option<i32>,
+    /// What its sandbox reaches by other routers than the gateway: `10.9.0.0/16=10.88.0.254`.
+    #[serde(default, deserialize_with = "form::routes")]
+    pub routes: Option<Vec<String>>,
     /// The servers that its questions for other names go to.
     #[serde(default)]
     pub dns: Option<Vec<String>>,

@@ -201,6 +201,7 @@ impl Observed {
             aliases: Some(view.aliases.clone()),
             links: Some(view.links.clone()),
             gw_priority: Some(view.gw_priority),
+            routes: Some(view.routes.clone()),
             dns: Some(view.dns.clone()),
             port: self.port_file(view.port),
         }
@@ -351,6 +352,7 @@ fn shorten_endpoint(endpoint: &mut EndpointFile, network: Option<&NetworkFile>) 
     leave_out(&mut endpoint.aliases, &Vec::new());
     leave_out(&mut endpoint.links, &Vec::new());
     leave_out(&mut endpoint.gw_priority, &0);
+    leave_out(&mut endpoint.routes, &Vec::new());
     leave_out(&mut endpoint.dns, &Vec::new());
     let usual = vlans::written(&PortVlans::default());
     leave_out(&mut endpoint.port.vlans, &usual);

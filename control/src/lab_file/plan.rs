@@ -454,7 +454,7 @@ fn endpoint_steps(name: &str, wanted: &EndpointFile, there: Option<&EndpointFile
         Some(there) => {
             let moved = (&wanted.network, &wanted.netns) != (&there.network, &there.netns);
             let change = differing!(EndpointFile, wanted, there;
-                ifname, ip, ip6, mac, backend, aliases, links, gw_priority, dns);
+                ifname, ip, ip6, mac, backend, aliases, links, gw_priority, routes, dns);
             if moved || change != EndpointFile::default() {
                 steps.push(Step::Reattach(name.to_owned(), Box::new(wanted.clone())));
             }

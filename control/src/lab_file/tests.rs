@@ -26,6 +26,7 @@ netns = "/run/netns/blue"
 ip = "10.88.0.2"
 ip6 = "none"
 aliases = ["www"]
+routes = ["10.9.0.7=10.88.0.254"]
 
 [endpoints.web1.port]
 vlans = "10-20, 1 pvid untagged"
@@ -76,6 +77,7 @@ fn texts_are_brought_into_the_form_in_which_the_daemon_lists_them() {
     let web1 = &lab.endpoints["web1"];
     assert_eq!(web1.netns, "blue");
     assert_eq!(web1.port.vlans.as_deref(), Some("1 pvid untagged, 10-20"));
+    assert_eq!(web1.routes.as_ref().unwrap()[0], "10.9.0.7/32=10.88.0.254");
     let rate = web1.port.rate_in.as_deref().unwrap();
     assert!(rate.starts_with("10mbit burst "), "{rate}");
     assert_eq!(lab.networks["web"].nat6.as_deref(), Some("auto"));
@@ -122,6 +124,10 @@ fn what_cannot_be_read_is_told_with_its_place_and_key() {
     }
     for (text, told) in [
         ("[endpoints.a]\nnetwork = \"web\"", "missing field `netns`"),
+        (
+            "[endpoints.a]\nroutes = [\"10.9.0.1/16=10.88.0.1\"]",
+            "write 10.9.0.0/16",
+        ),
         ("[endpoints.a.port]\nvlans = \"5000\"", "from 1 to 4094"),
         (
             "[[publications]]\nspec = \"80\"\nendpoint = \"a\"",

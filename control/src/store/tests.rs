@@ -120,6 +120,10 @@ pub(crate) fn example() -> DesiredState {
         )
         .unwrap(),
         gw_priority: -7,
+        routes: vec![
+            "10.9.0.0/16=10.88.0.254".parse().unwrap(),
+            "10.7.0.0/16=10.88.0.253".parse().unwrap(),
+        ],
         foreign: None,
     };
     let second = Endpoint {
@@ -131,6 +135,7 @@ pub(crate) fn example() -> DesiredState {
         vlans: PortVlans::default(),
         dns: EndpointDns::default(),
         gw_priority: 0,
+        routes: Vec::new(),
         ..endpoint.clone()
     };
     let target = |endpoint: &Endpoint, weight, duty| PublicationTarget {
