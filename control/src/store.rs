@@ -36,7 +36,7 @@ use dataplane_core::l2::PortVlans;
 use dataplane_core::nat::Dependence;
 use dataplane_core::topology::NatMode;
 use nix::fcntl::Flock;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 pub use error::Error;
 
@@ -375,8 +375,30 @@ impl Store {
     }
 }
 
+/// Who else may read the database while we have it.
+#[derive(Clone, Copy)]
+enum Readers {
+    /// Whoever looks on.
+    Others,
+    /// Nobody, so that no shared memory is needed, for which a full disk has no room.
+    None,
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    match connect_for(path, Readers::Others) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
+            connect_for(path, Readers::None)
+        }
+        connected => connected,
+    }
+}
+
+fn connect_for(path: &Path, readers: Readers) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
+    match readers {
+        Readers::Others => {}
+        Readers::None => connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?,
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

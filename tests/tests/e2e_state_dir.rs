@@ -129,6 +129,45 @@ fn a_full_disk_refuses_every_change_and_loses_no_frame() {
 }
 
 #[test]
+fn what_is_there_is_taken_off_the_host_though_the_disk_is_full() {
+    if !require_root("what_is_there_is_taken_off_the_host_though_the_disk_is_full") {
+        return;
+    }
+    for ended in ["killed", "stopped"] {
+        let lab = Lab::new("full-clean");
+        let (host, _outside) = lab.host_and_outside();
+        let [a, b] = lab.namespaces(["a", "b"]);
+        let marks = [&host, &a, &b].map(footprint);
+        let state = lab.dir().join("state");
+        let disk = Disk::new(state.clone());
+        let mut daemon = Daemon::start(&lab, &host, &["--uplink", "up0"]);
+        daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
+        daemon.attach(&a, "n", "a", &[]);
+        daemon.attach(&b, "n", "b", &["--backend", "packet"]);
+        daemon.run(&["publish", "add", "8080-9000:8080-9000", "a"]);
+        // A state that nobody has open has files to make before it can be read.
+        match ended {
+            "killed" => {
+                disk.fill();
+                daemon.kill();
+            }
+            _ => {
+                daemon.stop();
+                disk.fill();
+            }
+        }
+        let output = daemon.output(&["clean", "--state-dir", path_text(&state)]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // The directory itself is where the disk is, and stays.
+        assert!(said.contains("busy"), "{ended}: {said}");
+        assert_eq!(said.lines().count(), 1, "{ended}: {said}");
+        assert_eq!([&host, &a, &b].map(footprint), marks, "{ended}");
+        let left = std::fs::read_dir(&disk.0).unwrap().count();
+        assert_eq!(left, 0, "{ended}");
+    }
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written_is_refused_by_its_name() {
     if !require_root("a_state_directory_that_cannot_be_written_is_refused_by_its_name") {
         return;

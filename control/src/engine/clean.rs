@@ -19,6 +19,9 @@ use crate::store::Store;
 /// Removes every device, guard, address and reservation that the state names, then the state.
 /// Goes on when a step fails, and reports them all. Returns what was removed, a line each.
 ///
+/// That a full disk has no room for what is to be forgotten step by step is no failure: with the state
+/// goes all that was to be forgotten.
+///
 /// # Errors
 /// When the state is in use or unreadable: nothing has been touched then.
 pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error> {
@@ -33,7 +36,13 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
     let mut failed = Vec::new();
     let mut note = |what: String, result: Result<(), Error>| match result {
         Ok(()) => done.push(what),
-        Err(error) => failed.push(error),
+        Err(error) => {
+            // Gone from the host all the same, if that is all that failed.
+            if lacks_room(&error) {
+                done.push(what);
+            }
+            failed.push(error);
+        }
     };
     let devices = Devices {
         host: host.clone(),
@@ -92,11 +101,18 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
     if store.host_note(OURS_NOTE)?.is_some() {
         note("reserved ports".to_owned(), give_ports_back(&store, &host));
     }
-    for network in desired.networks.values() {
-        let removed = store.remove_network(network.domain).map_err(Error::from);
-        note(format!("network {}", network.name), removed);
+    let full = failed.iter().any(lacks_room);
+    // Networks of endpoints that there was no room to forget cannot be forgotten either.
+    for network in desired.networks.values().filter(|_| !full) {
+        match store.remove_network(network.domain) {
+            Ok(()) => done.push(format!("network {}", network.name)),
+            Err(error) => failed.push(error.into()),
+        }
     }
-    if failed.is_empty() {
+    let unforgotten: Vec<Error> = failed.extract_if(.., |error| lacks_room(error)).collect();
+    if !failed.is_empty() {
+        failed.extend(unforgotten);
+    } else {
         drop(store);
         let removed = std::fs::remove_dir_all(state_dir);
         if let Err(error) = removed {
@@ -105,6 +121,10 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
         }
     }
     Ok((done, failed))
+}
+
+fn lacks_room(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if error.is_full())
 }
 
 fn guards(host: &HostState, guarded: &str, link: u32) -> bool {

@@ -100,7 +100,12 @@ pub(super) fn give_ports_back(store: &Store, host: &Netns) -> Result<(), Error> 
     if store.host_note(OURS_NOTE)?.is_none() {
         return Ok(());
     }
-    replace(store, host, &PortSet::default())?;
+    // Before the notes, which a full disk has no room to change: done twice, it does no harm.
+    let (ours, before) = (noted(store, OURS_NOTE)?, noted(store, BEFORE_NOTE)?);
+    let mut theirs = sysctl::reserved_ports(host)?;
+    ours.ranges().for_each(|range| theirs.remove(&range));
+    before.ranges().for_each(|range| theirs.insert(&range));
+    sysctl::set_reserved_ports(host, &theirs)?;
     store.remove_host_note(OURS_NOTE)?;
     Ok(store.remove_host_note(BEFORE_NOTE)?)
 }
