@@ -15,6 +15,7 @@ use dataplane_port::packet::PacketSocket;
 use dataplane_port::pcap::{PcapWriter, Recorder};
 use dataplane_port::tap::Tap;
 use dataplane_port::tap_plain::PlainTap;
+use dataplane_port::xdp::XdpBuilder;
 use dataplane_port::{BATCH_MAX, Capabilities, PortIo};
 use tests::lab::{Lab, Namespace, block_on, require_root};
 
@@ -138,6 +139,14 @@ fn kernel_rows(ns: &Namespace) -> Vec<Row> {
             let (name, peer) = (next("near"), next("far"));
             veth(&name, &peer);
             let port = PacketSocket::open(&name).unwrap();
+            let far_end = PacketSocket::open(&peer).unwrap();
+            Subject::new(port, PortPeer::new(far_end, unplug(name)), PLAIN_SIZE_MAX)
+        }),
+        row("xdp on veth", || {
+            let (name, peer) = (next("near"), next("far"));
+            veth(&name, &peer);
+            let builder = XdpBuilder::new(&name).mtu(MTU as u16);
+            let port = builder.open().unwrap().remove(0);
             let far_end = PacketSocket::open(&peer).unwrap();
             Subject::new(port, PortPeer::new(far_end, unplug(name)), PLAIN_SIZE_MAX)
         }),

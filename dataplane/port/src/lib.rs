@@ -8,6 +8,7 @@
 //! | TAP with `vnet_hdr` | [`tap`] | checksum, GSO | one per worker |
 //! | TAP by the `tun-tap` crate | [`tap_plain`] | none | one |
 //! | AF_PACKET | [`packet`] | checksum, GSO | fanout by flow |
+//! | AF_XDP | [`xdp`] | checksum | the interface's |
 //! | in memory | [`memory`] | as configured | one |
 //! | from a file | [`pcap`] | none | one |
 //! | to a thread that writes | [`spool`] | every one | one |
@@ -25,6 +26,7 @@ use dataplane_core::frame::{FrameBuf, GsoKind};
 pub use framing::Framing;
 
 pub mod conformance;
+pub mod ethtool;
 pub mod fault;
 mod framing;
 pub mod guard;
@@ -37,6 +39,7 @@ mod sys;
 pub mod tap;
 pub mod tap_plain;
 pub mod virtio;
+pub mod xdp;
 
 /// Frames handed over in one call: enough to amortise a wake-up, few enough that a batch of
 /// small frames stays in the L1 cache and one port cannot starve the others for long.
@@ -251,6 +254,19 @@ pub struct EdgeStats {
     pub rx_dropped: u64,
     /// Frames that were skipped because they were cut off or shorter than their headers.
     pub rx_malformed: u64,
+    /// Frames that the kernel had taken and dropped later, which no caller was told.
+    pub tx_dropped: u64,
+}
+
+/// Something that a backend asked of the kernel, and what it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// What it is about.
+    pub feature: &'static str,
+    /// What was asked for.
+    pub wanted: &'static str,
+    /// What is used, the same or something lesser.
+    pub used: &'static str,
 }
 
 /// One queue of one switch port.
@@ -289,6 +305,11 @@ pub trait PortIo: Send {
     /// What the kernel says.
     fn set_carrier(&self, _carrier: Carrier) -> io::Result<()> {
         Ok(())
+    }
+
+    /// What was negotiated besides [`PortIo::capabilities`].
+    fn negotiated(&self) -> Vec<Negotiated> {
+        Vec::new()
     }
 
     /// Loss at the kernel's edge.

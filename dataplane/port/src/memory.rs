@@ -161,7 +161,7 @@ impl PortIo for MemoryPort {
     fn edge_stats(&self) -> EdgeStats {
         EdgeStats {
             rx_dropped: self.cable.rx_dropped.load(Ordering::Relaxed),
-            rx_malformed: 0,
+            ..EdgeStats::default()
         }
     }
 }

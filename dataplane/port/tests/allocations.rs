@@ -15,6 +15,7 @@ use dataplane_port::fault::{FaultRates, Faulty};
 use dataplane_port::memory::MemoryPort;
 use dataplane_port::packet::PacketSocket;
 use dataplane_port::tap::Tap;
+use dataplane_port::xdp::XdpSocket;
 use dataplane_port::{BATCH_MAX, Batch, Capabilities, PortIo};
 
 /// Rounds after which every buffer has been used.
@@ -66,6 +67,19 @@ fn tap_and_packet_socket() {
         let mut socket = PacketSocket::open("tap0").unwrap();
         check(&mut tap, &mut socket);
         check(&mut socket, &mut tap);
+    });
+}
+
+#[test]
+fn xdp_socket() {
+    in_namespace(|| {
+        ip("link add a0 type veth peer name b0");
+        ip("link set a0 up");
+        ip("link set b0 up");
+        let mut xdp = XdpSocket::open("a0").unwrap();
+        let mut socket = PacketSocket::open("b0").unwrap();
+        check(&mut xdp, &mut socket);
+        check(&mut socket, &mut xdp);
     });
 }
 

@@ -235,6 +235,7 @@ impl PortIo for PacketSocket {
         EdgeStats {
             rx_dropped: self.rx_dropped.get(),
             rx_malformed: self.rx_malformed,
+            tx_dropped: 0,
         }
     }
 }

@@ -398,8 +398,8 @@ impl PortIo for Tap {
     /// (`tx_dropped`, as the sandbox sees it): a descriptor does not tell.
     fn edge_stats(&self) -> EdgeStats {
         EdgeStats {
-            rx_dropped: 0,
             rx_malformed: self.rx_malformed,
+            ..EdgeStats::default()
         }
     }
 }

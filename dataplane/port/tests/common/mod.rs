@@ -49,6 +49,14 @@ pub fn tc(arguments: &str) -> String {
     run("tc", arguments)
 }
 
+/// Runs the program and arguments that are the words of `line`, and returns what it printed.
+#[allow(dead_code)]
+#[track_caller]
+pub fn output_of(line: &str) -> String {
+    let (program, arguments) = line.split_once(' ').unwrap_or((line, ""));
+    run(program, arguments)
+}
+
 #[track_caller]
 fn run(program: &str, arguments: &str) -> String {
     let output = Command::new(program)

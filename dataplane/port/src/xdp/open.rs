@@ -1,0 +1,444 @@
+//! Opening AF_XDP sockets: what the kernel can give is asked for, and what it refuses is done without
+//! where that can be.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dataplane_core::frame::FRAME_SIZE_MAX;
+use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
+
+use super::bpf::{self, Mode, Pieces};
+use super::error::XdpError;
+use super::features::{Checksums, Feature, Features, Frames};
+use super::memory::Umem;
+use super::ring::{Consumer, Producer};
+use super::{DESCRIPTORS_MAX, KERNEL_HEADROOM, METADATA_SIZE, XdpSocket};
+use super::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS};
+use crate::ethtool;
+use crate::sys::{self, PlainData};
+
+/// Queues of one interface: what [`crate::packet`] allows as well.
+pub(super) const QUEUES_MAX: usize = crate::packet::QUEUES_MAX;
+
+/// A chunk for frames of an MTU of 1,500, the smallest that the kernel allows.
+const CHUNK_SIZE: usize = 2_048;
+/// A chunk for larger frames: a page, the largest that it allows.
+const LARGE_CHUNK_SIZE: usize = 4_096;
+
+/// Bytes that the kernel may hold of frames on their way out: all chunks, as it counts them.
+const SEND_BUFFER_SIZE: c_int = 8 << 20;
+
+/// How long a queue is waited for that is in use: of a socket that has been closed the kernel lets go a
+/// moment later (`xp_put_pool` of net/xdp/xsk_buff_pool.c).
+const RELEASE_MAX: Duration = Duration::from_millis(500);
+/// How long between asking for it twice.
+const RELEASE_STEP: Duration = Duration::from_millis(1);
+
+/// Bytes of frame beyond the MTU: a header with two VLAN tags.
+const FRAME_OVERHEAD: usize = ETHERNET_SIZE + 2 * VLAN_TAG_SIZE;
+
+/// The MTU up to which drivers keep a frame in one piece: a page, less what the kernel has in front of
+/// and behind it (`veth_xdp_set` of drivers/net/veth.c).
+const DRIVER_MTU_MAX: usize = 3_506;
+
+/// How to open the queues of an interface.
+#[derive(Clone, Debug)]
+pub struct XdpBuilder {
+    name: Box<str>,
+    queues: usize,
+    frame_size: usize,
+    refused: Vec<(Feature, c_int)>,
+}
+
+impl XdpBuilder {
+    /// One queue for frames of an MTU of 1,500 on the interface `name`.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            queues: 1,
+            frame_size: FRAME_OVERHEAD + 1_500,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Opens this many queues, which must be as many as the interface receives by: the kernel chooses
+    /// among those of the interface, not among ours.
+    #[must_use]
+    pub fn queues(mut self, count: usize) -> Self {
+        self.queues = count;
+        self
+    }
+
+    /// Makes room for the frames of an MTU, with two VLAN tags.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.frame_size = FRAME_OVERHEAD + usize::from(mtu);
+        self
+    }
+
+    /// Goes on as if the kernel had refused a feature with this error: for tests of what is done
+    /// without it.
+    #[must_use]
+    pub fn refuse(mut self, feature: Feature, errno: c_int) -> Self {
+        self.refused.push((feature, errno));
+        self
+    }
+
+    /// Opens the queues in the calling thread's network namespace. From then on the host's stack
+    /// receives nothing on the interface.
+    ///
+    /// # Errors
+    /// As the variants of [`XdpError`] say; the interface is as it was.
+    pub fn open(&self) -> Result<Vec<XdpSocket>, XdpError> {
+        if !(1..=QUEUES_MAX).contains(&self.queues) {
+            return Err(XdpError::QueueCount(self.queues));
+        }
+        let index = sys::interface_index(&self.name).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.not_found(),
+            _ => self.failed("look up the interface of", error),
+        })?;
+        let has = ethtool::receive_queues(&self.name);
+        let has = has.map_err(|error| self.failed("count the queues for", error))?;
+        if has.is_some_and(|has| has != self.queues) {
+            return Err(XdpError::OtherQueues {
+                name: self.name.clone(),
+                wanted: self.queues,
+                has: has.unwrap_or_default(),
+            });
+        }
+        let map = self.ask(Feature::Map, || bpf::create_map(self.queues as u32));
+        let map = map.map_err(|error| self.failed("make the map of", error))?;
+        let (program, pieces) = self.load(map.as_fd())?;
+        let opened = (0..self.queues).map(|queue| self.open_queue(index, queue, pieces));
+        let opened = opened.collect::<Result<Vec<Opened>, XdpError>>()?;
+        for (queue, socket) in opened.iter().enumerate() {
+            bpf::put_socket(map.as_fd(), queue as u32, socket.fd.as_fd())
+                .map_err(|error| self.failed("enter the socket of", error))?;
+        }
+        // Last: whatever the program redirects has a socket to go to.
+        let (link, mode) = self.attach(program.as_fd(), index)?;
+        let hook = Arc::new(Hook {
+            name: self.name.clone(),
+            _link: link,
+            _map: map,
+        });
+        let queues = opened.into_iter();
+        Ok(queues.map(|queue| queue.into_socket(mode, &hook)).collect())
+    }
+
+    /// Asks the kernel, unless the builder is to refuse in its place.
+    fn ask<T>(&self, feature: Feature, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self.refused.iter().find(|(refused, _)| *refused == feature) {
+            Some((_, errno)) => Err(io::Error::from_raw_os_error(*errno)),
+            None => call(),
+        }
+    }
+
+    fn load(&self, map: BorrowedFd<'_>) -> Result<(OwnedFd, Pieces), XdpError> {
+        let several = self.ask(Feature::Program, || {
+            self.ask(Feature::ProgramOfPieces, || bpf::load(map, Pieces::Several))
+        });
+        let loaded = match several {
+            Ok(program) => return Ok((program, Pieces::Several)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.ask(Feature::Program, || bpf::load(map, Pieces::One))
+            }
+            Err(error) => Err(error),
+        };
+        let program = loaded.map_err(|error| self.failed("load the program of", error))?;
+        Ok((program, Pieces::One))
+    }
+
+    fn attach(&self, program: BorrowedFd<'_>, index: u32) -> Result<(OwnedFd, Mode), XdpError> {
+        let native = self.ask(Feature::Native, || {
+            bpf::attach(program, index, Mode::Native)
+        });
+        match native {
+            Ok(link) => return Ok((link, Mode::Native)),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            Err(error) => return Err(self.failed("attach the program of", error)),
+        }
+        let generic = self.ask(Feature::Generic, || {
+            bpf::attach(program, index, Mode::Generic)
+        });
+        let link = generic.map_err(|error| self.failed("attach the program of", error))?;
+        Ok((link, Mode::Generic))
+    }
+
+    /// One bound socket with its memory and rings.
+    fn open_queue(&self, index: u32, queue: usize, pieces: Pieces) -> Result<Opened, XdpError> {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
+        let fd = self.ask(Feature::Socket, || sys::socket(libc::AF_XDP, kind, 0));
+        let fd = fd.map_err(|error| self.failed("open", error))?;
+        let size_buffer = |name| {
+            let size = SEND_BUFFER_SIZE;
+            sys::set_option(fd.as_fd(), libc::SOL_SOCKET, name, &size)
+        };
+        // Beyond `net.core.wmem_max` only with CAP_NET_ADMIN; without it, as much as allowed.
+        size_buffer(libc::SO_SNDBUFFORCE)
+            .or_else(|_| size_buffer(libc::SO_SNDBUF))
+            .map_err(|error| self.failed("size the buffer of", error))?;
+        let (umem, checksums) = self.register_memory(fd.as_fd())?;
+        let rings = self.ask(Feature::Memory, || Rings::new(fd.as_fd()));
+        let rings = rings.map_err(|error| self.failed("map the rings of", error))?;
+        let frames = self.bind(fd.as_fd(), (index, queue as u32), pieces)?;
+        let (chunk_size, chunks) = (umem.chunk_size(), DESCRIPTORS_MAX);
+        let frame_size_max = match frames {
+            Frames::SeveralChunks => FRAME_SIZE_MAX.min(chunks * (chunk_size - METADATA_SIZE)),
+            Frames::OneChunk => chunk_size - KERNEL_HEADROOM,
+        };
+        if frame_size_max < self.frame_size {
+            return Err(self.too_large(frame_size_max - FRAME_OVERHEAD));
+        }
+        Ok(Opened {
+            fd,
+            umem,
+            rings,
+            frames,
+            checksums,
+            frame_size_max,
+        })
+    }
+
+    fn register_memory(&self, socket: BorrowedFd<'_>) -> Result<(Umem, Checksums), XdpError> {
+        let chunk_size = match self.frame_size + KERNEL_HEADROOM {
+            ..=CHUNK_SIZE => CHUNK_SIZE,
+            _ => LARGE_CHUNK_SIZE,
+        };
+        let count = (RECEIVE_CHUNKS + TRANSMIT_CHUNKS) as usize;
+        let made = self.ask(Feature::Memory, || Umem::new(count, chunk_size));
+        let umem = made.map_err(|error| self.failed("make the buffers of", error))?;
+        let register = |flags, tx_metadata_len| {
+            let registration = libc::xdp_umem_reg {
+                addr: umem.address(),
+                len: umem.size() as u64,
+                chunk_size: chunk_size as u32,
+                headroom: 0,
+                flags,
+                tx_metadata_len,
+            };
+            sys::set_option(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, &registration)
+        };
+        let described = self.ask(Feature::Metadata, || {
+            register(libc::XDP_UMEM_TX_METADATA_LEN, METADATA_SIZE as u32)
+        });
+        match described {
+            Ok(()) => return Ok((umem, Checksums::Described)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(self.failed("register the buffers of", error)),
+        }
+        register(0, 0).map_err(|error| self.failed("register the buffers of", error))?;
+        Ok((umem, Checksums::Finished))
+    }
+
+    fn bind(
+        &self,
+        socket: BorrowedFd<'_>,
+        (index, queue): (u32, u32),
+        pieces: Pieces,
+    ) -> Result<Frames, XdpError> {
+        let flags = libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP;
+        if pieces == Pieces::Several {
+            let several = self.ask(Feature::SeveralChunks, || {
+                bind(socket, (index, queue), flags | libc::XDP_USE_SG)
+            });
+            match several {
+                Ok(()) => return Ok(Frames::SeveralChunks),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) => return Err(self.failed("bind", error)),
+            }
+        }
+        bind(socket, (index, queue), flags).map_err(|error| self.failed("bind", error))?;
+        Ok(Frames::OneChunk)
+    }
+
+    fn not_found(&self) -> XdpError {
+        XdpError::NotFound {
+            name: self.name.clone(),
+        }
+    }
+
+    fn too_large(&self, mtu_max: usize) -> XdpError {
+        let name = self.name.clone();
+        XdpError::TooLarge { name, mtu_max }
+    }
+
+    fn failed(&self, operation: &'static str, source: io::Error) -> XdpError {
+        let name = self.name.clone();
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => XdpError::NotPermitted { name, operation },
+            Some(libc::ENODEV | libc::ENXIO) => XdpError::NotFound { name },
+            Some(libc::EBUSY | libc::EEXIST) => XdpError::InUse { name },
+            Some(libc::ENOBUFS | libc::ENOMEM) => XdpError::Memory { name },
+            Some(libc::ERANGE) => self.too_large(DRIVER_MTU_MAX),
+            Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::ENOSYS) => {
+                XdpError::Unsupported { name, operation }
+            }
+            _ => XdpError::Io {
+                name,
+                operation,
+                source,
+            },
+        }
+    }
+}
+
+/// The program on an interface, which ends with the last queue.
+pub(super) struct Hook {
+    name: Box<str>,
+    _link: OwnedFd,
+    _map: OwnedFd,
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A queue that is open, while nothing is redirected to it.
+struct Opened {
+    fd: OwnedFd,
+    umem: Umem,
+    rings: Rings,
+    frames: Frames,
+    checksums: Checksums,
+    frame_size_max: usize,
+}
+
+impl Opened {
+    fn into_socket(self, mode: Mode, hook: &Arc<Hook>) -> XdpSocket {
+        let Rings {
+            mut fill,
+            received,
+            transmit,
+            completed,
+        } = self.rings;
+        let chunk = |index: u32| u64::from(index) * self.umem.chunk_size() as u64;
+        for index in 0..RECEIVE_CHUNKS {
+            fill.push(chunk(index));
+        }
+        fill.submit();
+        let free = (RECEIVE_CHUNKS..RECEIVE_CHUNKS + TRANSMIT_CHUNKS).map(chunk);
+        XdpSocket {
+            free: free.collect(),
+            fd: self.fd,
+            umem: self.umem,
+            fill,
+            received,
+            transmit,
+            completed,
+            features: Features {
+                mode,
+                frames: self.frames,
+                checksums: self.checksums,
+            },
+            frame_size_max: self.frame_size_max,
+            owed: 0,
+            rx_malformed: 0,
+            tx_dropped: 0,
+            hook: Arc::clone(hook),
+        }
+    }
+}
+
+/// The four rings of a socket.
+struct Rings {
+    fill: Producer<u64>,
+    received: Consumer<libc::xdp_desc>,
+    transmit: Producer<libc::xdp_desc>,
+    completed: Consumer<u64>,
+}
+
+impl Rings {
+    fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        for (ring, size) in [
+            (libc::XDP_UMEM_FILL_RING, RECEIVE_CHUNKS),
+            (libc::XDP_RX_RING, RECEIVE_CHUNKS),
+            (libc::XDP_UMEM_COMPLETION_RING, TRANSMIT_CHUNKS),
+            (libc::XDP_TX_RING, TRANSMIT_CHUNKS),
+        ] {
+            sys::set_option(socket, libc::SOL_XDP, ring, &size)?;
+        }
+        let offsets: libc::xdp_mmap_offsets =
+            sys::get_option(socket, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+        let (received, transmit) = (libc::XDP_PGOFF_RX_RING, libc::XDP_PGOFF_TX_RING);
+        let (fill, completed) = (
+            libc::XDP_UMEM_PGOFF_FILL_RING,
+            libc::XDP_UMEM_PGOFF_COMPLETION_RING,
+        );
+        Ok(Self {
+            fill: Producer::new(socket, RECEIVE_CHUNKS, &offsets.fr, fill)?,
+            received: Consumer::new(socket, RECEIVE_CHUNKS, &offsets.rx, received as u64)?,
+            transmit: Producer::new(socket, TRANSMIT_CHUNKS, &offsets.tx, transmit as u64)?,
+            completed: Consumer::new(socket, TRANSMIT_CHUNKS, &offsets.cr, completed)?,
+        })
+    }
+}
+
+const NO_OFFSET: libc::xdp_ring_offset = libc::xdp_ring_offset {
+    producer: 0,
+    consumer: 0,
+    desc: 0,
+    flags: 0,
+};
+
+// SAFETY: integers without padding.
+unsafe impl PlainData for libc::xdp_mmap_offsets {
+    const ZERO: Self = Self {
+        rx: NO_OFFSET,
+        tx: NO_OFFSET,
+        fr: NO_OFFSET,
+        cr: NO_OFFSET,
+    };
+}
+
+// SAFETY: integers without padding.
+unsafe impl PlainData for libc::xdp_statistics {
+    const ZERO: Self = Self {
+        rx_dropped: 0,
+        rx_invalid_descs: 0,
+        tx_invalid_descs: 0,
+        rx_ring_full: 0,
+        rx_fill_ring_empty_descs: 0,
+        tx_ring_empty_descs: 0,
+    };
+}
+
+/// Binds a socket to a queue of an interface, which it waits for if it has just been left.
+fn bind(socket: BorrowedFd<'_>, (index, queue): (u32, u32), flags: u16) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: index,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    let deadline = Instant::now() + RELEASE_MAX;
+    loop {
+        match bind_once(socket, &address) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(RELEASE_STEP);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_once(socket: BorrowedFd<'_>, address: &libc::sockaddr_xdp) -> io::Result<()> {
+    // SAFETY: the address is a live `sockaddr_xdp`, and the size is its own.
+    // JUSTIFICATION: std binds to IP and unix addresses only.
+    let returned = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const *address).cast(),
+            size_of::<libc::sockaddr_xdp>() as libc::socklen_t,
+        )
+    };
+    sys::check(returned).map(drop)
+}
