@@ -15,10 +15,12 @@ mod static_routes;
 use std::net::IpAddr;
 
 use dataplane_core::addr::Prefix;
+use dataplane_port::ethtool;
 use dataplane_port::guard::{self, Guarded};
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError};
 use dataplane_port::tap_plain::PlainTap;
+use dataplane_port::xdp::XdpBuilder;
 use dataplane_port::{Carrier, PortIo};
 
 use crate::error::Error;
@@ -35,6 +37,14 @@ pub type Queues = Vec<Box<dyn PortIo>>;
 
 /// How many characters of the instance fit into a temporary name beside a port id.
 const INSTANCE_PART_LEN: usize = 6;
+
+/// What the far end of a veth must not leave to its device, as the frames that XDP redirects come
+/// without it: VLAN tags beside the bytes, and the checksum of SCTP, which nobody else computes.
+const LOST_TO_XDP: &[&str] = &[
+    "tx-vlan-hw-insert",
+    "tx-vlan-stag-hw-insert",
+    "tx-checksum-sctp",
+];
 
 /// Makes and opens devices.
 #[derive(Clone, Debug)]
@@ -81,7 +91,7 @@ impl Devices {
         let made = match endpoint.backend {
             Backend::Tap | Backend::Host => self.create_tap(&sandbox, endpoint),
             Backend::TapPlain => self.create_plain_tap(&sandbox, endpoint),
-            Backend::Packet => self.create_veth(&sandbox, endpoint, network).await,
+            Backend::Packet | Backend::Xdp => self.create_veth(&sandbox, endpoint, network).await,
             Backend::Nic => self.open_nic(&endpoint.ifname),
         };
         let configured = match made {
@@ -134,19 +144,33 @@ impl Devices {
             .await?;
         // The host must not speak on it: no address, hence no IPv6 of its own either.
         self.netlink.set_addr_gen_mode_none(host_end.index).await?;
-        let queues = self.open_veth(endpoint)?;
+        if endpoint.backend == Backend::Xdp {
+            sandbox
+                .ns
+                .run(|| ethtool::switch_off(&name, LOST_TO_XDP))?
+                .map_err(|error| {
+                    Error::io(format!("set what '{name}' leaves to its device"), error)
+                })?;
+        }
+        let queues = self.open_veth(endpoint, network)?;
         self.netlink.set_up(host_end.index).await?;
         Ok(queues)
     }
 
     /// Opens the host end, guarded: the host would answer ARP for its own addresses on it.
-    fn open_veth(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
+    ///
+    /// What XDP redirects never gets as far as the guard, which stays when the process dies and its
+    /// program with it.
+    fn open_veth(&self, endpoint: &Endpoint, network: &Network) -> Result<Queues, Error> {
         let name = self.own_name(endpoint);
-        let builder = PacketBuilder::new(&name).queues(self.workers);
         self.host
             .run(|| guard::install(&name, Guarded::Everything))??;
-        let sockets = self.host.run(|| builder.open())??;
-        Ok(boxed(sockets))
+        if endpoint.backend == Backend::Xdp {
+            let builder = XdpBuilder::new(&name).mtu(network.mtu);
+            return Ok(boxed(self.host.run(|| builder.open())??));
+        }
+        let builder = PacketBuilder::new(&name).queues(self.workers);
+        Ok(boxed(self.host.run(|| builder.open())??))
     }
 
     /// Sets everything inside the sandbox, the state "up" and the routes last.
@@ -186,7 +210,7 @@ impl Devices {
     /// # Errors
     /// What the kernel said.
     pub async fn set_carrier(&self, endpoint: &Endpoint, carrier: Carrier) -> Result<(), Error> {
-        if endpoint.backend != Backend::Packet {
+        if !endpoint.backend.is_veth() {
             return Ok(());
         }
         let link = self.netlink.require(&self.own_name(endpoint)).await?;
@@ -222,7 +246,7 @@ impl Devices {
     ///
     /// # Errors
     /// When it is not there, or not of our making.
-    pub async fn adopt(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
+    pub async fn adopt(&self, endpoint: &Endpoint, network: &Network) -> Result<Queues, Error> {
         match endpoint.backend {
             Backend::TapPlain => {
                 let (sandbox, name) = self.find_in_sandbox(endpoint).await?;
@@ -237,7 +261,7 @@ impl Devices {
                 let taps = sandbox.ns.run(|| builder.attach())??;
                 Ok(boxed(taps))
             }
-            Backend::Packet => self.open_veth(endpoint),
+            Backend::Packet | Backend::Xdp => self.open_veth(endpoint, network),
             Backend::Nic => self.take_nic(endpoint).await,
         }
     }
@@ -309,7 +333,7 @@ impl Devices {
         if endpoint.backend == Backend::Nic {
             return self.unguard_nic(&endpoint.ifname);
         }
-        if endpoint.backend == Backend::Packet {
+        if endpoint.backend.is_veth() {
             // The host end takes the other along, and outlives an unreachable sandbox.
             return self.remove_link(&self.netlink, endpoint).await;
         }
@@ -320,7 +344,7 @@ impl Devices {
     }
 
     async fn remove_from(&self, sandbox: &Sandbox, endpoint: &Endpoint) -> Result<(), Error> {
-        if endpoint.backend == Backend::Packet {
+        if endpoint.backend.is_veth() {
             self.remove_link(&self.netlink, endpoint).await?;
         }
         self.remove_link(&sandbox.netlink, endpoint).await

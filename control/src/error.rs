@@ -7,6 +7,7 @@ use dataplane_core::addr::MacAddr;
 use dataplane_port::guard::GuardError;
 use dataplane_port::packet::PacketError;
 use dataplane_port::tap::TapError;
+use dataplane_port::xdp::XdpError;
 
 use crate::events::EventKindError;
 use crate::link::IfNameError;
@@ -101,6 +102,9 @@ pub enum Error {
     /// A packet socket that cannot be opened.
     #[error(transparent)]
     Packet(#[from] PacketError),
+    /// An AF_XDP socket that cannot be opened.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
     /// A guard that cannot be installed or removed.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -313,6 +317,7 @@ impl Error {
             Self::Link(_)
             | Self::Tap(_)
             | Self::Packet(_)
+            | Self::Xdp(_)
             | Self::Guard(_)
             | Self::Store(_)
             | Self::Dataplane(_)

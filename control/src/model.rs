@@ -345,6 +345,8 @@ pub enum Backend {
     TapPlain,
     /// A veth pair, its host end read by AF_PACKET.
     Packet,
+    /// A veth pair, its host end read by AF_XDP.
+    Xdp,
     /// A network card of the host, read by AF_PACKET.
     Nic,
     /// A TAP that stays with the host, for its own addresses on a NIC's network.
@@ -353,15 +355,24 @@ pub enum Backend {
 
 impl Backend {
     /// Those that an attachment may ask for; the others come with a network's NIC.
-    pub const ALL: [Self; 3] = [Self::Tap, Self::TapPlain, Self::Packet];
+    pub const ALL: [Self; 4] = [Self::Tap, Self::TapPlain, Self::Packet, Self::Xdp];
     /// Every backend.
-    const EVERY: [Self; 5] = [
+    const EVERY: [Self; 6] = [
         Self::Tap,
         Self::TapPlain,
         Self::Packet,
+        Self::Xdp,
         Self::Nic,
         Self::Host,
     ];
+
+    /// Whether the host has one end of a veth pair, and the sandbox the other.
+    pub const fn is_veth(self) -> bool {
+        match self {
+            Self::Packet | Self::Xdp => true,
+            Self::Tap | Self::TapPlain | Self::Nic | Self::Host => false,
+        }
+    }
 
     /// The word on the command line.
     pub const fn label(self) -> &'static str {
@@ -369,6 +380,7 @@ impl Backend {
             Self::Tap => "tap",
             Self::TapPlain => "tap-plain",
             Self::Packet => "packet",
+            Self::Xdp => "xdp",
             Self::Nic => "nic",
             Self::Host => "host",
         }
@@ -389,7 +401,7 @@ impl FromStr for Backend {
 
 /// Text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no backend; choose tap, tap-plain or packet")]
+#[error("'{0}' is no backend; choose tap, tap-plain, packet or xdp")]
 pub struct BackendError(pub String);
 
 /// How far an endpoint's life has come. Written to the store before each step, so that a daemon
@@ -455,7 +467,7 @@ impl Endpoint {
     pub const fn comes_with_nic(&self) -> bool {
         match self.backend {
             Backend::Nic | Backend::Host => true,
-            Backend::Tap | Backend::TapPlain | Backend::Packet => false,
+            Backend::Tap | Backend::TapPlain | Backend::Packet | Backend::Xdp => false,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::error::Error;
 pub const KEPT: [Capability; 10] = [
     // Links, addresses, routes, filters, TAPs.
     Capability::CAP_NET_ADMIN,
-    // Packet sockets.
+    // Packet sockets, and those of AF_XDP.
     Capability::CAP_NET_RAW,
     // Listeners that hold published ports below 1024 for the host.
     Capability::CAP_NET_BIND_SERVICE,
@@ -22,7 +22,7 @@ pub const KEPT: [Capability; 10] = [
     Capability::CAP_SYS_ADMIN,
     // /proc/PID/ns of processes of other users.
     Capability::CAP_SYS_PTRACE,
-    // The guard's program, where the kernel tells this from CAP_SYS_ADMIN.
+    // The programs of the guard and of AF_XDP, where the kernel tells this from CAP_SYS_ADMIN.
     Capability::CAP_BPF,
     // More open files than the soft limit, and memory for rings.
     Capability::CAP_SYS_RESOURCE,

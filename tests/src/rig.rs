@@ -18,6 +18,7 @@ use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
 use dataplane_port::tap_plain::PlainTap;
+use dataplane_port::xdp::XdpBuilder;
 use sha2::{Digest, Sha256};
 
 use crate::lab::{self, Lab, Namespace};
@@ -41,13 +42,15 @@ pub enum Backend {
     Tap,
     /// A veth whose host end the switch holds by AF_PACKET, guarded from the host's stack.
     Packet,
+    /// A veth whose host end the switch holds by AF_XDP, guarded as well.
+    Xdp,
     /// A TAP of one queue without offloads, moved into the sandbox.
     TapPlain,
 }
 
 impl Backend {
     /// Every backend that a sandbox can be plugged in with.
-    pub const ALL: [Self; 3] = [Self::Tap, Self::Packet, Self::TapPlain];
+    pub const ALL: [Self; 4] = [Self::Tap, Self::Packet, Self::Xdp, Self::TapPlain];
 
     /// Every ordered pair of backends.
     pub fn pairs() -> impl Iterator<Item = (Self, Self)> {
@@ -131,6 +134,7 @@ impl Rig {
         let queues = match backend {
             Backend::Tap => tap_queues(&ns, self.dataplane.workers()),
             Backend::Packet => self.packet_queues(&ns, &format!("p{}", id.0), mtu),
+            Backend::Xdp => self.xdp_queues(&ns, &format!("p{}", id.0), mtu),
             Backend::TapPlain => vec![plain_queue(&ns)],
         };
         ns.set_mtu("eth0", mtu.into());
@@ -260,9 +264,32 @@ impl Rig {
         }
     }
 
-    /// A veth into the sandbox, with its host end held by AF_PACKET, a queue per worker. The host
-    /// neither answers on it nor speaks by itself.
+    /// A veth into the sandbox, with its host end held by AF_PACKET, a queue per worker.
     fn packet_queues(&self, ns: &Namespace, host_end: &str, mtu: u16) -> Vec<Box<dyn PortIo>> {
+        self.silent_veth(ns, host_end, mtu);
+        let builder = PacketBuilder::new(host_end).queues(self.dataplane.workers());
+        let sockets = self.host.run(|| builder.open());
+        let sockets = sockets.unwrap_or_else(|error| panic!("{host_end}: {error}"));
+        sockets
+            .into_iter()
+            .map(|socket| Box::new(socket) as Box<dyn PortIo>)
+            .collect()
+    }
+
+    /// A veth into the sandbox, with its host end held by AF_XDP.
+    fn xdp_queues(&self, ns: &Namespace, host_end: &str, mtu: u16) -> Vec<Box<dyn PortIo>> {
+        self.silent_veth(ns, host_end, mtu);
+        let builder = XdpBuilder::new(host_end).mtu(mtu);
+        let sockets = self.host.run(|| builder.open());
+        let sockets = sockets.unwrap_or_else(|error| panic!("{host_end}: {error}"));
+        sockets
+            .into_iter()
+            .map(|socket| Box::new(socket) as Box<dyn PortIo>)
+            .collect()
+    }
+
+    /// A veth into the sandbox, on whose other end the host neither answers nor speaks by itself.
+    fn silent_veth(&self, ns: &Namespace, host_end: &str, mtu: u16) {
         self.lab.cable(&self.host, host_end, ns, "eth0");
         self.host.set_mtu(host_end, mtu.into());
         let (index, netlink) = (self.host.link(host_end).index, self.host.netlink());
@@ -272,16 +299,10 @@ impl Rig {
             netlink.set_up(index).await
         });
         silenced.unwrap_or_else(|error| panic!("{host_end}: {error}"));
-        let builder = PacketBuilder::new(host_end).queues(self.dataplane.workers());
-        let sockets = self.host.run(|| {
-            guard::install(host_end, Guarded::Everything).expect("a guard");
-            builder.open()
-        });
-        let sockets = sockets.unwrap_or_else(|error| panic!("{host_end}: {error}"));
-        sockets
-            .into_iter()
-            .map(|socket| Box::new(socket) as Box<dyn PortIo>)
-            .collect()
+        let guarded = self
+            .host
+            .run(|| guard::install(host_end, Guarded::Everything));
+        guarded.unwrap_or_else(|error| panic!("{host_end}: {error}"));
     }
 
     /// Gives the network a gateway.

@@ -55,6 +55,7 @@ fn what_was_changed_in_a_sandbox_meanwhile_is_repaired() {
         ("tap", "tap", "10.88.0.11/24"),
         ("plain", "tap-plain", "10.88.0.12/24"),
         ("veth", "packet", "10.88.0.13/24"),
+        ("xdp", "xdp", "10.88.0.14/24"),
     ] {
         let sandbox = lab.namespace(name);
         let host_part = address.split('/').next().unwrap();

@@ -35,6 +35,7 @@ fn causeway_does_with_every_frame_what_the_model_says() {
         (Devices::Taps, 1, 1),
         (Devices::Taps, 2, 4),
         (Devices::Veths, 1, 4),
+        (Devices::VethsByXdp, 2, 4),
     ] {
         let lab = Lab::new("causeway-bridge");
         let mut causeway = Causeway::new(&lab, devices, workers);
@@ -57,7 +58,11 @@ fn causeway_does_with_vlans_what_the_model_says() {
     if !lab::require_root("causeway_does_with_vlans_what_the_model_says") {
         return;
     }
-    for (devices, workers, share) in [(Devices::Taps, 2, 2), (Devices::Veths, 1, 8)] {
+    for (devices, workers, share) in [
+        (Devices::Taps, 2, 2),
+        (Devices::Veths, 1, 8),
+        (Devices::VethsByXdp, 2, 8),
+    ] {
         let lab = Lab::new("causeway-vlans");
         let mut causeway = Causeway::new(&lab, devices, workers);
         let mut model = Model::new(Side::Causeway);

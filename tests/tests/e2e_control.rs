@@ -218,7 +218,7 @@ fn every_backend_serves_survives_a_killed_daemon_and_is_cleaned_away() {
     let mut daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
     assert_eq!(daemon.attach(&a, "n", "a", &[]), "10.88.0.2");
-    for backend in ["tap", "tap-plain", "packet"] {
+    for backend in ["tap", "tap-plain", "packet", "xdp"] {
         let b = lab.namespace(backend);
         assert_eq!(
             daemon.attach(&b, "n", "b", &["--backend", backend]),
@@ -336,7 +336,7 @@ fn bad_input_names_the_object_says_what_to_do_and_leaves_nothing() {
         (attach(&["--name", "b"]), &["'b'"]),
         (
             attach(&["--backend", "carrier-pigeon"]),
-            &["carrier-pigeon", "tap, tap-plain or packet"],
+            &["carrier-pigeon", "tap, tap-plain, packet or xdp"],
         ),
         (vec!["detach", "nope"], &["'nope'"]),
         (

@@ -468,7 +468,7 @@ fn a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it() {
     if !require_root("a_port_that_is_set_down_unplugs_its_sandbox_and_forgets_it") {
         return;
     }
-    for backend in ["tap", "tap-plain", "packet"] {
+    for backend in ["tap", "tap-plain", "packet", "xdp"] {
         let mut floor = Floor::with("down", &[], backend);
         let [a, b] = [0, 1].map(|station| floor.mac(station));
         let _ = floor.heard(1, &plain(BROADCAST, b));
@@ -499,7 +499,7 @@ fn an_interface_that_goes_down_in_its_sandbox_is_forgotten() {
     if !require_root("an_interface_that_goes_down_in_its_sandbox_is_forgotten") {
         return;
     }
-    for backend in ["tap", "tap-plain", "packet"] {
+    for backend in ["tap", "tap-plain", "packet", "xdp"] {
         let mut floor = Floor::with("lost", &[], backend);
         let [a, b] = [0, 1].map(|station| floor.mac(station));
         let _ = floor.heard(1, &plain(BROADCAST, b));

@@ -458,6 +458,7 @@ fn the_end_of_a_namespace_is_seen_at_once_and_takes_its_endpoint_along() {
     for (backend, how) in [
         ("tap", "dies"),
         ("packet", "dies"),
+        ("xdp", "dies"),
         ("tap", "unnamed"),
         ("tap", "rm"),
         ("tap", "process"),

@@ -81,7 +81,7 @@ pub struct ConformArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1,
         value_parser = clap::value_parser!(u64).range(1..=TIMERS_SECONDS_MAX))]
     pub timers: Option<Option<u64>>,
-    /// How the lab's inside is connected: tap, packet, tap-plain
+    /// How the lab's inside is connected: tap, packet, xdp, tap-plain
     #[arg(long, default_value = "tap", conflicts_with = "target")]
     pub backend: String,
     /// What random ports and numbers come from, to repeat a run [default: random]

@@ -150,6 +150,7 @@ impl Engine {
             self.drop_listeners(state, port);
             self.drop_mirrors_of_port(state, port);
             state.capabilities.remove(&port);
+            state.negotiated.remove(&port);
             self.end_sessions(endpoint);
         }
         // At once: an address may be another endpoint's before the next interval.

@@ -328,7 +328,8 @@ impl Engine {
     /// Opens the device of an endpoint that an earlier daemon has made.
     pub(super) async fn adopt(&self, state: &mut State, port: PortId) -> Result<(), Error> {
         let endpoint = self.endpoint(state, port)?.clone();
-        let queues = self.devices.adopt(&endpoint).await?;
+        let network = super::nics::network_at(&state.desired, endpoint.domain)?;
+        let queues = self.devices.adopt(&endpoint, network).await?;
         state.note_capabilities(port, &queues);
         self.blocking(|dataplane| dataplane.add_port(port, queues))?;
         state.open.insert(port);

@@ -27,6 +27,14 @@ impl Engine {
                 features.push(offload(object, *capabilities));
             }
         }
+        for endpoint in state.desired.endpoints.values() {
+            let negotiated = state.negotiated.get(&endpoint.port);
+            let told = negotiated.into_iter().flatten().map(|it| {
+                let object = format!("endpoint '{}'", endpoint.name);
+                feature(object, it.feature, it.wanted, it.used)
+            });
+            features.extend(told);
+        }
         if state.host_link.is_some() {
             let name = host_link::IFNAME;
             let link = state.host.link(name);

@@ -67,7 +67,7 @@ impl Engine {
                 "port '{name}' is a TAP, whose only MAC is its sandbox's own; say which MAC is to leave \
                  by it, as in `causeway port set {name} mac-nat 02:00:00:00:00:01`"
             ))),
-            Backend::Packet | Backend::Nic => {
+            Backend::Packet | Backend::Xdp | Backend::Nic => {
                 let device = match endpoint.backend {
                     Backend::Nic => endpoint.ifname.clone(),
                     _ => self.devices.own_name(endpoint),

@@ -54,8 +54,8 @@ use std::time::Instant;
 use dashmap::DashMap;
 use dataplane::Dataplane;
 use dataplane_core::addr::PortId;
-use dataplane_port::Capabilities;
 use dataplane_port::packet::FilterHandle;
+use dataplane_port::{Capabilities, Negotiated};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use clean::clean;
@@ -129,6 +129,8 @@ struct State {
     open: BTreeSet<PortId>,
     /// What the open ports take, as their kernel devices said.
     capabilities: BTreeMap<PortId, Capabilities>,
+    /// What else was negotiated of them.
+    negotiated: BTreeMap<PortId, Vec<Negotiated>>,
     host: HostState,
     /// The reading whose links, addresses and routes were followed last.
     followed: HostState,
@@ -174,6 +176,7 @@ impl State {
         // Every queue of a device was opened the same way.
         if let Some(queue) = queues.first() {
             self.capabilities.insert(port, queue.capabilities());
+            self.negotiated.insert(port, queue.negotiated());
         }
     }
 }

@@ -630,7 +630,7 @@ fn all_done(failed: Vec<crate::link::Error>) -> Result<(), Error> {
         .map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn network_at(desired: &DesiredState, domain: DomainId) -> Result<&Network, Error> {
+pub(super) fn network_at(desired: &DesiredState, domain: DomainId) -> Result<&Network, Error> {
     let network = desired.networks.get(&domain);
     network.ok_or_else(|| Error::unknown_network(&domain.to_string()))
 }

@@ -100,7 +100,9 @@ impl Engine {
         let dark = host.links.iter().filter(|link| !link.carrier);
         let dark: HashSet<&str> = dark.map(|link| link.name.as_str()).collect();
         let is_dark = |endpoint: &&Endpoint| match endpoint.backend {
-            Backend::Packet => dark.contains(self.devices.own_name(endpoint).as_str()),
+            Backend::Packet | Backend::Xdp => {
+                dark.contains(self.devices.own_name(endpoint).as_str())
+            }
             Backend::Nic => dark.contains(endpoint.ifname.as_str()),
             Backend::Tap | Backend::TapPlain | Backend::Host => false,
         };

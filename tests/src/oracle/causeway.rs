@@ -9,6 +9,7 @@ use dataplane_core::topology::Topology;
 use dataplane_port::PortIo;
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
+use dataplane_port::xdp::XdpSocket;
 
 use super::station::{Stations, pass, silence};
 use crate::bridges::bottle::{change_table, port_id, set_ageing, set_flag, set_vlans, topology};
@@ -23,6 +24,8 @@ pub enum Devices {
     Taps,
     /// Veths, whose ends the switch holds by AF_PACKET.
     Veths,
+    /// Veths, whose ends the switch holds by AF_XDP.
+    VethsByXdp,
 }
 
 /// Networks of the switch. A script is played to each at the same time, so that it takes one wait
@@ -66,6 +69,7 @@ impl Causeway {
                 let queues = match devices {
                     Devices::Taps => taps(&ns, &far, workers),
                     Devices::Veths => veth(lab, (&host, &near), (&ns, &far), workers),
+                    Devices::VethsByXdp => xdp(lab, (&host, &near), (&ns, &far)),
                 };
                 let added = dataplane.add_port(port_id(lane, port), queues);
                 added.expect("a free port id");
@@ -198,4 +202,15 @@ fn veth(
     let sockets = sockets.unwrap_or_else(|error| panic!("{near}: {error}"));
     let boxed = |socket| Box::new(socket) as Box<dyn PortIo>;
     sockets.into_iter().map(boxed).collect()
+}
+
+fn xdp(
+    lab: &Lab,
+    (host, near): (&Namespace, &str),
+    (ns, far): (&Namespace, &str),
+) -> Vec<Box<dyn PortIo>> {
+    lab.cable(host, near, ns, far);
+    let socket = host.run(|| XdpSocket::open(near));
+    let socket = socket.unwrap_or_else(|error| panic!("{near}: {error}"));
+    vec![Box::new(socket)]
 }
