@@ -80,6 +80,8 @@ pub enum BackendName {
     Tap,
     /// A veth whose host end is held by AF_PACKET.
     Packet,
+    /// A veth whose host end is held by AF_XDP.
+    Xdp,
     /// A TAP of one queue without offloads.
     TapPlain,
 }
