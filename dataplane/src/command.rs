@@ -12,7 +12,7 @@ use dataplane_core::frame::FrameBuf;
 use dataplane_core::l2::{Claim, ProbeKey, Sighting};
 use dataplane_core::link::Direction;
 use dataplane_core::topology::Topology;
-use dataplane_port::{Carrier, PortIo};
+use dataplane_port::{Carrier, EdgeStats, PortIo};
 
 use crate::links::SharedLink;
 use crate::stats::PortCounters;
@@ -68,6 +68,8 @@ pub(crate) struct Released {
     /// Oldest first.
     pub waiting: Vec<FrameBuf>,
     pub down: bool,
+    /// What was lost at the kernel's edge and is counted already.
+    pub edge: EdgeStats,
 }
 
 /// A command with the channel on which the worker says that it is done.

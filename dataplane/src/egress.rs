@@ -15,7 +15,7 @@ use dataplane_core::frame::{FrameBuf, GsoKind};
 use dataplane_core::gso::Segmenter;
 use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
 use dataplane_core::l2::PortFlags;
-use dataplane_port::{Batch, Capabilities, PortIo};
+use dataplane_port::{Batch, Capabilities, EdgeStats, PortIo};
 
 use crate::command::Released;
 use crate::stats::{EgressDrop, PortCounters};
@@ -43,6 +43,10 @@ pub(crate) struct Lane {
     pub failed: bool,
     /// The device takes nothing, for it is down.
     link: Link,
+    /// What was lost at the kernel's edge and is counted already.
+    edge: EdgeStats,
+    /// When it is asked for again.
+    pub edge_due: Clock,
 }
 
 /// What the last frame for a device has shown of it.
@@ -68,6 +72,8 @@ impl Lane {
             down: false,
             failed: false,
             link: Link::Up,
+            edge: EdgeStats::default(),
+            edge_due: Clock::now(),
         }
     }
 
@@ -76,17 +82,20 @@ impl Lane {
         Self {
             device: released.io.capabilities(),
             capabilities: released.io.capabilities(),
+            edge: released.edge,
             io: released.io,
             counters,
             waiting: released.waiting,
             down: released.down,
             failed: released.down,
             link: Link::Up,
+            edge_due: Clock::now(),
         }
     }
 
     /// Gives the queue up for another worker.
-    pub fn release(self) -> Released {
+    pub fn release(mut self) -> Released {
+        self.count_edge();
         self.counters
             .queued
             .add(0u64.wrapping_sub(self.counters.queued.get()));
@@ -94,6 +103,7 @@ impl Lane {
             io: self.io,
             waiting: self.waiting,
             down: self.down,
+            edge: self.edge,
         }
     }
 
@@ -103,6 +113,13 @@ impl Lane {
             true => self.device,
             false => Capabilities::plain(self.device.frame_size_max),
         };
+    }
+
+    /// Counts what was lost at the kernel's edge since the last time.
+    pub fn count_edge(&mut self) {
+        let now = self.io.edge_stats();
+        self.counters.record_edge(&self.edge, &now);
+        self.edge = now;
     }
 
     /// Whether frames wait for the device.
@@ -231,6 +248,7 @@ impl Lane {
 
     /// Drops what waits, for a port that is being removed.
     pub fn abandon(&mut self, pool: &mut Batch) {
+        self.count_edge();
         for frame in self.waiting.drain(..) {
             self.counters.record_drop(EgressDrop::PortGone);
             pool.recycle(frame);

@@ -15,6 +15,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
 
 use crossbeam::channel::Sender;
 use dataplane_core::addr::PortId;
@@ -27,6 +28,9 @@ use crate::command::{Attachment, Released};
 use crate::egress::{Lane, QUEUE_MAX};
 use crate::stats::PortCounters;
 use crate::worker::{Slot, Worker};
+
+/// How often ports are asked for what was lost at the kernel's edge: it takes a system call each.
+const EDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Worker {
     pub fn attach(&mut self, attachment: Attachment) -> Result<(), String> {
@@ -84,6 +88,18 @@ impl Worker {
         for (port, slot) in self.switch.topology.ports.iter().zip(&mut self.lanes) {
             if let (Some(port), Slot::Own { lane, .. }) = (port, slot) {
                 lane.follow(port.flags);
+            }
+        }
+    }
+
+    /// Counts what was lost at the kernel's edge of each queue, from time to time.
+    pub fn count_edges(&mut self, clock: Clock) {
+        for slot in &mut self.lanes {
+            if let Slot::Own { lane, .. } = slot
+                && clock >= lane.edge_due
+            {
+                lane.edge_due = clock + EDGE_INTERVAL;
+                lane.count_edge();
             }
         }
     }

@@ -11,6 +11,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::counters::{Counter, Counters};
 use dataplane_core::l2::FloodClass;
 use dataplane_core::verdict::{DropReason, VerdictKind};
+use dataplane_port::EdgeStats;
 
 use crate::links::LinkStats;
 
@@ -69,6 +70,12 @@ pub struct PortCounters {
     pub rx_frames: Counter,
     /// Bytes received, GSO frames at their full size.
     pub rx_bytes: Counter,
+    /// Frames that the kernel had for the port and dropped, as it was read too slowly.
+    pub rx_missed: Counter,
+    /// Frames that were skipped because they were cut off or shorter than their headers.
+    pub rx_malformed: Counter,
+    /// Copies among the sent that the kernel has dropped later.
+    pub tx_lost: Counter,
     /// Copies that were meant to leave.
     pub enqueued: Counter,
     /// Copies among those that a mirror has made.
@@ -95,6 +102,9 @@ impl Default for PortCounters {
         Self {
             rx_frames: Counter::default(),
             rx_bytes: Counter::default(),
+            rx_missed: Counter::default(),
+            rx_malformed: Counter::default(),
+            tx_lost: Counter::default(),
             enqueued: Counter::default(),
             mirrored: Counter::default(),
             sent_frames: Counter::default(),
@@ -115,6 +125,15 @@ impl PortCounters {
         self.sent_frames.add(1);
         self.sent_bytes.add(bytes);
         self.sent_gso.add(u64::from(gso));
+    }
+
+    /// Counts what was lost at the kernel's edge since an earlier reading.
+    pub fn record_edge(&self, before: &EdgeStats, now: &EdgeStats) {
+        let since = |before: u64, now: u64| now.saturating_sub(before);
+        self.rx_missed.add(since(before.rx_dropped, now.rx_dropped));
+        self.rx_malformed
+            .add(since(before.rx_malformed, now.rx_malformed));
+        self.tx_lost.add(since(before.tx_dropped, now.tx_dropped));
     }
 
     /// Counts an egress drop.
@@ -212,6 +231,12 @@ pub struct PortStats {
     pub rx_frames: u64,
     /// Bytes received.
     pub rx_bytes: u64,
+    /// Frames that the kernel dropped because the port was read too slowly; up to a second old.
+    pub rx_missed: u64,
+    /// Frames that were skipped as cut off or too short; up to a second old.
+    pub rx_malformed: u64,
+    /// Copies among the sent that the kernel has dropped later; up to a second old.
+    pub tx_lost: u64,
     /// Copies that were meant to leave.
     pub enqueued: u64,
     /// Copies among those that a mirror has made.
@@ -365,6 +390,9 @@ impl PortStats {
         for lane in lanes {
             stats.rx_frames += lane.rx_frames.get();
             stats.rx_bytes += lane.rx_bytes.get();
+            stats.rx_missed += lane.rx_missed.get();
+            stats.rx_malformed += lane.rx_malformed.get();
+            stats.tx_lost += lane.tx_lost.get();
             stats.enqueued += lane.enqueued.get();
             stats.mirrored += lane.mirrored.get();
             stats.sent_frames += lane.sent_frames.get();
@@ -385,6 +413,9 @@ impl PortStats {
     pub(crate) fn absorb(&mut self, gone: &Self) {
         self.rx_frames += gone.rx_frames;
         self.rx_bytes += gone.rx_bytes;
+        self.rx_missed += gone.rx_missed;
+        self.rx_malformed += gone.rx_malformed;
+        self.tx_lost += gone.tx_lost;
         self.enqueued += gone.enqueued;
         self.mirrored += gone.mirrored;
         self.sent_frames += gone.sent_frames;

@@ -624,6 +624,7 @@ impl Worker {
         if self.index == 0 {
             self.ask_listeners(&topology, now);
         }
+        self.count_edges(clock);
         for index in 0..self.lanes.len() {
             if matches!(&self.lanes[index], Slot::Own { lane, .. } if lane.failed) {
                 self.mark_ready(PortId(index as u16));

@@ -256,7 +256,7 @@ impl Scrape {
         let stations = stations.map(|port| (port_labels(port), f64::from(port.stations)));
         families.gauges("port_stations", "Stations learned on a port", stations)?;
         type Read = fn(&PortView) -> u64;
-        let counters: [(&str, &str, Read); 5] = [
+        let counters: [(&str, &str, Read); 8] = [
             ("port_receive_frames", "Frames received by a port", |port| {
                 port.rx_frames
             }),
@@ -273,6 +273,21 @@ impl Scrape {
                 "port_transmit_drops",
                 "Frames that a port was to send and did not",
                 |port| port.tx_dropped,
+            ),
+            (
+                "port_receive_missed",
+                "Frames that the kernel dropped because a port was read too slowly",
+                |port| port.rx_missed,
+            ),
+            (
+                "port_receive_malformed",
+                "Frames that a port skipped as cut off or too short",
+                |port| port.rx_malformed,
+            ),
+            (
+                "port_transmit_lost",
+                "Frames among the sent of a port that the kernel has dropped later",
+                |port| port.tx_lost,
             ),
         ];
         for (name, help, read) in counters {

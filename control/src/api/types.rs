@@ -431,12 +431,21 @@ pub struct PortView {
     pub rx_frames: u64,
     /// Bytes received.
     pub rx_bytes: u64,
+    /// Frames that the kernel dropped because the port was read too slowly.
+    #[serde(default)]
+    pub rx_missed: u64,
+    /// Frames that were skipped as cut off or shorter than their headers.
+    #[serde(default)]
+    pub rx_malformed: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
     /// Frames that should have been sent and were not.
     pub tx_dropped: u64,
+    /// Frames among the sent that the kernel has dropped later.
+    #[serde(default)]
+    pub tx_lost: u64,
     /// What is switched on for it, of an endpoint's port.
     #[serde(default)]
     pub flags: Option<FlagsBody>,

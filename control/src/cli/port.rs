@@ -192,11 +192,15 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
         port.mtu
     )?;
     let (rx, tx) = (port.rx_frames, port.tx_frames);
-    writeln!(out, "  received {rx} frames, {} bytes", port.rx_bytes)?;
     writeln!(
         out,
-        "  sent {tx} frames, {} bytes, dropped {}",
-        port.tx_bytes, port.tx_dropped
+        "  received {rx} frames, {} bytes, missed {}, malformed {}",
+        port.rx_bytes, port.rx_missed, port.rx_malformed
+    )?;
+    writeln!(
+        out,
+        "  sent {tx} frames, {} bytes, dropped {}, lost {}",
+        port.tx_bytes, port.tx_dropped, port.tx_lost
     )?;
     if let Some(body) = port.flags {
         for (flag, word) in PortFlags::ALL {
