@@ -35,7 +35,7 @@ fn causeway_does_with_every_frame_what_the_model_says() {
         (Devices::Taps, 1, 1),
         (Devices::Taps, 2, 4),
         (Devices::Veths, 1, 4),
-        (Devices::VethsByXdp, 2, 4),
+        (Devices::VethsByXdp, 1, 4),
     ] {
         let lab = Lab::new("causeway-bridge");
         let mut causeway = Causeway::new(&lab, devices, workers);
@@ -61,7 +61,7 @@ fn causeway_does_with_vlans_what_the_model_says() {
     for (devices, workers, share) in [
         (Devices::Taps, 2, 2),
         (Devices::Veths, 1, 8),
-        (Devices::VethsByXdp, 2, 8),
+        (Devices::VethsByXdp, 1, 8),
     ] {
         let lab = Lab::new("causeway-vlans");
         let mut causeway = Causeway::new(&lab, devices, workers);

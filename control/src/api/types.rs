@@ -261,7 +261,7 @@ pub struct EndpointCreate {
     pub without: Vec<String>,
     /// The MAC, or `random`; from the address when left out.
     pub mac: Option<String>,
-    /// `tap` or `packet`.
+    /// `tap`, `packet`, `xdp` or `tap-plain`; the first when left out.
     pub backend: Option<String>,
     /// Further names on its network.
     pub aliases: Vec<String>,
