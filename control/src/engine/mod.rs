@@ -265,12 +265,10 @@ impl Engine {
         let observed = self.observe(state).await?;
         let mut failed = Vec::new();
         let actions = plan::plan(&state.desired, &observed);
+        let (removals, others): (Vec<Action>, Vec<Action>) = actions
+            .into_iter()
+            .partition(|action| removed(*action).is_some());
         // Together, because each picture that is put in force costs what all endpoints do.
-        let removals: Vec<Action> = actions
-            .iter()
-            .copied()
-            .filter(|a| removed(*a).is_some())
-            .collect();
         if let Some(first) = removals.first() {
             tracing::info!(?removals, "changing the host");
             let ports: Vec<PortId> = removals.iter().copied().filter_map(removed).collect();
@@ -278,7 +276,7 @@ impl Engine {
                 failed.push((*first, error));
             }
         }
-        for action in actions.into_iter().filter(|a| removed(*a).is_none()) {
+        for action in others {
             tracing::info!(?action, "changing the host");
             if let Err(error) = self.apply(state, action).await {
                 failed.push((action, error));

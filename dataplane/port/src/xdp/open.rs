@@ -34,7 +34,8 @@ const SEND_BUFFER_SIZE: c_int = 8 << 20;
 /// How long a queue is waited for that is in use: of a socket that has been closed the kernel lets go a
 /// moment later (`xp_put_pool` of net/xdp/xsk_buff_pool.c).
 const RELEASE_MAX: Duration = Duration::from_millis(500);
-/// How long between asking for it twice.
+/// How long between asking for it twice, for no event tells of it: the kernel frees what the queue has from a
+/// work item of its own.
 const RELEASE_STEP: Duration = Duration::from_millis(1);
 
 /// Bytes of frame beyond the MTU: a header with two VLAN tags.
