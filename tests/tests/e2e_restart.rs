@@ -184,6 +184,29 @@ fn a_gateway_address_that_somebody_removed_comes_back() {
     });
 }
 
+/// While the daemon still follows what it has done itself: what it reads then must not pass for what
+/// it has looked at.
+#[test]
+fn gateway_addresses_that_are_removed_as_soon_as_they_are_there_come_back() {
+    let name = "gateway_addresses_that_are_removed_as_soon_as_they_are_there_come_back";
+    if !require_root(name) {
+        return;
+    }
+    let lab = Lab::new("repairs");
+    let host = lab.namespace("host");
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
+    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/24"]);
+    let before = footprint(&host);
+    let index = host.link("causeway0").index;
+    for _ in 0..300 {
+        let gateway = tests::lab::prefix("10.88.0.1/32");
+        block_on(host.netlink().remove_address(index, gateway)).unwrap();
+        wait_until(DEADLINE, "the address and its route come back", || {
+            footprint(&host) == before
+        });
+    }
+}
+
 #[test]
 fn a_deleted_host_link_comes_back() {
     if !require_root("a_deleted_host_link_comes_back") {

@@ -74,7 +74,11 @@ impl Engine {
         let host = HostState::read(&self.netlink).await?;
         self.flush_unplugged(&mut state, &host);
         let host_link = state.host_link.map(|link| link.link);
-        match News::of(&host, &state.followed, &state.host, host_link) {
+        let news = match state.unsettled {
+            true => News::Ways,
+            false => News::of(&host, &state.followed, &state.host, host_link),
+        };
+        match news {
             News::Nothing => Ok(()),
             News::Neighbours => {
                 state.host = host;

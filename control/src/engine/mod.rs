@@ -94,6 +94,10 @@ use crate::serving::Serving;
 use crate::store::Store;
 use crate::topology::{self, HostLinkPort, UplinkPort};
 
+/// How often one convergence reads the host. The second reading misses nothing, unless somebody
+/// changes the host meanwhile.
+const ROUNDS_MAX: usize = 4;
+
 /// The control plane of one daemon.
 #[derive(Debug)]
 pub struct Engine {
@@ -134,6 +138,9 @@ struct State {
     host: HostState,
     /// The reading whose links, addresses and routes were followed last.
     followed: HostState,
+    /// The last convergence ended before a reading missed nothing, so the next is followed whatever it
+    /// says.
+    unsettled: bool,
     host_link: Option<HostLinkPort>,
     uplinks: Vec<UplinkPort>,
     /// The socket filters of the uplinks.
@@ -260,14 +267,52 @@ impl Engine {
     /// When the host cannot be read or the dataplane does not answer.
     async fn converge(&self, state: &mut State) -> Result<Vec<(Action, Error)>, Error> {
         let guarded = state.uplink_addresses();
-        state.host = HostState::read(&self.netlink).await?;
-        self.adopt_host_link(state).await?;
-        let observed = self.observe(state).await?;
+        let failed = self.do_what_is_missing(state).await?;
+        if state.uplink_addresses() != guarded {
+            // Before the picture has an address, for the host must not answer there either.
+            self.refresh_uplinks(state)?;
+        }
+        self.keep_next_hops(state).await;
+        self.install(state)?;
+        self.end_sessions_of_lost_addresses(state);
+        self.follow_name_services(state).await;
+        Ok(failed)
+    }
+
+    /// Reads the host and does what is missing, until a reading misses nothing or only what cannot be
+    /// done. Returns what failed.
+    ///
+    /// No other reading may count as known: what somebody took from the host before it, or between two
+    /// of its parts, would never be missed.
+    async fn do_what_is_missing(&self, state: &mut State) -> Result<Vec<(Action, Error)>, Error> {
         let mut failed = Vec::new();
-        let actions = plan::plan(&state.desired, &observed);
+        let mut tried = Vec::new();
+        state.unsettled = true;
+        for _ in 0..ROUNDS_MAX {
+            state.host = HostState::read(&self.netlink).await?;
+            self.adopt_host_link(state).await?;
+            let observed = self.observe(state).await?;
+            let actions = plan::plan(&state.desired, &observed);
+            if actions.is_empty() {
+                state.unsettled = false;
+                return Ok(Vec::new());
+            }
+            if !failed.is_empty() && actions.iter().all(|action| tried.contains(action)) {
+                state.unsettled = false;
+                return Ok(failed);
+            }
+            failed = self.carry_out(state, &actions).await;
+            tried = actions;
+        }
+        Ok(failed)
+    }
+
+    /// Does what a plan says. Returns what failed.
+    async fn carry_out(&self, state: &mut State, actions: &[Action]) -> Vec<(Action, Error)> {
+        let mut failed = Vec::new();
         let (removals, others): (Vec<Action>, Vec<Action>) = actions
-            .into_iter()
-            .partition(|action| removed(*action).is_some());
+            .iter()
+            .partition(|action| removed(**action).is_some());
         // Together, because each picture that is put in force costs what all endpoints do.
         if let Some(first) = removals.first() {
             tracing::info!(?removals, "changing the host");
@@ -282,16 +327,7 @@ impl Engine {
                 failed.push((action, error));
             }
         }
-        state.host = HostState::read(&self.netlink).await?;
-        if state.uplink_addresses() != guarded {
-            // Before the picture has an address, for the host must not answer there either.
-            self.refresh_uplinks(state)?;
-        }
-        self.keep_next_hops(state).await;
-        self.install(state)?;
-        self.end_sessions_of_lost_addresses(state);
-        self.follow_name_services(state).await;
-        Ok(failed)
+        failed
     }
 
     /// Converges, and takes the first failure for the caller's.
