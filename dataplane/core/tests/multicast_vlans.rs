@@ -30,7 +30,7 @@ fn filtering(how: Multicast) -> World {
     world.edit(|t| {
         for (port, vlans) in t.ports[1..=3].iter_mut().flatten().zip(vlans) {
             port.flags = port.flags.with(PortFlags::FILTERING);
-            port.profile.vlans = Some(Box::new(vlans));
+            port.profile_mut().vlans = Some(Box::new(vlans));
         }
         let red = t.domains[RED.index()].as_mut().unwrap();
         red.gateway_vlan = VlanId(10);
@@ -90,7 +90,7 @@ fn the_switch_asks_in_the_vlan_of_its_gateway_those_who_are_in_it() {
         let asked: Vec<_> = world.sw.topology.asked(question).map(|p| p.0).collect();
         assert_eq!(asked, [1, 3]);
     }
-    let _ = asked(&mut world, 10);
+    let _ = asked(&mut world, 20);
     assert_eq!(goes(&mut world, 10), []);
     assert_eq!(goes(&mut world, 20), [2], "where it does not ask");
     world.edit(|t| t.domains[RED.index()].as_mut().unwrap().gateway_vlan = VlanId(20));

@@ -12,7 +12,7 @@ use rustc_hash::FxBuildHasher;
 use super::message::{Message, Query, Wish};
 use super::timing::{
     LAST_MEMBER_COUNT, LAST_MEMBER_INTERVAL, MEMBERSHIP_INTERVAL, QUERIER_INTERVAL, QUERY_INTERVAL,
-    RESPONSE_INTERVAL, STARTUP_COUNT, STARTUP_INTERVAL,
+    RESPONSE_INTERVAL, STARTUP_COUNT, STARTUP_INTERVAL, STARTUP_TIME,
 };
 use super::{Family, GROUPS_MAX, GROUPS_PER_PORT_MAX, GroupKey, Heard, LEAVES_MAX, Question};
 use crate::addr::{PortId, VlanId};
@@ -60,7 +60,7 @@ struct FamilyState {
     other: Option<Other>,
     /// What we ask next, while we are the querier.
     own: Option<Own>,
-    /// Before this, listeners have not had the time to answer the first query.
+    /// Before this, listeners have not had the time to answer the first query, or the first two of ours.
     trusted_from: Instant,
 }
 
@@ -480,7 +480,7 @@ impl Network {
             let asked = questions.len() > before;
             let state = self.state_mut(vlan, family);
             if asked && now < state.trusted_from {
-                state.trusted_from = now + RESPONSE_INTERVAL;
+                state.trusted_from = state.trusted_from.max(now + RESPONSE_INTERVAL);
             }
         }
         self.present = (topology.generation, ports);
@@ -552,7 +552,7 @@ impl FamilyState {
         };
         if self.own.is_none() && self.other.take().is_none() {
             // Nobody has asked before: what is known is not all there is.
-            self.trusted_from = now + RESPONSE_INTERVAL;
+            self.trusted_from = now + STARTUP_TIME;
         }
         let own = self.own.get_or_insert_with(begins);
         if own.next > now {
