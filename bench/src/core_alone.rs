@@ -167,7 +167,7 @@ pub fn secured_among_64(frames: usize) -> f64 {
     for port in topology.ports.iter_mut().flatten() {
         if port.id == SOURCE {
             port.flags = port.flags.with(PortFlags::SECURED);
-            port.profile.identity = Identity {
+            port.profile_mut().identity = Identity {
                 mac: sender(64),
                 addresses: Box::new([ip("10.0.0.2")]),
                 ..Identity::default()

@@ -3,7 +3,6 @@
 //! Pure: what is taken comes in, the choice goes out. The lowest free one is taken, so that the
 //! same commands on a fresh host give the same addresses.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -364,17 +363,19 @@ pub fn free_address(
     subnet: &Subnet,
     desired: &DesiredState,
 ) -> Result<IpAddr, Error> {
-    let kept = desired.reservations.keys();
-    let kept = kept.filter(|(domain, _)| *domain == network.domain);
-    let taken: BTreeSet<IpAddr> = desired
-        .endpoints_of(network.domain)
-        .flat_map(|endpoint| endpoint.addresses.iter().copied())
-        .chain([subnet.gateway])
-        .chain(kept.map(|(_, address)| *address))
-        .collect();
+    let domain = network.domain;
+    let first = subnet.pool.network();
+    // Both ascend, so each is walked once.
+    let mut taken = desired.endpoints.addresses_from(domain, first).peekable();
+    let mut is_taken = |address: IpAddr| {
+        while taken.next_if(|taken| *taken < address).is_some() {}
+        taken.peek() == Some(&address)
+    };
     addresses(subnet.pool)
         .take(ADDRESSES_SEARCHED_MAX)
-        .find(|address| !taken.contains(address) && !is_edge(*address, subnet.prefix))
+        .filter(|address| !is_edge(*address, subnet.prefix) && *address != subnet.gateway)
+        .filter(|address| !desired.reservations.contains_key(&(domain, *address)))
+        .find(|address| !is_taken(*address))
         .ok_or_else(|| Error::Exhausted {
             network: network.name.to_string(),
             pool: subnet.pool,

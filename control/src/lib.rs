@@ -32,6 +32,7 @@ pub mod name_watch;
 pub mod names;
 pub mod netns;
 pub mod owner;
+pub mod parts;
 pub mod pcapng;
 pub mod plan;
 pub mod port_settings;

@@ -6,6 +6,7 @@
 
 mod bridging;
 pub mod dns;
+mod endpoints;
 mod fdb;
 mod mdb;
 mod mirror;
@@ -33,6 +34,7 @@ use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
 
 pub use bridging::{LoopDetect, LoopDetectError, StpFrames, StpFramesError};
+pub use endpoints::Endpoints;
 pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
 pub use mdb::{GroupError, MdbSetting, group};
 pub use mirror::{
@@ -569,7 +571,7 @@ pub struct DesiredState {
     /// By bridge domain.
     pub networks: BTreeMap<DomainId, Network>,
     /// By switch port.
-    pub endpoints: BTreeMap<PortId, Endpoint>,
+    pub endpoints: Endpoints,
     /// By id.
     pub publications: BTreeMap<u32, Publication>,
     /// By bridge domain, VLAN and station.
@@ -598,9 +600,7 @@ impl DesiredState {
 
     /// The endpoint of that name.
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
-        self.endpoints
-            .values()
-            .find(|endpoint| endpoint.name.as_str() == name)
+        self.endpoints.named(name)
     }
 
     /// The endpoints of a network.

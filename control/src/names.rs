@@ -1,15 +1,17 @@
 //! Names from the control plane's point of view: from what is wanted to the zones that the service
 //! answers by, and the files that tell resolvers of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use dataplane_core::addr::L4Port;
+use dataplane_core::addr::{DomainId, L4Port};
 use dataplane_service::dns::zone::Forward;
 use dataplane_service::dns::{EndpointNames, NetworkNames, Zones};
 
 use crate::model::dns::{DnsState, SERVERS_MAX};
-use crate::model::{DesiredState, Endpoint, Name, Network, Phase, Router};
+use crate::model::{DesiredState, Network, Router};
+use crate::parts::{Parts, Servers, Wanted};
 
 /// What a resolv.conf(5) says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,73 +58,50 @@ impl ResolvConf {
 }
 
 /// Builds the zones of all networks that have the service. `servers` are the daemon's.
-pub fn zones(desired: &DesiredState, servers: &[IpAddr]) -> Zones {
+pub fn zones(desired: &DesiredState, parts: &Parts, servers: &[IpAddr]) -> Zones {
     let networks = desired.networks.values();
-    let served = networks.filter(|network| is_served(network));
     // A gateway would ask itself.
-    let own = |server: &IpAddr| {
-        let mut routed = desired.networks.values().filter(|n| is_routed_by_us(n));
-        routed.any(|network| {
-            network
-                .subnets
-                .iter()
-                .any(|subnet| subnet.gateway == *server)
-        })
-    };
+    let routed = networks.clone().filter(|network| is_routed_by_us(network));
+    let gateways = routed.flat_map(|network| network.subnets.iter().map(|subnet| subnet.gateway));
+    let gateways: BTreeSet<IpAddr> = gateways.collect();
     let sockets = |servers: &[IpAddr]| -> Vec<SocketAddr> {
-        let others = servers.iter().filter(|server| !own(server));
+        let others = servers.iter().filter(|server| !gateways.contains(server));
         let sockets = others.map(|server| SocketAddr::new(reachable(*server), L4Port::DNS.0));
         sockets.collect()
     };
-    let names: Vec<NetworkNames> = served
-        .map(|network| NetworkNames {
-            domain: network.domain,
-            name: network.name.to_string(),
-            subnets: network
-                .subnets
-                .iter()
-                .map(|s| s.dataplane_prefix())
-                .collect(),
-            forward: forward(
-                network,
-                sockets(match network.dns.servers.as_slice() {
-                    [] => servers,
-                    own => own,
-                }),
-            ),
-            endpoints: desired
-                .endpoints_of(network.domain)
-                .filter(|endpoint| endpoint.phase == Phase::Attached)
-                .map(|endpoint| EndpointNames {
-                    names: names_of(endpoint),
-                    addresses: endpoint.addresses.clone(),
-                    upstreams: sockets(&endpoint.dns.servers),
-                    links: links_of(endpoint, desired),
-                })
-                .collect(),
-        })
-        .collect();
-    Zones::build(&names)
-}
-
-fn names_of(endpoint: &Endpoint) -> Vec<String> {
-    let all = std::iter::once(&endpoint.name).chain(&endpoint.dns.aliases);
-    all.map(ToString::to_string).collect()
-}
-
-/// The names that an endpoint alone has for others of its network. Who is not there has no address, and
-/// nobody else is asked for it.
-fn links_of(endpoint: &Endpoint, desired: &DesiredState) -> Vec<(String, Vec<IpAddr>)> {
-    let addresses = |target: &Name| {
-        let target = desired.endpoint(target.as_str());
-        let there = target
-            .filter(|target| target.domain == endpoint.domain && target.phase == Phase::Attached);
-        there.map_or_else(Vec::new, |target| target.addresses.clone())
+    let served = networks.filter(|network| is_served(network));
+    let zone = |network: &Network| NetworkNames {
+        domain: network.domain,
+        name: network.name.to_string(),
+        subnets: network
+            .subnets
+            .iter()
+            .map(|s| s.dataplane_prefix())
+            .collect(),
+        forward: forward(
+            network,
+            sockets(match network.dns.servers.as_slice() {
+                [] => servers,
+                own => own,
+            }),
+        ),
+        endpoints: Vec::new(),
     };
-    let links = endpoint.dns.links.iter();
-    links
-        .map(|link| (link.alias.to_string(), addresses(&link.target)))
-        .collect()
+    let mut names: BTreeMap<DomainId, NetworkNames> = served
+        .map(|network| (network.domain, zone(network)))
+        .collect();
+    for part in parts.all().filter(|part| part.wanted != Wanted::Nothing) {
+        if let Some(network) = names.get_mut(&part.domain) {
+            network.endpoints.push(match part.servers {
+                Servers::Network => Arc::clone(&part.names),
+                Servers::Own => Arc::new(EndpointNames {
+                    upstreams: sockets(&part.endpoint.dns.servers),
+                    ..EndpointNames::clone(&part.names)
+                }),
+            });
+        }
+    }
+    Zones::build(names.into_values().collect())
 }
 
 fn forward(network: &Network, servers: Vec<SocketAddr>) -> Forward {
@@ -161,7 +140,6 @@ pub fn nameservers(network: &Network) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dataplane_core::addr::DomainId;
 
     #[test]
     fn what_resolvers_understand_of_a_file_is_read_and_the_rest_passed_over() {
@@ -186,7 +164,11 @@ mod tests {
         network.dns = Default::default();
         let (domain, gateway) = (network.domain, network.subnets[0].gateway);
         let server: IpAddr = "192.0.2.1".parse().unwrap();
-        let zones = zones(&desired, &[gateway, server, "0.0.0.0".parse().unwrap()]);
+        let zones = zones(
+            &desired,
+            &Parts::of(&desired),
+            &[gateway, server, "0.0.0.0".parse().unwrap()],
+        );
         let upstreams = zones.upstreams(domain, server);
         let upstreams: Vec<String> = upstreams.iter().map(ToString::to_string).collect();
         assert_eq!(upstreams, ["192.0.2.1:53", "127.0.0.1:53"]);
@@ -203,12 +185,13 @@ mod tests {
         }
         let (domain, router) = (network.domain, network.subnets[0].gateway);
         let mut other = network.clone();
-        assert!(!zones(&desired, &[]).serves(domain));
+        assert!(!zones(&desired, &Parts::of(&desired), &[]).serves(domain));
         // Its router may well answer the others.
         (other.domain, other.router, other.internal) = (DomainId(9), Router::Switch, false);
         other.subnets.clear();
         desired.networks.insert(other.domain, other);
-        let upstreams = zones(&desired, &[router]).upstreams(DomainId(9), router);
+        let upstreams =
+            zones(&desired, &Parts::of(&desired), &[router]).upstreams(DomainId(9), router);
         assert_eq!(upstreams.len(), 1);
     }
 }

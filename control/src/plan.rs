@@ -331,7 +331,7 @@ mod tests {
                 routes: Vec::new(),
                 foreign: None,
             };
-            wanted.endpoints.insert(endpoint.port, endpoint);
+            wanted.endpoints.insert(endpoint);
             let observed = Observed {
                 host_link: None,
                 closed: [(PortId(40), sandbox)].into(),

@@ -191,7 +191,7 @@ impl Store {
         self.with(|connection| {
             Ok(DesiredState {
                 networks: load_networks(connection)?,
-                endpoints: load_endpoints(connection)?,
+                endpoints: load_endpoints(connection)?.into_values().collect(),
                 publications: publications::load(connection)?,
                 fdb: fdb::load(connection)?,
                 reservations: address_reservations::load(connection)?,

@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::{
-    Families, Identity, MacNat, Mirror, MirrorSource, PortFlags, PortProfile,
-};
+use dataplane_core::l2::{MacNat, Mirror, MirrorSource, PortFlags};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -21,10 +20,10 @@ use dataplane_port::Framing;
 
 use crate::hostnet::HostState;
 use crate::model::{
-    DesiredState, Endpoint, HOST_LINK_PORT, Icc, LoopDetect, MTU_DEFAULT, Name, Network, Phase,
-    Publication, PublicationTarget, Router, StpFrames, Subnet, only_shows,
+    DesiredState, HOST_LINK_PORT, MTU_DEFAULT, Name, Network, Publication, PublicationTarget,
+    Router, Subnet, only_shows,
 };
-use crate::port_settings::AdminState;
+use crate::parts::{EndpointParts, Parts, Wanted};
 use crate::vlans::VlanFiltering;
 
 /// An uplink that is open.
@@ -62,6 +61,8 @@ pub struct Inputs<'a> {
     pub host: &'a HostState,
     /// The open uplinks, by id.
     pub uplinks: &'a [UplinkPort],
+    /// What is made of the endpoints.
+    pub parts: &'a Parts,
     /// The host link.
     pub host_link: Option<HostLinkPort>,
     /// Endpoint ports whose device is open.
@@ -85,21 +86,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
     for network in inputs.desired.networks.values() {
         topology.put_domain(domain(inputs, network));
     }
-    for endpoint in inputs.desired.endpoints.values() {
-        if let Some(network) = inputs.desired.network_of(endpoint) {
-            let (name, role) = (endpoint.name.as_str(), Role::Bridge(endpoint.domain));
-            topology.put_port(Port {
-                up: is_up(inputs, endpoint),
-                mtu: network.mtu,
-                flags: match only_shows(&inputs.desired.mirrors, endpoint.port) {
-                    // Of what is set of it, what is of frames that leave counts.
-                    true => PortFlags::MIRROR | (endpoint.settings.flags & PortFlags::OFFLOAD),
-                    false => flags(network, endpoint),
-                },
-                profile: Box::new(profile(inputs, network, endpoint)),
-                ..Port::new(endpoint.port, name, role)
-            });
-        }
+    for parts in inputs.parts.all() {
+        put_endpoint(&mut topology, inputs, parts);
     }
     if let Some(link) = inputs.host_link {
         topology.put_port(Port {
@@ -150,61 +138,38 @@ fn put_mirror_file(topology: &mut Topology, desired: &DesiredState, name: &Name,
     }
 }
 
-fn is_up(inputs: &Inputs<'_>, endpoint: &Endpoint) -> bool {
-    endpoint.phase == Phase::Attached
-        && inputs.open.contains(&endpoint.port)
-        && endpoint.settings.state == AdminState::Up
-        && !inputs.blocked.contains(&endpoint.port)
-}
-
-fn profile(inputs: &Inputs<'_>, network: &Network, endpoint: &Endpoint) -> PortProfile {
-    // What the network has and the endpoint was not given, it gets from elsewhere.
-    let open = |family: fn(&IpAddr) -> bool| {
-        let offered = network.router == Router::Lan
-            || network.subnets.iter().any(|subnet| family(&subnet.gateway));
-        offered && !endpoint.addresses.iter().any(family)
+fn put_endpoint(topology: &mut Topology, inputs: &Inputs<'_>, parts: &EndpointParts) {
+    let EndpointParts { port, domain, .. } = *parts;
+    let Some(network) = inputs.desired.networks.get(&domain) else {
+        return;
     };
-    PortProfile {
-        identity: Identity {
-            mac: endpoint.mac,
-            addresses: endpoint.addresses.as_slice().into(),
-            open: Families {
-                v4: open(IpAddr::is_ipv4),
-                v6: open(IpAddr::is_ipv6),
-            },
+    // Whose port shows a mirror is reached by nobody.
+    let shows = only_shows(&inputs.desired.mirrors, port);
+    if !shows && let Some(Some(domain)) = topology.domains.get_mut(domain.index()) {
+        let mac = parts.mac;
+        let addresses = parts.addresses.into_iter().flatten();
+        domain
+            .neighbours
+            .extend(addresses.map(|address| (address, Neighbour { mac, port })));
+    }
+    let up = parts.wanted == Wanted::Up;
+    let mut made = Port {
+        id: port,
+        name: Arc::clone(&parts.name),
+        role: Role::Bridge(domain),
+        up: up && inputs.open.contains(&port) && !inputs.blocked.contains(&port),
+        mtu: network.mtu,
+        flags: match shows {
+            // Of what is set of it, what is of frames that leave counts.
+            true => PortFlags::MIRROR | (parts.endpoint.settings.flags & PortFlags::OFFLOAD),
+            false => parts.flags,
         },
-        mac_limit: endpoint.settings.mac_limit,
-        vlans: match network.vlans.filtering {
-            VlanFiltering::Off => None,
-            VlanFiltering::On => Some(Box::new(endpoint.vlans.clone())),
-        },
-        storm: endpoint.settings.storm,
-        mac_nat: inputs.mac_nats.get(&endpoint.port).cloned(),
-        links: endpoint.settings.links,
+        profile: Arc::clone(&parts.profile),
+    };
+    if let Some(nat) = inputs.mac_nats.get(&port) {
+        made.profile_mut().mac_nat = Some(nat.clone());
     }
-}
-
-fn flags(network: &Network, endpoint: &Endpoint) -> PortFlags {
-    let mut flags = endpoint.settings.flags;
-    if network.stp_frames == StpFrames::Forward {
-        flags = flags.with(PortFlags::BPDUS);
-    }
-    if !endpoint.settings.storm.is_empty() {
-        flags = flags.with(PortFlags::STORM);
-    }
-    if endpoint.settings.mac_nat.is_some() {
-        flags = flags.with(PortFlags::MAC_NAT);
-    }
-    if network.icc == Icc::Off && !endpoint.comes_with_nic() {
-        flags = flags.with(PortFlags::ICC_OFF);
-    }
-    if network.loop_detect != LoopDetect::Off {
-        flags = flags.with(PortFlags::LOOP_DETECT);
-    }
-    if network.vlans.filtering == VlanFiltering::On {
-        flags = flags.with(PortFlags::FILTERING);
-    }
-    flags
+    topology.put_port(made);
 }
 
 fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
@@ -233,18 +198,6 @@ fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
     domain.internal = network.internal;
     domain.resolver = network.dns.state.resolver();
     domain.host_link = network.host_link && inputs.host_link.is_some();
-    // Whose port shows a mirror is reached by nobody.
-    let mirrors = &inputs.desired.mirrors;
-    let endpoints = inputs.desired.endpoints_of(network.domain);
-    for endpoint in endpoints.filter(|endpoint| !only_shows(mirrors, endpoint.port)) {
-        let neighbour = Neighbour {
-            mac: endpoint.mac,
-            port: endpoint.port,
-        };
-        for address in &endpoint.addresses {
-            domain.neighbours.insert(*address, neighbour);
-        }
-    }
     domain
 }
 

@@ -130,6 +130,10 @@ impl Dataplane {
     pub(crate) fn connect_links(&self, topology: &Topology) -> Result<(), Error> {
         let mut registry = lock(&self.links);
         for port in topology.ports.iter().flatten() {
+            let is_plain = port.profile.links.iter().all(LinkSpec::is_plain);
+            if is_plain && !registry.0.contains_key(&port.id) {
+                continue;
+            }
             for direction in Direction::ALL {
                 let spec = port.profile.links[direction as usize];
                 let known = registry.0.get(&port.id);

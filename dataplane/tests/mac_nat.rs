@@ -52,7 +52,7 @@ impl Rig {
         }
         let lan = topology.ports[usize::from(LAN)].as_mut().unwrap();
         lan.flags = lan.flags.with(PortFlags::MAC_NAT);
-        lan.profile.mac_nat = Some(MacNat::new(NAT_MAC, 1));
+        lan.profile_mut().mac_nat = Some(MacNat::new(NAT_MAC, 1));
         topology.put_port(Port {
             flags: PortFlags::MIRROR | PortFlags::OFFLOAD,
             ..Port::new(PortId(SPAN), "span", Role::Bridge(RED))

@@ -298,7 +298,7 @@ fn a_flood_in_a_vlan_is_shown_as_it_leaves_by_the_port() {
     let vlans = [access.clone(), access, trunk];
     for (port, vlans) in rig.topology.ports.iter_mut().skip(1).flatten().zip(vlans) {
         port.flags = port.flags.with(PortFlags::FILTERING);
-        port.profile.vlans = Some(Box::new(vlans));
+        port.profile_mut().vlans = Some(Box::new(vlans));
     }
     rig.dataplane.install(rig.topology.clone()).unwrap();
     let frame = plain(1, MacAddr::BROADCAST, 1);

@@ -49,17 +49,17 @@ impl Rig {
         let rig = Self { dataplane, peers };
         rig.install(|_| {});
         rig.dataplane
-            .set_zones(Arc::new(Zones::build(&[NetworkNames {
+            .set_zones(Arc::new(Zones::build(vec![NetworkNames {
                 domain: RED,
                 name: "red".to_owned(),
                 subnets: Vec::new(),
                 forward: Forward::Nobody,
-                endpoints: vec![EndpointNames {
+                endpoints: vec![Arc::new(EndpointNames {
                     names: vec!["b".to_owned()],
                     addresses: vec![ip("10.1.0.3")],
                     upstreams: Vec::new(),
                     links: Vec::new(),
-                }],
+                })],
             }])));
         rig
     }

@@ -113,7 +113,7 @@ fn count_vlans(rig: &mut Rig) {
                 _ => PortVlans::default(),
             };
             port.flags = port.flags.with(PortFlags::FILTERING);
-            port.profile.vlans = Some(Box::new(vlans));
+            port.profile_mut().vlans = Some(Box::new(vlans));
         }
     }
 }
@@ -173,7 +173,7 @@ fn nothing_is_allocated_for_a_frame() {
             // All that leaves to b carries one MAC.
             let port = rig.topology.ports[b.port.index()].as_mut().unwrap();
             port.flags = port.flags.with(PortFlags::MAC_NAT);
-            port.profile.mac_nat = Some(MacNat::new(MacAddr([2, 0, 0, 0, 0x77, 1]), 1));
+            port.profile_mut().mac_nat = Some(MacNat::new(MacAddr([2, 0, 0, 0, 0x77, 1]), 1));
         }
         for sandbox in [&a, &b, &c] {
             // Its hosts join groups at moments of their own, which costs memory.
@@ -228,7 +228,7 @@ fn nothing_is_allocated_for_a_frame() {
         };
         for (port, direction) in [(a.port, Direction::In), (b.port, Direction::Out)] {
             let port = rig.topology.ports[port.index()].as_mut().unwrap();
-            port.profile.links[direction as usize] = link;
+            port.profile_mut().links[direction as usize] = link;
         }
         rig.install();
         round(&ways, &dead_ends, WARM_UP);

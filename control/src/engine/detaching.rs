@@ -109,7 +109,7 @@ impl Engine {
         for endpoint in &leaving {
             withdrawn.push(self.withdraw_from(state, endpoint.port));
             let leaving = endpoint.clone();
-            state.desired.endpoints.insert(endpoint.port, leaving);
+            state.desired.endpoints.insert(leaving);
         }
         self.install(state)?;
         for port in ports {

@@ -115,7 +115,7 @@ impl Engine {
         // Whoever had the address before, with our knowledge or not, leaves it no flow.
         self.end_sessions(&endpoint);
         endpoint.phase = Phase::Attached;
-        state.desired.endpoints.insert(port, endpoint.clone());
+        state.desired.endpoints.insert(endpoint.clone());
         let opened = self
             .blocking(|dataplane| dataplane.add_port(port, queues))
             .map_err(Error::from)
@@ -146,9 +146,8 @@ impl Engine {
                 tracing::warn!(endpoint = %endpoint.name, %address, %error, "cannot announce");
             }
         }
-        // As bytes: component by component takes a path ten times as long.
         let path = endpoint.sandbox.path.as_os_str();
-        self.write_resolv_confs_of(state, |other| other.sandbox.path.as_os_str() == path);
+        self.write_resolv_confs_of(state, state.desired.endpoints.at_path(path));
         let text = format!(
             "endpoint '{}' was attached to network '{}' as {} of {port}",
             endpoint.name, network.name, endpoint.ifname
@@ -169,7 +168,7 @@ impl Engine {
         let port = old.port;
         state.desired.endpoints.remove(&port);
         let made = self.endpoint_of_request(state, request);
-        state.desired.endpoints.insert(port, old.clone());
+        state.desired.endpoints.insert(old.clone());
         let (mut endpoint, network) = made?;
         endpoint.port = port;
         endpoint.settings = old.settings;
@@ -188,7 +187,7 @@ impl Engine {
         }
         old.phase = Phase::Detaching;
         self.store.put_endpoint(&old)?;
-        state.desired.endpoints.insert(port, old.clone());
+        state.desired.endpoints.insert(old.clone());
         self.install(state)?;
         if state.open.remove(&port) {
             self.blocking(|dataplane| dataplane.remove_port(port))?;
@@ -197,7 +196,7 @@ impl Engine {
         self.blocked.release(port);
         self.devices.remove(&old).await?;
         self.end_sessions(&old);
-        state.desired.endpoints.insert(port, endpoint.clone());
+        state.desired.endpoints.insert(endpoint.clone());
         self.drop_resolv_conf(state, &old);
         Ok((endpoint, network))
     }

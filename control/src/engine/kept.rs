@@ -10,6 +10,7 @@ use crate::config::{Config, Sessions};
 use crate::error::Error;
 use crate::keep::codec::Clocks;
 use crate::keep::{self, Keeper};
+use crate::parts::Parts;
 use crate::topology;
 
 /// What writes sessions, where the configuration asks for it. Where it does not, what an earlier
@@ -48,6 +49,7 @@ impl Engine {
         }
         let topology = topology::build(&topology::Inputs {
             desired: &state.desired,
+            parts: &Parts::of(&state.desired),
             host: &state.host,
             // What is published for one of them is at its addresses.
             uplinks: &self.uplinks_there(state)?,

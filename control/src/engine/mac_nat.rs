@@ -87,7 +87,7 @@ impl Engine {
     /// force.
     pub(super) fn mac_nats(&self, state: &State) -> BTreeMap<PortId, MacNat> {
         let before = self.dataplane.topology();
-        let endpoints = state.desired.endpoints.values();
+        let endpoints = state.desired.endpoints.with_mac_nat();
         let of = |endpoint: &Endpoint| {
             let mac = endpoint.settings.mac_nat?;
             let known = before.port(endpoint.port);

@@ -47,8 +47,8 @@ mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -88,6 +88,7 @@ use crate::link::inet::Route;
 use crate::model::{DesiredState, Endpoint, Name, Network};
 use crate::names::ResolvConf;
 use crate::netns::Netns;
+use crate::parts::Parts;
 use crate::plan::{self, Action, Observed, ObservedSandbox};
 use crate::relay::{Budget, Listeners};
 use crate::serving::Serving;
@@ -117,6 +118,8 @@ pub struct Engine {
     events: Events,
     /// Ports that are part of a loop.
     blocked: Blocked,
+    /// What the pictures have of the endpoints. Locked under `state`.
+    parts: std::sync::Mutex<Parts>,
     /// What the host's resolver is told.
     resolver: names::HostResolver,
     /// What the files of named sandboxes say, as this daemon has written them.
@@ -233,6 +236,7 @@ impl Engine {
             started: Instant::now(),
             events: Events::default(),
             blocked: Blocked::default(),
+            parts: std::sync::Mutex::default(),
             resolver: names::HostResolver::default(),
             resolv_confs: DashMap::new(),
             panics: AtomicU64::new(0),
@@ -462,10 +466,12 @@ impl Engine {
 
     /// Installs the picture of now.
     fn install(&self, state: &State) -> Result<(), Error> {
+        let parts = self.parts(&state.desired);
         let topology = topology::build(&topology::Inputs {
             desired: &state.desired,
             host: &state.host,
             uplinks: &state.uplinks,
+            parts: &parts,
             host_link: state.host_link,
             open: &state.open,
             blocked: &self.blocked.ports(),
@@ -474,8 +480,16 @@ impl Engine {
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;
         self.blocking(|dataplane| dataplane.install(topology))?;
-        self.show_names(&state.desired);
+        self.show_names(&state.desired, &parts);
         Ok(())
+    }
+
+    /// What is made of the endpoints, as of now.
+    fn parts(&self, desired: &DesiredState) -> std::sync::MutexGuard<'_, Parts> {
+        // One that panicked half-way has left parts that are whole, each of its endpoint.
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.follow(desired);
+        parts
     }
 
     /// Calls the dataplane, which answers when every worker has, so the runtime's other tasks

@@ -20,6 +20,7 @@ use crate::model::dns::DnsState;
 use crate::model::{DesiredState, Endpoint, Network, Phase, Publication, Router};
 use crate::name_listener::NameListener;
 use crate::names::{self, ResolvConf};
+use crate::parts::Parts;
 use crate::resolv_file;
 
 /// How long a question of ours may wait: longer than the service lets one.
@@ -70,8 +71,8 @@ pub struct NameQuestion {
 
 impl Engine {
     /// Answers by these names from now on.
-    pub(super) fn show_names(&self, desired: &DesiredState) {
-        let zones = names::zones(desired, &self.resolver.get().servers);
+    pub(super) fn show_names(&self, desired: &DesiredState, parts: &Parts) {
+        let zones = names::zones(desired, parts, &self.resolver.get().servers);
         self.dataplane.set_zones(Arc::new(zones));
     }
 
@@ -79,7 +80,7 @@ impl Engine {
     pub(super) async fn watch_resolver(&self) {
         if self.resolver.read(&self.config.dns) {
             let state = self.state().await;
-            self.show_names(&state.desired);
+            self.show_names(&state.desired, &self.parts(&state.desired));
             self.write_resolv_confs(&state);
         }
     }
@@ -126,13 +127,17 @@ impl Engine {
     /// Makes the files of named sandboxes say what is so now. One that this daemon has written so already
     /// is not touched: with a thousand sandboxes, an attachment would write a thousand files.
     pub(super) fn write_resolv_confs(&self, state: &State) {
-        self.write_resolv_confs_of(state, |_| true);
+        self.write_resolv_confs_of(state, state.desired.endpoints.values());
     }
 
     /// The same for the sandboxes of some endpoints, all of whose endpoints must be among them.
-    pub(super) fn write_resolv_confs_of(&self, state: &State, which: impl Fn(&Endpoint) -> bool) {
+    pub(super) fn write_resolv_confs_of<'e>(
+        &self,
+        state: &State,
+        endpoints: impl Iterator<Item = &'e Endpoint>,
+    ) {
         let mut wanted: BTreeMap<&str, ResolvConf> = BTreeMap::new();
-        for endpoint in state.desired.endpoints.values().filter(|e| which(e)) {
+        for endpoint in endpoints {
             let Some(name) = resolv_file::netns_name(&endpoint.sandbox.path) else {
                 continue;
             };
@@ -154,8 +159,8 @@ impl Engine {
     /// Takes an endpoint's share of its sandbox's file away, where it was the last to have one.
     pub(super) fn drop_resolv_conf(&self, state: &State, gone: &Endpoint) {
         let path = gone.sandbox.path.as_os_str();
-        let same = |other: &Endpoint| other.sandbox.path.as_os_str() == path;
-        if state.desired.endpoints.values().any(same) {
+        let mut same = state.desired.endpoints.at_path(path).peekable();
+        if same.peek().is_some() {
             self.write_resolv_confs_of(state, same);
         } else {
             drop_resolv_conf(gone);
@@ -234,7 +239,7 @@ impl Engine {
         let found = state.desired.network(network);
         let network = found.ok_or_else(|| Error::unknown_network(network))?;
         check_served(network)?;
-        let zones = names::zones(&state.desired, &[]);
+        let zones = names::zones(&state.desired, &self.parts(&state.desired), &[]);
         let listed = zones.list(network.domain);
         Ok(listed.into_iter().map(RecordView::from).collect())
     }

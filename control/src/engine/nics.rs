@@ -165,10 +165,7 @@ impl Engine {
     ) -> Result<(), Error> {
         for endpoint in endpoints.into_iter().flatten() {
             self.store.put_endpoint(endpoint)?;
-            state
-                .desired
-                .endpoints
-                .insert(endpoint.port, endpoint.clone());
+            state.desired.endpoints.insert(endpoint.clone());
         }
         if let [Some(nic), _] = endpoints {
             self.store.put_nic(nic.port, &setting)?;

@@ -55,10 +55,7 @@ impl Engine {
         endpoint: Endpoint,
     ) -> Result<(), Error> {
         self.store.put_endpoint(&endpoint)?;
-        state
-            .desired
-            .endpoints
-            .insert(endpoint.port, endpoint.clone());
+        state.desired.endpoints.insert(endpoint.clone());
         self.install(state)?;
         self.drive_carrier(state, &endpoint).await
     }

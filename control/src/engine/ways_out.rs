@@ -21,10 +21,8 @@ impl Engine {
 
     /// The same where there is somebody to choose from.
     pub(super) async fn settle_ways_out_beside(&self, state: &State, endpoint: &Endpoint) {
-        let beside = |other: &Endpoint| {
-            other.port != endpoint.port && other.sandbox.inode == endpoint.sandbox.inode
-        };
-        if state.desired.endpoints.values().any(beside) {
+        let mut all = state.desired.endpoints.in_sandbox(endpoint.sandbox.inode);
+        if all.any(|other| other.port != endpoint.port) {
             self.settle_ways_out(state, endpoint.sandbox.inode).await;
         }
     }

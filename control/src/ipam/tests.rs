@@ -1,7 +1,7 @@
 //! Subnets and addresses, chosen and checked.
 
 use super::*;
-use crate::model::{MTU_DEFAULT, Name, Network, NetworkNat};
+use crate::model::{Endpoints, MTU_DEFAULT, Name, Network, NetworkNat};
 use dataplane_core::addr::DomainId;
 
 fn net(text: &str) -> IpNet {
@@ -178,12 +178,10 @@ fn seventy_thousand_endpoints_come_and_go_and_no_address_is_lost() {
         let address = free_address(&network, &subnet, &desired).unwrap();
         check_address(&network, &desired, address, claimant(&nobody())).unwrap();
         highest = highest.max(address);
-        desired
-            .endpoints
-            .insert(id, endpoint(port, &network, address));
+        desired.endpoints.insert(endpoint(port, &network, address));
     }
     assert_eq!(highest, ip("10.1.0.9"), "the gateway and {ALIVE} endpoints");
-    desired.endpoints.clear();
+    desired.endpoints = Endpoints::default();
     let next = free_address(&network, &subnet, &desired).unwrap();
     assert_eq!(next, ip("10.1.0.2"));
 }
@@ -201,7 +199,7 @@ fn addresses_are_handed_out_lowest_first_until_none_is_left() {
         check_address(&network, &desired, address, claimant(&nobody())).unwrap();
         given.push(address.to_string());
         let endpoint = endpoint(port, &network, address);
-        desired.endpoints.insert(endpoint.port, endpoint);
+        desired.endpoints.insert(endpoint);
     }
     assert_eq!(
         given,

@@ -241,7 +241,7 @@ pub(crate) fn example() -> DesiredState {
         mirrors: names.into_iter().zip(mirrors).collect(),
         mirror_files: file_names.into_iter().zip(files).collect(),
         networks: [(network.domain, network)].into(),
-        endpoints: [(endpoint.port, endpoint), (second.port, second)].into(),
+        endpoints: [endpoint, second].into_iter().collect(),
         publications: [(publication.id, publication)].into(),
         fdb: [(station, setting)].into(),
         reservations: reservations.into(),
@@ -301,10 +301,11 @@ fn replacing_leaves_no_old_rows_and_removing_takes_publications_along() {
     let mut desired = example();
     let store = Store::open(&dir.0).unwrap();
     write(&store, &desired);
-    let endpoint = desired.endpoints.get_mut(&PortId(40)).unwrap();
-    endpoint.phase = Phase::Attached;
-    endpoint.addresses.pop();
-    store.put_endpoint(endpoint).unwrap();
+    desired.endpoints.change(PortId(40), |endpoint| {
+        endpoint.phase = Phase::Attached;
+        endpoint.addresses.pop();
+    });
+    store.put_endpoint(&desired.endpoints[&PortId(40)]).unwrap();
     let network = desired.networks.get_mut(&DomainId(3)).unwrap();
     network.subnets.pop();
     store.put_network(network).unwrap();

@@ -9,6 +9,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
@@ -121,7 +122,7 @@ pub struct Port {
     /// Its index in [`Topology::ports`].
     pub id: PortId,
     /// The name that people use for it.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// What it connects.
     pub role: Role,
     /// Frames are accepted from it and sent to it.
@@ -131,7 +132,7 @@ pub struct Port {
     /// What is switched on for it, of a port of a bridge domain.
     pub flags: PortFlags,
     /// What it has beyond its flags.
-    pub profile: Box<PortProfile>,
+    pub profile: Arc<PortProfile>,
 }
 
 /// What a port connects.
@@ -499,13 +500,7 @@ impl Topology {
                 own.insert_first(route.prefix, position);
             }
         }
-        for domain in self.domains.iter_mut().flatten() {
-            let member = |port: &&Port| port.role == Role::Bridge(domain.id);
-            let members = self.ports.iter().flatten().filter(member);
-            domain.flood = members.clone().map(|port| port.id).collect();
-            let router = |port: &&Port| port.flags.has(PortFlags::MCAST_ROUTER);
-            domain.mcast_routers = members.filter(router).map(|port| port.id).collect();
-        }
+        self.list_ports();
         self.mark_policed();
         // Those linked to the host last, so that they are found where prefixes are shared.
         for linked in [false, true] {
@@ -533,6 +528,29 @@ impl Topology {
 }
 
 impl Topology {
+    /// Lists the ports of each domain.
+    fn list_ports(&mut self) {
+        let mut lists = vec![(Vec::new(), Vec::new()); self.domains.len()];
+        for port in self.ports.iter().flatten() {
+            let Role::Bridge(domain) = port.role else {
+                continue;
+            };
+            let Some((members, routers)) = lists.get_mut(domain.index()) else {
+                continue;
+            };
+            members.push(port.id);
+            if port.flags.has(PortFlags::MCAST_ROUTER) {
+                routers.push(port.id);
+            }
+        }
+        for (domain, (members, routers)) in self.domains.iter_mut().zip(lists) {
+            if let Some(domain) = domain {
+                domain.flood = members.into();
+                domain.mcast_routers = routers.into();
+            }
+        }
+    }
+
     /// Marks the ports of networks in which rules have a say, or a default other than to pass.
     fn mark_policed(&mut self) {
         let mut policed = vec![false; self.domains.len()];
@@ -570,8 +588,13 @@ impl Port {
             up: true,
             mtu: MTU_DEFAULT,
             flags: PortFlags::default(),
-            profile: Box::default(),
+            profile: Arc::default(),
         }
+    }
+
+    /// What it has beyond its flags, to be changed while a picture is made.
+    pub fn profile_mut(&mut self) -> &mut PortProfile {
+        Arc::make_mut(&mut self.profile)
     }
 
     /// The VLAN of frames that enter without a tag, 0 in a domain that is transparent to tags;

@@ -52,7 +52,7 @@ fn a_secured_port_notices_a_probe_all_the_same() {
     world.edit(|t| {
         let port = t.ports[2].as_mut().unwrap();
         port.flags = port.flags.with(PortFlags::SECURED);
-        port.profile.identity = Identity {
+        port.profile_mut().identity = Identity {
             mac: mac(2),
             addresses: Box::new([]),
             ..Identity::default()

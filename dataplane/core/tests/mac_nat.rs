@@ -383,7 +383,7 @@ fn a_port_without_it_is_as_before() {
     world.edit(|t: &mut Topology| {
         let port = t.ports[usize::from(LAN)].as_mut().unwrap();
         port.flags = port.flags.without(PortFlags::MAC_NAT);
-        port.profile.mac_nat = None;
+        port.profile_mut().mac_nat = None;
     });
     let frame = udp4(OUTSIDE, NAT_MAC, "10.1.0.200", "10.1.0.2", 64, 32);
     let out = world.send(LAN, &frame);

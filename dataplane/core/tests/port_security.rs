@@ -24,7 +24,7 @@ fn secured() -> World {
     world.edit(|t| {
         let port = t.ports[1].as_mut().unwrap();
         port.flags = port.flags.with(PortFlags::SECURED);
-        port.profile.identity = Identity {
+        port.profile_mut().identity = Identity {
             mac: mac(1),
             addresses: [ip(OWN4), ip(OWN6)].into(),
             ..Identity::default()
@@ -137,7 +137,7 @@ fn an_endpoint_that_was_given_no_address_of_a_family_may_have_any_of_that_one() 
     let mut world = secured();
     world.edit(|t| {
         let port = t.ports[1].as_mut().unwrap();
-        port.profile.identity = Identity {
+        port.profile_mut().identity = Identity {
             mac: mac(1),
             addresses: [ip(OWN6)].into(),
             open: Families {
@@ -235,7 +235,7 @@ fn whose_claim_cannot_be_read_is_not_believed() {
 #[test]
 fn a_secured_port_without_an_identity_lets_nobody_in() {
     let mut world = secured();
-    world.edit(|t| t.ports[1].as_mut().unwrap().profile.identity = Identity::default());
+    world.edit(|t| t.ports[1].as_mut().unwrap().profile_mut().identity = Identity::default());
     ends(
         &mut world,
         &udp4(mac(1), mac(2), OWN4, "10.1.0.3", 64, 20),

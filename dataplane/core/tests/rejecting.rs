@@ -348,7 +348,7 @@ fn an_answer_leaves_in_the_vlan_of_what_it_answers() {
             port.flags = port.flags.with(PortFlags::FILTERING);
             let mut vlans = PortVlans::access(VlanId(5));
             vlans.add(7..=7, Form::Tagged);
-            port.profile.vlans = Some(Box::new(vlans));
+            port.profile_mut().vlans = Some(Box::new(vlans));
         }
         t.domains[RED.index()].as_mut().unwrap().gateway_vlan = VlanId(7);
     });

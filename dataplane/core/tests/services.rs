@@ -129,7 +129,7 @@ fn nobody_asks_under_an_address_of_another_network() {
     // Port security would stop it before.
     world.edit(|topology| {
         let port = topology.ports[1].as_mut().unwrap();
-        port.profile.identity.addresses = [octets4("10.2.0.2").into()].into();
+        port.profile_mut().identity.addresses = [octets4("10.2.0.2").into()].into();
     });
     let out = world.send(1, &frame);
     assert_eq!(out.verdict, Verdict::Drop(DropReason::MartianSource));

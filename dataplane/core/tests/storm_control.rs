@@ -32,7 +32,7 @@ fn limit(world: &mut World, class: FloodClass, text: &str) {
     world.edit(|t| {
         let port = t.ports[1].as_mut().unwrap();
         port.flags = port.flags.with(PortFlags::STORM);
-        *port.profile.storm.of_mut(class) = Some(limit);
+        *port.profile_mut().storm.of_mut(class) = Some(limit);
     });
 }
 

@@ -246,7 +246,7 @@ fn what_port_security_refuses_is_noticed_as_well() {
     world.edit(|t| {
         let port = t.ports[1].as_mut().unwrap();
         port.flags = port.flags.with(PortFlags::SECURED);
-        port.profile.identity = Identity {
+        port.profile_mut().identity = Identity {
             mac: mac(1),
             addresses: [IpAddr::from(A)].into(),
             ..Identity::default()

@@ -42,7 +42,7 @@ fn filtering(vlans: [PortVlans; 3]) -> World {
     world.edit(|t| {
         for (port, vlans) in t.ports[1..=3].iter_mut().flatten().zip(vlans) {
             port.flags = port.flags.with(PortFlags::FILTERING);
-            port.profile.vlans = Some(Box::new(vlans));
+            port.profile_mut().vlans = Some(Box::new(vlans));
         }
         t.domains[RED.index()].as_mut().unwrap().gateway_vlan = VlanId(1);
     });
@@ -203,7 +203,7 @@ fn a_known_station_on_a_port_that_left_its_vlan_is_not_reached() {
     let _ = world.send(2, &plain(BROADCAST, mac(2)));
     world.edit(|t| {
         let port = t.ports[2].as_mut().unwrap();
-        port.profile.vlans = Some(Box::new(access(20)));
+        port.profile_mut().vlans = Some(Box::new(access(20)));
     });
     let out = world.send(1, &plain(mac(2), mac(1)));
     assert_eq!(out.verdict, Verdict::Drop(DropReason::VlanEgress));

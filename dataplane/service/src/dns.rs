@@ -12,6 +12,7 @@
 
 pub mod cache;
 pub mod counters;
+mod index;
 pub mod message;
 pub mod resolver;
 pub mod zone;

@@ -173,9 +173,9 @@ pub(super) fn picture(plans: &BTreeMap<PortId, Plan>, generation: u64) -> Topolo
         for class in FloodClass::ALL {
             let limit = plan.storm.get(&(class as usize));
             let limit = limit.and_then(|(rate, burst)| StormLimit::new(*rate, Some(*burst)).ok());
-            *port.profile.storm.of_mut(class) = limit;
+            *port.profile_mut().storm.of_mut(class) = limit;
         }
-        port.profile.vlans = Some(Box::new(vlans));
+        port.profile_mut().vlans = Some(Box::new(vlans));
         topology.put_port(port);
     }
     topology.put_port(Port {

@@ -32,7 +32,7 @@ pub fn one_mac(s: &mut Story) {
     s.world.edit(|t| {
         if let Some(Some(lan)) = t.ports.get_mut(LAN.index()) {
             lan.flags = lan.flags.with(PortFlags::MAC_NAT);
-            lan.profile.mac_nat = Some(MacNat::new(ONE, 1));
+            lan.profile_mut().mac_nat = Some(MacNat::new(ONE, 1));
         }
         if let Some(Some(red)) = t.domains.get_mut(RED.index()) {
             red.gateway = None;

@@ -82,7 +82,7 @@ pub fn a_secured_port(s: &mut Story) {
     set(s, 1, PortFlags::SECURED, PortFlags::NONE);
     s.world.edit(|t| {
         if let Some(Some(port)) = t.ports.get_mut(1) {
-            port.profile.identity = Identity {
+            port.profile_mut().identity = Identity {
                 mac: mac(1),
                 addresses: [ip("10.1.0.2")].into(),
                 ..Identity::default()
@@ -121,7 +121,7 @@ pub fn storm_control(s: &mut Story) {
         if let Some(Some(port)) = t.ports.get_mut(1) {
             port.flags = port.flags.with(PortFlags::STORM);
             let limits = "broadcast 10 burst 2, multicast 10 burst 1, unknown-unicast 10 burst 1";
-            port.profile.storm = limits.parse().unwrap_or_default();
+            port.profile_mut().storm = limits.parse().unwrap_or_default();
         }
     });
     s.say("a may send two broadcasts at once, and ten in a second");

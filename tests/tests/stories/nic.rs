@@ -50,7 +50,7 @@ pub fn a_card_and_the_hosts_port(s: &mut Story) {
     s.world.edit(|t| {
         if let Some(Some(nic)) = t.ports.get_mut(3) {
             nic.flags = nic.flags.with(PortFlags::MAC_NAT);
-            nic.profile.mac_nat = Some(MacNat::new(CARD, 1));
+            nic.profile_mut().mac_nat = Some(MacNat::new(CARD, 1));
         }
     });
     s.say("the card is wireless: its MAC is everybody's from here on, and the address tells them apart");

@@ -24,7 +24,7 @@ fn filter(s: &mut Story, [a, b]: [u16; 2]) {
     s.world.edit(|t| {
         for (port, vlans) in t.ports.iter_mut().skip(1).flatten().zip(ports) {
             port.flags = port.flags.with(PortFlags::FILTERING);
-            port.profile.vlans = Some(Box::new(vlans));
+            port.profile_mut().vlans = Some(Box::new(vlans));
         }
         if let Some(Some(red)) = t.domains.get_mut(RED.index()) {
             red.gateway_vlan = VlanId(1);

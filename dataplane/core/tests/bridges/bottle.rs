@@ -67,7 +67,7 @@ pub fn set_flag(topology: &mut Topology, id: PortId, flag: Flag, on: bool) {
 pub fn set_vlans(topology: &mut Topology, id: PortId, vlans: Vlans) {
     if let Some(Some(port)) = topology.ports.get_mut(id.index()) {
         port.flags = port.flags.with(PortFlags::FILTERING);
-        port.profile.vlans = Some(Box::new(vlans.of_core()));
+        port.profile_mut().vlans = Some(Box::new(vlans.of_core()));
         if let Role::Bridge(domain) = port.role
             && let Some(Some(domain)) = topology.domains.get_mut(domain.index())
         {

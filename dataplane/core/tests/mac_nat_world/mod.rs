@@ -26,7 +26,7 @@ pub fn nat_world() -> World {
     world.edit(|t| {
         let mut port = Port::new(PortId(LAN), "lan", Role::Bridge(RED));
         port.flags = port.flags.with(PortFlags::MAC_NAT);
-        port.profile.mac_nat = Some(MacNat::new(NAT_MAC, 1));
+        port.profile_mut().mac_nat = Some(MacNat::new(NAT_MAC, 1));
         t.put_port(port);
     });
     world

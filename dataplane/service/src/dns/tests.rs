@@ -52,7 +52,7 @@ fn network(domain: DomainId, name: &str, third: u8, endpoints: Vec<EndpointNames
             VAULT => Forward::Nobody,
             _ => Forward::To(servers),
         },
-        endpoints,
+        endpoints: endpoints.into_iter().map(Arc::new).collect(),
     }
 }
 
@@ -60,9 +60,10 @@ fn zones() -> Arc<Zones> {
     let mut own_servers = endpoint(&["picky"], &["10.1.1.9"]);
     own_servers.upstreams = vec![server(9)];
     own_servers.links = vec![
-        ("Mate".to_owned(), vec![ip("10.1.1.2"), ip("fd00:1::2")]),
-        ("web2".to_owned(), vec![ip("10.1.1.2")]),
-        ("gone".to_owned(), Vec::new()),
+        ("Mate".to_owned(), "Web1".to_owned()),
+        ("web2".to_owned(), "Web1".to_owned()),
+        // Only an alias of others, and nobody's own name.
+        ("gone".to_owned(), "www".to_owned()),
     ];
     let web = vec![
         endpoint(&["Web1", "www"], &["10.1.1.2", "fd00:1::2"]),
@@ -72,7 +73,7 @@ fn zones() -> Arc<Zones> {
     ];
     let db = vec![endpoint(&["db1", "example.com"], &["10.1.2.2"])];
     let vault = vec![endpoint(&["safe"], &["10.1.3.2"])];
-    Arc::new(Zones::build(&[
+    Arc::new(Zones::build(vec![
         network(WEB, "web", 1, web),
         network(DB, "db", 2, db),
         network(VAULT, "vault", 3, vault),

@@ -7,7 +7,7 @@
 //!
 //! A link is a name for one asker alone, who is known by the source of the question.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ use dataplane_core::addr::{DomainId, Prefix};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{Name, RData, RecordType};
 use rustc_hash::FxBuildHasher;
+
+use super::index::{NameIndex, hash_of};
 
 /// Seconds for which an answer from a zone may be kept: few, because an endpoint's address changes
 /// when it is attached anew (decision 0024).
@@ -29,8 +31,9 @@ pub struct EndpointNames {
     pub addresses: Vec<IpAddr>,
     /// The servers that its questions go to, where they are others than its network's.
     pub upstreams: Vec<SocketAddr>,
-    /// Names that it alone knows others by, with their addresses.
-    pub links: Vec<(String, Vec<IpAddr>)>,
+    /// Names that it alone knows others of its network by, each with the other's own name. Who is not
+    /// there has no address, and nobody else is asked for the name.
+    pub links: Vec<(String, String)>,
 }
 
 /// A network with what its service knows.
@@ -45,7 +48,7 @@ pub struct NetworkNames {
     /// Whom other questions go to.
     pub forward: Forward,
     /// Its endpoints.
-    pub endpoints: Vec<EndpointNames>,
+    pub endpoints: Vec<Arc<EndpointNames>>,
 }
 
 /// Whom questions go to that no zone answers.
@@ -61,24 +64,24 @@ pub enum Forward {
 #[derive(Debug, Default)]
 pub struct Zones {
     zones: HashMap<DomainId, Zone, FxBuildHasher>,
-    /// Names that are some network's.
-    taken: HashSet<String, FxBuildHasher>,
+    /// By the network's name, in lower case.
+    by_name: HashMap<Arc<str>, DomainId, FxBuildHasher>,
+    /// The hashes of names without dots, with whose they are: of all networks, where there are several.
+    taken: Vec<(u64, DomainId)>,
     /// Prefixes of all networks.
     subnets: Vec<Prefix>,
 }
 
 #[derive(Debug)]
 struct Zone {
+    /// In lower case.
     network: Arc<str>,
     forward: Forward,
     subnets: Vec<Prefix>,
-    /// In lower case, without a dot at the end.
-    names: HashMap<String, Vec<IpAddr>, FxBuildHasher>,
-    /// An endpoint's first name, with the network's.
-    reverse: HashMap<IpAddr, Vec<Name>, FxBuildHasher>,
-    upstreams: HashMap<IpAddr, Arc<[SocketAddr]>, FxBuildHasher>,
-    /// By the one who asks, as names are.
-    links: HashMap<IpAddr, HashMap<String, Vec<IpAddr>>, FxBuildHasher>,
+    endpoints: Vec<Arc<EndpointNames>>,
+    names: NameIndex,
+    /// Sorted, each with the position of its endpoint.
+    addresses: Vec<(IpAddr, u32)>,
 }
 
 /// What the zones say to a question.
@@ -116,16 +119,22 @@ pub struct Listed {
 
 impl Zones {
     /// The picture of these networks.
-    pub fn build(networks: &[NetworkNames]) -> Self {
+    pub fn build(networks: Vec<NetworkNames>) -> Self {
         let mut zones = Self::default();
+        let several = networks.len() > 1;
         for network in networks {
             zones.subnets.extend(&network.subnets);
+            let domain = network.domain;
             let zone = Zone::build(network);
-            let suffix = format!(".{}", zone.network);
-            let ours = |name: &&String| !name.contains('.') || name.ends_with(&suffix);
-            zones.taken.extend(zone.names.keys().filter(ours).cloned());
-            zones.zones.insert(network.domain, zone);
+            if several {
+                let names = zone.endpoints.iter().flat_map(|endpoint| &endpoint.names);
+                let short = names.filter(|name| !name.contains('.'));
+                zones.taken.extend(short.map(|n| (hash_of(n), domain)));
+            }
+            zones.by_name.insert(Arc::clone(&zone.network), domain);
+            zones.zones.insert(domain, zone);
         }
+        zones.taken.sort_unstable();
         zones
     }
 
@@ -146,10 +155,11 @@ impl Zones {
         let Some(zone) = self.zones.get(&domain) else {
             return Arc::default();
         };
-        match (&zone.forward, zone.upstreams.get(&source)) {
+        let asker = zone.at(source).next();
+        match (&zone.forward, asker.map(|asker| asker.upstreams.as_slice())) {
             (Forward::Nobody, _) => Arc::default(),
-            (Forward::To(_), Some(own)) => Arc::clone(own),
-            (Forward::To(servers), None) => Arc::clone(servers),
+            (Forward::To(servers), None | Some([])) => Arc::clone(servers),
+            (Forward::To(_), Some(own)) => own.into(),
         }
     }
 
@@ -168,9 +178,7 @@ impl Zones {
             return self.look_up_address(zone, address, rtype);
         }
         let text = plain(name);
-        let links = zone.links.get(&source);
-        let linked = links.and_then(|links| links.get(&text));
-        if let Some(addresses) = linked.or_else(|| zone.names.get(&text)) {
+        if let Some(addresses) = zone.linked(source, &text).or_else(|| zone.named(&text)) {
             let records = addresses.iter().filter_map(|address| match address {
                 IpAddr::V4(v4) if rtype == RecordType::A => Some(RData::A(A(*v4))),
                 IpAddr::V6(v6) if rtype == RecordType::AAAA => Some(RData::AAAA(AAAA(*v6))),
@@ -178,15 +186,36 @@ impl Zones {
             });
             return of_type(records.collect());
         }
-        if self.taken.contains(&text) {
+        if self.is_taken(&text) {
             return Found::NoName(Missing::OtherNetwork);
         }
         zone.not_here()
     }
 
+    /// Whether a name, in lower case, is an endpoint's of some network.
+    fn is_taken(&self, text: &str) -> bool {
+        let has = |domain: &DomainId| {
+            let zone = self.zones.get(domain);
+            zone.is_some_and(|zone| zone.holders(text).next().is_some())
+        };
+        if text.contains('.') {
+            let dots = text.match_indices('.');
+            let mut networks = dots.filter_map(|(at, _)| self.by_name.get(&text[at + 1..]));
+            return networks.any(has);
+        }
+        let hash = hash_of(text);
+        let start = self.taken.partition_point(|(taken, _)| *taken < hash);
+        let mut same = self.taken[start..].iter().take_while(|(h, _)| *h == hash);
+        same.any(|(_, domain)| has(domain))
+    }
+
     fn look_up_address(&self, zone: &Zone, address: IpAddr, rtype: RecordType) -> Found {
-        if let Some(names) = zone.reverse.get(&address) {
-            let records = names.iter().map(|name| RData::PTR(PTR(name.clone())));
+        let mut there = zone.at(address).peekable();
+        if there.peek().is_some() {
+            let firsts = there.filter_map(|endpoint| endpoint.names.first());
+            let full = firsts.map(|first| format!("{first}.{}.", zone.network));
+            let names = full.filter_map(|full| Name::from_ascii(full).ok());
+            let records = names.map(|name| RData::PTR(PTR(name)));
             let wanted = records.filter(|_| rtype == RecordType::PTR);
             return of_type(wanted.collect());
         }
@@ -199,68 +228,94 @@ impl Zones {
 
     /// The records of a network, by name.
     pub fn list(&self, domain: DomainId) -> Vec<Listed> {
-        let zone = self.zones.get(&domain);
-        let names = zone.into_iter().flat_map(|zone| &zone.names);
-        let mut listed: Vec<Listed> = names
-            .map(|(name, addresses)| Listed {
-                name: name.clone(),
-                addresses: addresses.clone(),
-            })
-            .collect();
-        listed.sort();
+        let mut listed: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        let Some(zone) = self.zones.get(&domain) else {
+            return Vec::new();
+        };
+        for endpoint in &zone.endpoints {
+            for name in &endpoint.names {
+                let name = name.to_ascii_lowercase();
+                for name in [format!("{name}.{}", zone.network), name] {
+                    let known = listed.entry(name).or_default();
+                    add_new(known, &endpoint.addresses);
+                }
+            }
+        }
+        let listed = listed.into_iter();
         listed
+            .map(|(name, addresses)| Listed { name, addresses })
+            .collect()
     }
 }
 
 impl Zone {
-    fn build(network: &NetworkNames) -> Self {
-        let mut zone = Self {
-            network: network.name.to_ascii_lowercase().into(),
-            forward: network.forward.clone(),
-            subnets: network.subnets.clone(),
-            names: HashMap::default(),
-            reverse: HashMap::default(),
-            upstreams: HashMap::default(),
-            links: HashMap::default(),
-        };
-        for endpoint in &network.endpoints {
-            let full = |name: &str| format!("{name}.{}", zone.network);
-            for name in &endpoint.names {
-                let name = name.to_ascii_lowercase();
-                for name in [full(&name), name] {
-                    let known = zone.names.entry(name).or_default();
-                    let news = endpoint.addresses.iter();
-                    let news: Vec<_> = news.filter(|a| !known.contains(a)).copied().collect();
-                    known.extend(news);
-                }
-            }
-            let first = endpoint.names.first().map(|name| full(name));
-            let first = first.and_then(|name| Name::from_ascii(format!("{name}.")).ok());
-            for address in &endpoint.addresses {
-                if let Some(first) = &first {
-                    zone.reverse
-                        .entry(*address)
-                        .or_default()
-                        .push(first.clone());
-                }
-                if !endpoint.upstreams.is_empty() {
-                    let own = endpoint.upstreams.as_slice().into();
-                    zone.upstreams.insert(*address, own);
-                }
-                if !endpoint.links.is_empty() {
-                    let links = endpoint.links.iter();
-                    let links = links.map(|(name, to)| (name.to_ascii_lowercase(), to.clone()));
-                    zone.links.insert(*address, links.collect());
-                }
-            }
+    fn build(network: NetworkNames) -> Self {
+        let mut addresses = Vec::with_capacity(network.endpoints.len());
+        for (position, endpoint) in (0..).zip(&network.endpoints) {
+            addresses.extend(endpoint.addresses.iter().map(|own| (*own, position)));
         }
-        zone
+        addresses.sort_unstable();
+        Self {
+            network: network.name.to_ascii_lowercase().into(),
+            forward: network.forward,
+            subnets: network.subnets,
+            names: NameIndex::of(&network.endpoints),
+            endpoints: network.endpoints,
+            addresses,
+        }
+    }
+
+    /// The endpoints that have an address: one, or none.
+    fn at(&self, address: IpAddr) -> impl Iterator<Item = &EndpointNames> {
+        let start = self.addresses.partition_point(|(own, _)| *own < address);
+        let here = self.addresses[start..].iter();
+        let here = here.take_while(move |(own, _)| *own == address);
+        here.filter_map(|(_, position)| Some(self.endpoints.get(*position as usize)?.as_ref()))
+    }
+
+    /// The positions of the endpoints that have a name, as it is or without the network's after it.
+    fn holders(&self, text: &str) -> impl Iterator<Item = usize> {
+        let stem = text.strip_suffix(&*self.network);
+        let stem = stem.and_then(|stem| stem.strip_suffix('.'));
+        let names = [Some(text), stem].into_iter().flatten();
+        names.flat_map(|name| self.names.holders(&self.endpoints, hash_of(name), name))
+    }
+
+    /// The addresses of a name; `None` where nobody has it.
+    fn named(&self, text: &str) -> Option<Vec<IpAddr>> {
+        let mut holders: Vec<usize> = self.holders(text).collect();
+        holders.sort_unstable();
+        holders.first()?;
+        let mut addresses = Vec::new();
+        for endpoint in holders.iter().filter_map(|at| self.endpoints.get(*at)) {
+            add_new(&mut addresses, &endpoint.addresses);
+        }
+        Some(addresses)
+    }
+
+    /// The addresses of a name that `source` alone knows somebody by; `None` where it knows nobody by it.
+    fn linked(&self, source: IpAddr, text: &str) -> Option<Vec<IpAddr>> {
+        let mut links = self.at(source).flat_map(|asker| &asker.links);
+        let (_, target) = links.find(|(alias, _)| alias.eq_ignore_ascii_case(text))?;
+        // It is an endpoint's own name, not one that several may share.
+        let holders = self.names.holders(&self.endpoints, hash_of(target), target);
+        let mut endpoints = holders.filter_map(|at| self.endpoints.get(at));
+        let linked = endpoints.find(|endpoint| endpoint.names.first() == Some(target));
+        Some(linked.map_or_else(Vec::new, |linked| linked.addresses.clone()))
     }
 
     fn not_here(&self) -> Found {
         match self.forward {
             Forward::To(_) => Found::Elsewhere,
             Forward::Nobody => Found::NoName(Missing::Internal),
+        }
+    }
+}
+
+fn add_new(known: &mut Vec<IpAddr>, news: &[IpAddr]) {
+    for address in news {
+        if !known.contains(address) {
+            known.push(*address);
         }
     }
 }

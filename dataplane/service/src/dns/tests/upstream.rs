@@ -348,7 +348,7 @@ fn no_server_is_an_answer_too_and_a_flush_forgets() {
     let mut world = World::new();
     let mut alone = network(WEB, "web", 1, Vec::new());
     alone.forward = Forward::To(Arc::default());
-    world.resolver.follow(Arc::new(Zones::build(&[alone])));
+    world.resolver.follow(Arc::new(Zones::build(vec![alone])));
     let outcome = world.code("10.1.1.2", "example.org.", RecordType::A);
     assert_eq!(outcome, (ResponseCode::ServFail, How::NoServer));
     world.resolver.follow(zones());

@@ -1,0 +1,291 @@
+//! The endpoints of all networks, each shared, and how they are found.
+//!
+//! What the pictures have of an endpoint is made once and kept for as long as the endpoint is the
+//! same one, of which its `Arc` is the proof: whoever changes a shared endpoint makes another one.
+//! What an attachment asks of the others is found by an index. So it costs what is new, not what all
+//! the others are.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::ops::Index;
+use std::sync::Arc;
+
+use dataplane_core::addr::{DomainId, PortId};
+
+use super::{Endpoint, Name};
+
+/// Endpoints by switch port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    by_port: BTreeMap<PortId, Arc<Endpoint>>,
+    by_name: Found<Name>,
+    by_path: Found<OsString>,
+    by_inode: Found<u64>,
+    addresses: BTreeSet<(DomainId, IpAddr, PortId)>,
+    /// Those with one MAC for everybody behind them.
+    mac_nats: BTreeSet<PortId>,
+}
+
+/// The endpoints that have something, by port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found<K: Eq + Hash>(HashMap<K, BTreeSet<PortId>>);
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl<K: Eq + Hash> Default for Found<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Found<K> {
+    fn add(&mut self, key: K, port: PortId) {
+        self.0.entry(key).or_default().insert(port);
+    }
+
+    fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q, port: PortId)
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(ports) = self.0.get_mut(key) {
+            ports.remove(&port);
+            if ports.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&BTreeSet<PortId>>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key)
+    }
+}
+
+impl Endpoints {
+    /// The endpoint of that port.
+    pub fn get(&self, port: &PortId) -> Option<&Endpoint> {
+        self.by_port.get(port).map(Arc::as_ref)
+    }
+
+    /// Changes the endpoint of that port, but for the port; `None` when there is none.
+    pub fn change<T>(
+        &mut self,
+        port: PortId,
+        change: impl FnOnce(&mut Endpoint) -> T,
+    ) -> Option<T> {
+        let mut endpoint = self.remove(&port)?;
+        let changed = change(Arc::make_mut(&mut endpoint));
+        self.put(endpoint);
+        Some(changed)
+    }
+
+    /// Whether that port is an endpoint's.
+    pub fn contains_key(&self, port: &PortId) -> bool {
+        self.by_port.contains_key(port)
+    }
+
+    /// Puts one in, in place of the one that has its port.
+    pub fn insert(&mut self, endpoint: Endpoint) {
+        self.remove(&endpoint.port);
+        self.put(Arc::new(endpoint));
+    }
+
+    fn put(&mut self, endpoint: Arc<Endpoint>) {
+        let port = endpoint.port;
+        self.by_name.add(endpoint.name.clone(), port);
+        self.by_path
+            .add(endpoint.sandbox.path.clone().into_os_string(), port);
+        self.by_inode.add(endpoint.sandbox.inode, port);
+        let addresses = endpoint.addresses.iter();
+        self.addresses
+            .extend(addresses.map(|address| (endpoint.domain, *address, port)));
+        if endpoint.settings.mac_nat.is_some() {
+            self.mac_nats.insert(port);
+        }
+        self.by_port.insert(port, endpoint);
+    }
+
+    /// Takes the one of that port out.
+    pub fn remove(&mut self, port: &PortId) -> Option<Arc<Endpoint>> {
+        let endpoint = self.by_port.remove(port)?;
+        self.by_name.remove(&endpoint.name, *port);
+        self.by_path
+            .remove(endpoint.sandbox.path.as_os_str(), *port);
+        self.by_inode.remove(&endpoint.sandbox.inode, *port);
+        for address in &endpoint.addresses {
+            self.addresses.remove(&(endpoint.domain, *address, *port));
+        }
+        self.mac_nats.remove(port);
+        Some(endpoint)
+    }
+
+    fn at<'e>(
+        &'e self,
+        ports: Option<&'e BTreeSet<PortId>>,
+    ) -> impl Iterator<Item = &'e Endpoint> + use<'e> {
+        let ports = ports.into_iter().flatten();
+        ports.filter_map(|port| self.get(port))
+    }
+
+    /// The endpoint of that name.
+    pub fn named(&self, name: &str) -> Option<&Endpoint> {
+        self.at(self.by_name.get(name)).next()
+    }
+
+    /// Those whose sandbox is at a path, by port. Paths are compared as bytes.
+    pub fn at_path<'e>(&'e self, path: &OsStr) -> impl Iterator<Item = &'e Endpoint> + use<'e> {
+        self.at(self.by_path.get(path))
+    }
+
+    /// Those of a sandbox, by port.
+    pub fn in_sandbox(&self, inode: u64) -> impl Iterator<Item = &Endpoint> {
+        self.at(self.by_inode.get(&inode))
+    }
+
+    /// The addresses that those of a network have, ascending from one on.
+    pub fn addresses_from(&self, domain: DomainId, first: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let from = self.addresses.range((domain, first, PortId(0))..);
+        let within = from.take_while(move |(other, ..)| *other == domain);
+        within.map(|(_, address, _)| *address)
+    }
+
+    /// Those with one MAC for everybody behind them, by port.
+    pub fn with_mac_nat(&self) -> impl Iterator<Item = &Endpoint> {
+        self.at(Some(&self.mac_nats))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_port.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_port.is_empty()
+    }
+
+    /// Their ports, ascending.
+    pub fn keys(&self) -> impl Iterator<Item = &PortId> {
+        self.by_port.keys()
+    }
+
+    /// All of them, by port.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &Endpoint> + Clone {
+        self.by_port.values().map(Arc::as_ref)
+    }
+
+    /// All of them, by port, as they are shared.
+    pub fn shared(&self) -> impl Iterator<Item = (&PortId, &Arc<Endpoint>)> {
+        self.by_port.iter()
+    }
+
+    /// Those that come after a port, then those up to it.
+    pub fn after(&self, port: PortId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let (after, up_to) = (std::ops::Bound::Excluded(port), std::ops::Bound::Unbounded);
+        let after = self.by_port.range((after, up_to));
+        let all = after.chain(self.by_port.range(..=port));
+        all.map(|(_, endpoint)| endpoint)
+    }
+}
+
+impl Index<&PortId> for Endpoints {
+    type Output = Endpoint;
+
+    fn index(&self, port: &PortId) -> &Endpoint {
+        &self.by_port[port]
+    }
+}
+
+impl FromIterator<Endpoint> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = Endpoint>>(endpoints: I) -> Self {
+        let mut all = Self::default();
+        for endpoint in endpoints {
+            all.insert(endpoint);
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_changes_a_shared_endpoint_makes_another_one() {
+        let mut endpoints = crate::store::tests::example().endpoints;
+        let port = *endpoints.keys().next().unwrap();
+        let shared = |endpoints: &Endpoints| -> Vec<Arc<Endpoint>> {
+            endpoints.shared().map(|(_, e)| Arc::clone(e)).collect()
+        };
+        let before = shared(&endpoints);
+        endpoints.change(port, |e| e.gw_priority += 1).unwrap();
+        for (before, after) in before.iter().zip(&shared(&endpoints)) {
+            let same = before.port != port;
+            assert_eq!(Arc::ptr_eq(before, after), same, "{}", before.name);
+            assert_eq!(before == after, same, "{}", before.name);
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_what_there_is() {
+        let mut endpoints = crate::store::tests::example().endpoints;
+        let port = *endpoints.keys().next().unwrap();
+        let before = endpoints[&port].clone();
+        let found = |endpoints: &Endpoints, e: &Endpoint| {
+            let path = e.sandbox.path.as_os_str();
+            let is_it = |found: &Endpoint| found.port == e.port;
+            let addresses = e.addresses.iter();
+            let addresses = addresses.map(|own| {
+                let first = endpoints.addresses_from(e.domain, *own).next();
+                first == Some(*own)
+            });
+            let found = [
+                endpoints.named(e.name.as_str()).is_some_and(is_it),
+                endpoints.at_path(path).any(is_it),
+                endpoints.in_sandbox(e.sandbox.inode).any(is_it),
+            ];
+            found.into_iter().chain(addresses).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&endpoints, &before)[..3], [true; 3]);
+        let with_mac_nat =
+            |endpoints: &Endpoints| endpoints.with_mac_nat().any(|found| found.port == port);
+        let changed = endpoints.change(port, |endpoint| {
+            endpoint.name = "another".parse().unwrap();
+            endpoint.sandbox.path = "/run/netns/another".into();
+            endpoint.sandbox.inode -= 1_000;
+            endpoint.addresses = vec!["203.0.113.9".parse().unwrap()];
+            endpoint.settings.mac_nat = Some(endpoint.mac);
+        });
+        assert_eq!(changed, Some(()));
+        let after = endpoints[&port].clone();
+        assert_eq!(found(&endpoints, &after), [true; 4]);
+        assert!(with_mac_nat(&endpoints));
+        assert!(found(&endpoints, &before).iter().all(|found| !found));
+        endpoints.insert(before.clone());
+        assert!(found(&endpoints, &after).iter().all(|found| !found));
+        assert_eq!(with_mac_nat(&endpoints), before.settings.mac_nat.is_some());
+        endpoints.remove(&port);
+        assert!(!with_mac_nat(&endpoints));
+        assert!(found(&endpoints, &before).iter().all(|found| !found));
+        assert_eq!(endpoints.change(port, |_| ()), None);
+    }
+
+    #[test]
+    fn those_after_a_port_come_first() {
+        let endpoints = crate::store::tests::example().endpoints;
+        let ports: Vec<PortId> = endpoints.keys().copied().collect();
+        assert!(ports.len() > 1);
+        let after: Vec<PortId> = endpoints.after(ports[0]).map(|e| e.port).collect();
+        assert_eq!(after[..ports.len() - 1], ports[1..]);
+        assert_eq!(after.last(), Some(&ports[0]));
+    }
+}
