@@ -32,6 +32,7 @@ mod fragment;
 mod hash;
 mod icmp;
 mod identification;
+mod index;
 mod journal;
 mod keep;
 mod mss;

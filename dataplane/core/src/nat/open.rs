@@ -58,14 +58,10 @@ impl Opening<'_> {
         };
         self.reserve(table, counts, key.domain, key.inside.ip)?;
         // Looked up only now: making room may have ended the mapping. One that shares its port may
-        // find the way to this remote taken.
+        // find the way to this remote taken; where none does, only a session of its own could.
         let mapping = table.mapping_by_inside(key).filter(|mapping| {
-            unused(
-                table,
-                key.protocol,
-                table.mapping(*mapping).external,
-                remote,
-            )
+            let external = table.mapping(*mapping).external;
+            !table.shares_ports() || unused(table, key.protocol, external, remote)
         });
         let mapping = match mapping {
             Some(mapping) => mapping,

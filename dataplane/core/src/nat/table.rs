@@ -20,6 +20,7 @@ use crate::topology::RouteMark;
 
 use super::account::Accounts;
 use super::hash::HashKey;
+use super::index::SlotIndex;
 use super::journal::Journal;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
 use super::shared::Counts;
@@ -96,11 +97,11 @@ pub(super) struct NatShard {
     sessions: Slab<Session>,
     mappings: Slab<Mapping>,
     /// Dynamic mappings.
-    mappings_by_inside: HashTable<u32>,
-    mappings_by_external: HashTable<u32>,
+    mappings_by_inside: SlotIndex,
+    mappings_by_external: SlotIndex,
     /// Sessions of both kinds.
-    sessions_by_inside: HashTable<u32>,
-    sessions_by_external: HashTable<u32>,
+    sessions_by_inside: SlotIndex,
+    sessions_by_external: SlotIndex,
     lists: [List; Class::ALL.len()],
     /// Remotes of mappings that let in whoever's address was spoken to.
     contacts: HashTable<Contact>,
@@ -110,6 +111,8 @@ pub(super) struct NatShard {
     pub(super) accounts: Accounts,
     /// External ports that dynamic mappings hold.
     pub(super) pools: Pools,
+    /// Dynamic mappings whose external port another one held when they were made.
+    sharers: usize,
 }
 
 /// A remote address that a mapping of address-dependent filtering has sessions with.
@@ -118,6 +121,16 @@ struct Contact {
     mapping: u32,
     remote: IpAddr,
     sessions: u32,
+}
+
+/// What a dynamic mapping has of its external port.
+enum Holding {
+    /// All of it.
+    Sole,
+    /// A part: another one has it, too.
+    Shared,
+    /// Nothing: it leads to itself, on a routed network, and takes no port of a pool.
+    None,
 }
 
 /// The sessions of a class, by age.
@@ -133,10 +146,10 @@ impl NatShard {
             key,
             sessions: Slab::new(),
             mappings: Slab::new(),
-            mappings_by_inside: HashTable::new(),
-            mappings_by_external: HashTable::new(),
-            sessions_by_inside: HashTable::new(),
-            sessions_by_external: HashTable::new(),
+            mappings_by_inside: SlotIndex::default(),
+            mappings_by_external: SlotIndex::default(),
+            sessions_by_inside: SlotIndex::default(),
+            sessions_by_external: SlotIndex::default(),
             lists: [List {
                 oldest: NONE,
                 newest: NONE,
@@ -146,6 +159,7 @@ impl NatShard {
             fragments: super::fragment::Fragments::new(),
             accounts: Accounts::default(),
             pools: Pools::default(),
+            sharers: 0,
         }
     }
 
@@ -183,8 +197,8 @@ impl NatShard {
     #[inline]
     pub fn mapping_by_inside(&self, wanted: &InsideKey) -> Option<u32> {
         let hash = self.key.inside(wanted);
-        let found = |index: &u32| inside_key(&self.mappings[*index]) == *wanted;
-        self.mappings_by_inside.find(hash, found).copied()
+        let found = |index: u32| inside_key(&self.mappings[index]) == *wanted;
+        self.mappings_by_inside.find(hash, found)
     }
 
     /// A dynamic mapping that holds an external address and port: the only one, unless ports are
@@ -192,21 +206,21 @@ impl NatShard {
     #[inline]
     pub fn mapping_by_external(&self, protocol: NatProtocol, external: L4Addr) -> Option<u32> {
         let hash = self.key.external(protocol, external);
-        let found = |index: &u32| {
-            let mapping = &self.mappings[*index];
+        let found = |index: u32| {
+            let mapping = &self.mappings[index];
             mapping.protocol == protocol && mapping.external == external
         };
-        self.mappings_by_external.find(hash, found).copied()
+        self.mappings_by_external.find(hash, found)
     }
 
     /// The dynamic mapping between an inside and an external address and port.
     pub fn mapping_between(&self, wanted: &InsideKey, external: L4Addr) -> Option<u32> {
         let hash = self.key.inside(wanted);
-        let found = |index: &u32| {
-            let mapping = &self.mappings[*index];
+        let found = |index: u32| {
+            let mapping = &self.mappings[index];
             mapping.external == external && inside_key(mapping) == *wanted
         };
-        self.mappings_by_inside.find(hash, found).copied()
+        self.mappings_by_inside.find(hash, found)
     }
 
     /// The mapping at an index that a lookup returned under the same lock.
@@ -218,11 +232,11 @@ impl NatShard {
     #[inline]
     pub fn session_by_inside(&self, wanted: &FlowKey, origin: Origin) -> Option<u32> {
         let hash = self.key.flow(wanted);
-        let found = |index: &u32| {
-            let (session, mapping) = self.at(*index);
+        let found = |index: u32| {
+            let (session, mapping) = self.at(index);
             flow_key(session, mapping) == *wanted && origin.made(mapping)
         };
-        self.sessions_by_inside.find(hash, found).copied()
+        self.sessions_by_inside.find(hash, found)
     }
 
     /// The session of a flow that remembers a route of the picture with this stamp. At most one
@@ -230,11 +244,11 @@ impl NatShard {
     #[inline]
     pub fn session_on_route(&self, wanted: &FlowKey, stamp: u32) -> Option<u32> {
         let hash = self.key.flow(wanted);
-        let found = |index: &u32| {
-            let (session, mapping) = self.at(*index);
+        let found = |index: u32| {
+            let (session, mapping) = self.at(index);
             session.route_stamp == stamp && flow_key(session, mapping) == *wanted
         };
-        self.sessions_by_inside.find(hash, found).copied()
+        self.sessions_by_inside.find(hash, found)
     }
 
     /// Remembers the way that a session's packets take out.
@@ -253,14 +267,14 @@ impl NatShard {
         origin: Origin,
     ) -> Option<u32> {
         let hash = self.key.pair(protocol, external, remote);
-        let found = |index: &u32| {
-            let (session, mapping) = self.at(*index);
+        let found = |index: u32| {
+            let (session, mapping) = self.at(index);
             session.remote == remote
                 && mapping.external == external
                 && mapping.protocol == protocol
                 && origin.made(mapping)
         };
-        self.sessions_by_external.find(hash, found).copied()
+        self.sessions_by_external.find(hash, found)
     }
 
     /// The session at an index that a lookup returned under the same lock.
@@ -296,28 +310,35 @@ impl NatShard {
 
     /// Adds a dynamic mapping, which has to get a session before the lock is released.
     pub fn add_mapping(&mut self, mapping: Mapping) -> u32 {
-        if self.takes_a_port(&mapping) {
-            self.pools.take(mapping.protocol, mapping.external.ip);
+        match self.holding(&mapping) {
+            Holding::Sole => self.pools.take(mapping.protocol, mapping.external.ip),
+            Holding::Shared => self.sharers += 1,
+            Holding::None => {}
         }
+        let inside = self.key.inside(&inside_key(&mapping));
+        let external = self.key.external(mapping.protocol, mapping.external);
         let index = self.mappings.insert(mapping);
-        let (key, mappings) = (&self.key, &self.mappings);
-        let inside = |index: &u32| key.inside(&inside_key(&mappings[*index]));
-        self.mappings_by_inside
-            .insert_unique(inside(&index), index, inside);
-        let external = |index: &u32| {
-            let mapping = &mappings[*index];
-            key.external(mapping.protocol, mapping.external)
-        };
-        self.mappings_by_external
-            .insert_unique(external(&index), index, external);
+        self.mappings_by_inside.insert(inside, index);
+        self.mappings_by_external.insert(external, index);
         index
     }
 
-    /// Whether a dynamic mapping that is not in the table takes a port of a pool there: one that
-    /// leads to itself, of a routed network, takes none, and one that shares its port none more.
-    fn takes_a_port(&self, mapping: &Mapping) -> bool {
+    /// What a dynamic mapping that is not in the table has of its external port there.
+    fn holding(&self, mapping: &Mapping) -> Holding {
         let (protocol, external) = (mapping.protocol, mapping.external);
-        external != mapping.inside && self.mapping_by_external(protocol, external).is_none()
+        if self.mapping_by_external(protocol, external).is_some() {
+            Holding::Shared
+        } else if external == mapping.inside {
+            Holding::None
+        } else {
+            Holding::Sole
+        }
+    }
+
+    /// Whether some dynamic mappings share an external port.
+    #[inline]
+    pub fn shares_ports(&self) -> bool {
+        self.sharers != 0
     }
 
     /// Adds a session to a mapping.
@@ -337,23 +358,14 @@ impl NatShard {
         if owner.filtering == Dependence::AddressDependent {
             self.meet(mapping, remote.ip);
         }
+        let owner = &self.mappings[mapping];
+        let inside = self.key.flow(&flow_key(&session, owner));
+        let external = self.key.pair(owner.protocol, owner.external, remote);
         let index = self.sessions.insert(session);
         self.link(index);
         self.note(index);
-        let (key, sessions, mappings) = (&self.key, &self.sessions, &self.mappings);
-        let inside = |index: &u32| {
-            let session = &sessions[*index];
-            key.flow(&flow_key(session, &mappings[session.mapping]))
-        };
-        self.sessions_by_inside
-            .insert_unique(inside(&index), index, inside);
-        let external = |index: &u32| {
-            let session = &sessions[*index];
-            let mapping = &mappings[session.mapping];
-            key.pair(mapping.protocol, mapping.external, session.remote)
-        };
-        self.sessions_by_external
-            .insert_unique(external(&index), index, external);
+        self.sessions_by_inside.insert(inside, index);
+        self.sessions_by_external.insert(external, index);
         index
     }
 
@@ -455,13 +467,12 @@ impl NatShard {
         let mapping = self.mappings[session.mapping];
         self.accounts.close(mapping.account(), &session);
         self.unlink(index);
-        let own = |other: &u32| *other == index;
         let inside = self.key.flow(&flow_key(&session, &mapping));
-        erase(&mut self.sessions_by_inside, inside, own);
+        self.sessions_by_inside.remove(inside, index);
         let external = self
             .key
             .pair(mapping.protocol, mapping.external, session.remote);
-        erase(&mut self.sessions_by_external, external, own);
+        self.sessions_by_external.remove(external, index);
         self.sessions.remove(index);
         self.note(index);
         if mapping.filtering == Dependence::AddressDependent {
@@ -506,14 +517,15 @@ impl NatShard {
     /// Removes a mapping without sessions.
     fn remove_mapping(&mut self, index: u32) {
         let mapping = self.mappings[index];
-        let own = |other: &u32| *other == index;
         if mapping.rule.is_none() {
             let inside = self.key.inside(&inside_key(&mapping));
-            erase(&mut self.mappings_by_inside, inside, own);
+            self.mappings_by_inside.remove(inside, index);
             let external = self.key.external(mapping.protocol, mapping.external);
-            erase(&mut self.mappings_by_external, external, own);
-            if self.takes_a_port(&mapping) {
-                self.pools.give_back(mapping.protocol, mapping.external.ip);
+            self.mappings_by_external.remove(external, index);
+            match self.holding(&mapping) {
+                Holding::Sole => self.pools.give_back(mapping.protocol, mapping.external.ip),
+                Holding::Shared => self.sharers -= 1,
+                Holding::None => {}
             }
         }
         self.mappings.remove(index);
@@ -673,11 +685,5 @@ fn flow_key(session: &Session, mapping: &Mapping) -> FlowKey {
         domain: mapping.domain,
         inside: mapping.inside,
         remote: session.remote,
-    }
-}
-
-fn erase(table: &mut HashTable<u32>, hash: u64, own: impl FnMut(&u32) -> bool) {
-    if let Ok(entry) = table.find_entry(hash, own) {
-        entry.remove();
     }
 }
