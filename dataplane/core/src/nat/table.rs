@@ -5,9 +5,9 @@
 //! it, in one lookup; only a packet without a session asks for a mapping. The session of a
 //! published port has a mapping of its own, because it lives in the shard of its remote.
 //!
-//! The sessions of a [`Class`] form a list from the one unheard for longest to the one heard last:
-//! since a class has one timeout, whatever has expired is at its old end, and expiry never looks
-//! at a live session. A session moves within its list at most once per second.
+//! By age they are in `ages.rs`.
+
+mod ages;
 
 use std::net::IpAddr;
 
@@ -26,14 +26,8 @@ use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionSta
 use super::shared::Counts;
 use super::slab::Slab;
 use super::usage::Pools;
-use super::{Dependence, NatConfig, Timeouts};
-
-/// Transitory sessions that are looked at for one of an endpoint at its quota: such an endpoint
-/// holds so many that one of the oldest is nearly always its own.
-const EVICT_SCAN_MAX: usize = 16;
-
-/// The end of a list.
-const NONE: u32 = u32::MAX;
+use super::{Dependence, NatConfig};
+use ages::List;
 
 /// What a dynamic mapping is found by from inside: endpoint-independent, one for all remotes, but
 /// one for each external address, because the route chooses the uplink.
@@ -133,13 +127,6 @@ enum Holding {
     None,
 }
 
-/// The sessions of a class, by age.
-#[derive(Clone, Copy, Debug)]
-struct List {
-    oldest: u32,
-    newest: u32,
-}
-
 impl NatShard {
     pub fn new(key: HashKey) -> Self {
         Self {
@@ -150,10 +137,7 @@ impl NatShard {
             mappings_by_external: SlotIndex::default(),
             sessions_by_inside: SlotIndex::default(),
             sessions_by_external: SlotIndex::default(),
-            lists: [List {
-                oldest: NONE,
-                newest: NONE,
-            }; Class::ALL.len()],
+            lists: [List::EMPTY; Class::ALL.len()],
             contacts: HashTable::new(),
             journal: None,
             fragments: super::fragment::Fragments::new(),
@@ -486,6 +470,29 @@ impl NatShard {
         counts.release(mapping.domain, mapping.inside.ip);
     }
 
+    /// Removes the sessions that `condemned` names; how many.
+    pub fn remove_where(
+        &mut self,
+        mut condemned: impl FnMut(&Session, &Mapping) -> bool,
+        counts: &Counts,
+    ) -> usize {
+        let found: Vec<u32> = self
+            .iter()
+            .filter(|(_, session, mapping)| condemned(session, mapping))
+            .map(|(index, ..)| index)
+            .collect();
+        for index in &found {
+            self.remove(*index, counts);
+        }
+        found.len()
+    }
+
+    /// Whether the session may still carry a packet at `now`.
+    #[inline]
+    pub fn alive(&self, session: u32, now: Instant, config: &NatConfig) -> bool {
+        !self.sessions[session].expired(now, &config.timeouts)
+    }
+
     /// Counts a session of a mapping with a remote address.
     fn meet(&mut self, mapping: u32, remote: IpAddr) {
         let key = self.key;
@@ -529,143 +536,6 @@ impl NatShard {
             }
         }
         self.mappings.remove(index);
-    }
-
-    /// Removes up to `budget` sessions that have outlived their timeout; how many.
-    pub fn expire(
-        &mut self,
-        now: Instant,
-        timeouts: &Timeouts,
-        budget: usize,
-        counts: &Counts,
-    ) -> usize {
-        let mut removed = 0;
-        for class in Class::ALL {
-            while removed < budget {
-                let Some(oldest) = self.oldest(class) else {
-                    break;
-                };
-                if !self.sessions[oldest].expired(now, timeouts) {
-                    break;
-                }
-                self.remove(oldest, counts);
-                removed += 1;
-            }
-        }
-        removed
-    }
-
-    /// Gives up the transitory TCP session that was unheard for longest. An established session
-    /// is never given up for a new one.
-    pub fn evict(&mut self, counts: &Counts) -> Option<Mapping> {
-        let oldest = Class::TRANSITORY.map(|class| self.oldest(class));
-        let oldest = oldest
-            .into_iter()
-            .flatten()
-            .min_by_key(|index| self.heard(*index))?;
-        let mapping = *self.at(oldest).1;
-        self.remove(oldest, counts);
-        Some(mapping)
-    }
-
-    /// Gives up the transitory TCP session of one inside address that was unheard for longest, as
-    /// far as it is among the [`EVICT_SCAN_MAX`] oldest. So a flood of SYNs to a published port
-    /// displaces itself, and does not lock out its server's clients until it has timed out.
-    pub fn evict_of(
-        &mut self,
-        domain: DomainId,
-        inside: IpAddr,
-        counts: &Counts,
-    ) -> Option<Mapping> {
-        let found = Class::TRANSITORY.map(|class| self.oldest_of(class, domain, inside));
-        let found = found
-            .into_iter()
-            .flatten()
-            .min_by_key(|index| self.heard(*index))?;
-        let mapping = *self.at(found).1;
-        self.remove(found, counts);
-        Some(mapping)
-    }
-
-    /// The session of a class and of one inside address that was unheard for longest, as far as it
-    /// is among the [`EVICT_SCAN_MAX`] oldest.
-    fn oldest_of(&self, class: Class, domain: DomainId, inside: IpAddr) -> Option<u32> {
-        let mut next = self.oldest(class);
-        for _ in 0..EVICT_SCAN_MAX {
-            let index = next?;
-            let (session, mapping) = self.at(index);
-            if (mapping.domain, mapping.inside.ip) == (domain, inside) {
-                return Some(index);
-            }
-            next = (session.newer != NONE).then_some(session.newer);
-        }
-        None
-    }
-
-    /// The second in which a session was last heard.
-    fn heard(&self, session: u32) -> u32 {
-        self.sessions[session].last_seen
-    }
-
-    /// Removes the sessions that `condemned` names; how many.
-    pub fn remove_where(
-        &mut self,
-        mut condemned: impl FnMut(&Session, &Mapping) -> bool,
-        counts: &Counts,
-    ) -> usize {
-        let found: Vec<u32> = self
-            .iter()
-            .filter(|(_, session, mapping)| condemned(session, mapping))
-            .map(|(index, ..)| index)
-            .collect();
-        for index in &found {
-            self.remove(*index, counts);
-        }
-        found.len()
-    }
-
-    /// Whether the session may still carry a packet at `now`.
-    #[inline]
-    pub fn alive(&self, session: u32, now: Instant, config: &NatConfig) -> bool {
-        !self.sessions[session].expired(now, &config.timeouts)
-    }
-
-    fn oldest(&self, class: Class) -> Option<u32> {
-        let oldest = self.lists[class as usize].oldest;
-        (oldest != NONE).then_some(oldest)
-    }
-
-    /// Puts a session at the new end of the list of its class.
-    fn link(&mut self, index: u32) {
-        let list = &mut self.lists[self.sessions[index].class as usize];
-        let before = core::mem::replace(&mut list.newest, index);
-        if before == NONE {
-            list.oldest = index;
-        } else {
-            self.sessions[before].newer = index;
-        }
-        let session = &mut self.sessions[index];
-        (session.older, session.newer) = (before, NONE);
-    }
-
-    fn unlink(&mut self, index: u32) {
-        let Session {
-            older,
-            newer,
-            class,
-            ..
-        } = self.sessions[index];
-        let list = &mut self.lists[class as usize];
-        if older == NONE {
-            list.oldest = newer;
-        } else {
-            self.sessions[older].newer = newer;
-        }
-        if newer == NONE {
-            list.newest = older;
-        } else {
-            self.sessions[newer].older = older;
-        }
     }
 }
 
