@@ -13,7 +13,7 @@
 //!
 //! Pure functions; no allocation.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::frame::{FrameBuf, Offload};
 
@@ -104,6 +104,9 @@ impl Change {
     /// Nothing changes.
     pub const NONE: Self = Self(0);
 
+    /// A TTL, the upper half of its word, is lowered by one.
+    pub const HOP: Self = Self::NONE.word(0x0100, 0);
+
     /// One 16-bit word is replaced.
     #[inline]
     #[must_use]
@@ -119,6 +122,13 @@ impl Change {
         // Word by word, as equation 3 has it: the complements of the old ones, all at once.
         let words: u32 = if old.is_ipv4() { 2 } else { 8 };
         Self(self.0 + words * 0xffff - words_of(old) + words_of(new))
+    }
+
+    /// An address of IPv4 is replaced.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ipv4(self, old: Ipv4Addr, new: Ipv4Addr) -> Self {
+        self.long(old.to_bits(), new.to_bits())
     }
 
     /// A 32-bit field is replaced.
@@ -185,7 +195,7 @@ impl L4Checksum {
 
     /// The field's new value, after `addresses` changed in the pseudo-header and `header` in the
     /// transport header.
-    #[inline]
+    #[inline(always)]
     pub const fn update(self, field: u16, addresses: Change, header: Change) -> u16 {
         match self {
             Self::Tcp | Self::Icmpv6 => addresses.and(header).complete(field),
@@ -216,7 +226,7 @@ pub const fn is_partial(offload: &Offload, l4_offset: usize, offset: usize) -> b
 
 /// Updates the transport checksum at `l4_offset` of a frame after a rewrite, honouring what
 /// `offload` says of it. A field beyond the end of `bytes` is left alone.
-#[inline]
+#[inline(always)]
 pub fn update_l4(
     bytes: &mut [u8],
     offload: &Offload,

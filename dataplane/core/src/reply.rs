@@ -293,10 +293,12 @@ fn tcp_reset(bytes: &[u8], headers: &Headers, ip: &Ip) -> Option<[u8; TCP_SIZE]>
 
 /// Gives a routed frame its next Ethernet addresses.
 #[inline]
-pub fn set_macs(buf: &mut FrameBuf, dst: MacAddr, src: MacAddr) {
-    let bytes = buf.bytes_mut();
-    bytes[..6].copy_from_slice(&dst.0);
-    bytes[6..12].copy_from_slice(&src.0);
+pub fn set_macs(buf: &mut FrameBuf, dst: &MacAddr, src: &MacAddr) {
+    // A frame without room for them was a runt.
+    if let Some(macs) = buf.bytes_mut().first_chunk_mut::<ETHERNET_TYPE_AT>() {
+        macs[..6].copy_from_slice(&dst.0);
+        macs[6..].copy_from_slice(&src.0);
+    }
 }
 
 /// Takes one hop from a packet's life. The caller has seen that more than one is left.

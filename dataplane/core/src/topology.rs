@@ -108,6 +108,9 @@ pub struct RouteMark {
 impl RouteMark {
     /// Leads nowhere.
     pub const NONE: Self = Self { stamp: 0, route: 0 };
+    /// Routes of a picture that can be remembered, the first ones: as many as fit into 15 bits with
+    /// one number left.
+    pub(crate) const ROUTES_MAX: u16 = (1 << 15) - 1;
 }
 
 /// The last stamp given. Only ever compared for equality, so that the order in which pictures are
@@ -304,8 +307,12 @@ impl Uplink {
     /// The MAC of a next hop, once it is known.
     #[inline]
     pub fn mac_of(&self, next_hop: IpAddr) -> Option<MacAddr> {
-        self.peer
-            .or_else(|| self.neighbours.get(&next_hop).copied())
+        self.known_mac(&next_hop).copied()
+    }
+
+    #[inline]
+    fn known_mac(&self, next_hop: &IpAddr) -> Option<&MacAddr> {
+        self.peer.as_ref().or_else(|| self.neighbours.get(next_hop))
     }
 }
 
@@ -378,7 +385,9 @@ impl Topology {
     #[inline]
     pub(crate) fn marked_route(&self, destination: IpAddr) -> Option<(&Route, RouteMark)> {
         let position = *self.index.routes.lookup(destination)?;
-        let mark = u16::try_from(position).map_or(RouteMark::NONE, |route| RouteMark {
+        let route = u16::try_from(position).ok();
+        let route = route.filter(|route| *route < RouteMark::ROUTES_MAX);
+        let mark = route.map_or(RouteMark::NONE, |route| RouteMark {
             stamp: self.index.stamp,
             route,
         });
@@ -406,14 +415,14 @@ impl Topology {
 
     /// Where the route of a mark of this picture leaves towards `destination`, with the MAC of the
     /// next hop. `None` when the way is not open.
-    #[inline]
-    pub(crate) fn exit(&self, route: u16, destination: IpAddr) -> Option<(&Exit, MacAddr)> {
+    #[inline(always)]
+    pub(crate) fn exit(&self, route: u16, destination: &IpAddr) -> Option<(&Exit, &MacAddr)> {
         let exit = self.index.exits.get(usize::from(route))?.as_ref()?;
         if !exit.on_link {
-            return Some((exit, exit.router?));
+            return Some((exit, exit.router.as_ref()?));
         }
         let uplink = self.uplink(exit.uplink)?;
-        Some((exit, uplink.mac_of(destination)?))
+        Some((exit, uplink.known_mac(destination)?))
     }
 
     fn exit_of(&self, route: &Route) -> Option<Exit> {

@@ -1,49 +1,237 @@
-//! The short way out: a packet whose session remembers the route that its flow takes.
+//! The short ways out and in: a packet whose session remembers the way that its flow takes.
 //!
-//! What the gateway decides for a packet that goes outside depends on its domain, its two
-//! addresses and the topology, and the session stands for the first three. So the session
-//! remembers the route with the topology's stamp, and as long as the stamp is right a packet skips
-//! all those decisions: one lookup, one rewrite. Whatever a single packet can be refused for (its
+//! What the gateway decides for a packet of a flow depends on its domain, its two ends and the
+//! topology, and the session stands for all but the last. So the session remembers the way with the
+//! topology's stamp ([`Session`](super::session::Session)), and as long as the stamp is right a packet
+//! skips all those decisions: one lookup, one rewrite. Whatever a single packet can be refused for (its
 //! TTL, its size, being a fragment) is looked at again, and any doubt leads to the long way, which
 //! comes to the same verdict by the same steps.
+//!
+//! A session is in the shard of a port of its own or, that of a published port, of its remote. Where
+//! ports are published, a packet does not say which, and both are asked. In one picture only one of
+//! them knows the way: which it is was decided by the picture's published ports.
 
 use crate::addr::{DomainId, L4Addr, MacAddr};
 use crate::frame::Frame;
 use crate::headers::{Headers, TcpFlags};
 use crate::time::Instant;
-use crate::topology::{Exit, Topology};
+use crate::topology::{Domain, Exit, Gateway, Neighbour, Topology};
 use crate::trace::NatKind;
 
-use super::packet::{Body, Packet};
+use super::packet::{Body, End, Outline};
 use super::pool::shard_of_port;
-use super::rewrite::Side;
+use super::rewrite::{self, Side};
 use super::session::{Direction, NatProtocol};
 use super::shared::NatView;
-use super::table::{Event, FlowKey};
+use super::table::Event;
 use super::translate::Translation;
 
-/// A packet of `size` bytes that an endpoint of `domain` sends outside.
+/// What the gateway has read of a packet that may take a short way.
 #[derive(Clone, Copy)]
-pub(crate) struct Leaving {
-    pub domain: DomainId,
-    /// What is compared with the MTU of the way out.
+pub(crate) struct Passing<'t> {
+    pub topology: &'t Topology,
+    /// What is compared with the MTU of the way.
     pub size: usize,
     pub now: Instant,
 }
 
+/// The way of a packet that goes outside.
+pub(crate) struct Leaving<'t> {
+    pub exit: &'t Exit,
+    /// MAC of the next hop.
+    pub mac: &'t MacAddr,
+    /// What was done.
+    pub translation: Translation,
+}
+
+/// The way of a packet that comes in.
+pub(crate) struct Entering<'t> {
+    pub domain: &'t Domain,
+    pub gateway: &'t Gateway,
+    pub neighbour: &'t Neighbour,
+    /// What was done.
+    pub translation: Translation,
+}
+
 impl NatView {
-    /// Inside → outside for a packet whose session remembers an open way: where it leaves, the
-    /// MAC of its next hop, and the translation, which is made. `None`, and nothing changed, for
-    /// any other packet.
-    #[inline]
-    pub(crate) fn follow<'t>(
+    /// Inside → outside for a packet from `domain` whose session remembers an open way. The
+    /// translation is made and a hop is taken. `None`, and nothing changed, for any other packet.
+    #[inline(always)]
+    pub(crate) fn leave<'t>(
         &mut self,
-        topology: &'t Topology,
+        passing: &Passing<'t>,
+        domain: DomainId,
         frame: &mut Frame<'_>,
         headers: &Headers,
-        leaving: &Leaving,
-    ) -> Option<(&'t Exit, MacAddr, Translation)> {
-        let mut packet = Packet::read(frame, headers, Direction::Out).ok()?;
+    ) -> Option<Leaving<'t>> {
+        let (ip, outline) = Outline::read(frame, headers, Direction::Out).ok()?;
+        let (protocol, event) = passing.event(&outline, Direction::Out)?;
+        let (inside, remote) = outline.ends(ip);
+        let first = shard_of_port(inside.l4_port);
+        let second = self.published_shard(passing.topology, remote);
+        let flow = (protocol, domain, inside, remote);
+        let (exit, mac, kind, to) = match self.way_out(passing, first, flow, event) {
+            Some(found) => found,
+            None => self.other_way_out(passing, second?, flow, event)?,
+        };
+        rewrite::pass(frame.buf, outline.layout, Side::Source, inside, &to);
+        self.identify(frame, headers, (ip.src, to.ip));
+        let translation = Translation {
+            kind,
+            before: (inside.into(), remote.into()),
+            after: (to, remote.into()),
+            created: false,
+        };
+        Some(Leaving {
+            exit,
+            mac,
+            translation,
+        })
+    }
+
+    /// Outside → inside for a packet that entered by an uplink and whose session remembers that it is
+    /// let in. The translation is made and a hop is taken. `None`, and nothing changed, for any other
+    /// packet.
+    #[inline(always)]
+    pub(crate) fn enter<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+    ) -> Option<Entering<'t>> {
+        let (ip, outline) = Outline::read(frame, headers, Direction::In).ok()?;
+        let (protocol, event) = passing.event(&outline, Direction::In)?;
+        let (remote, external) = outline.ends(ip);
+        let topology = passing.topology;
+        let dynamic = shard_of_port(external.l4_port);
+        // The likelier one first: ports outside of the range are published ones.
+        let (first, second) = match self.published_shard(topology, remote) {
+            Some(published) if !topology.nat.port_range.contains(&external.l4_port.0) => {
+                (published, Some(dynamic))
+            }
+            published => (dynamic, published),
+        };
+        let flow = (protocol, external, remote);
+        let (domain, gateway, neighbour, kind, to) = match self.way_in(passing, first, flow, event)
+        {
+            Some(found) => found,
+            None => self.other_way_in(passing, second?, flow, event)?,
+        };
+        rewrite::pass(frame.buf, outline.layout, Side::Destination, external, &to);
+        let translation = Translation {
+            kind,
+            before: (remote.into(), external.into()),
+            after: (remote.into(), to),
+            created: false,
+        };
+        Some(Entering {
+            domain,
+            gateway,
+            neighbour,
+            translation,
+        })
+    }
+
+    /// The shard of a published port's session with a remote, where ports are published.
+    #[inline(always)]
+    fn published_shard(&self, topology: &Topology, remote: End<'_>) -> Option<usize> {
+        let none = topology.statics.is_empty();
+        (!none).then(|| self.tables.shard_of_end(remote))
+    }
+
+    /// Finds the session of a flow that knows its way out, and takes note of the packet, under one lock.
+    #[inline(always)]
+    fn way_out<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        shard: usize,
+        (protocol, domain, inside, remote): (NatProtocol, DomainId, End<'_>, End<'_>),
+        event: Event,
+    ) -> Option<(&'t Exit, &'t MacAddr, NatKind, L4Addr)> {
+        let topology = passing.topology;
+        let mut shard = self.tables.shard(shard);
+        let table = &mut *shard.table;
+        let (ends, stamp) = ((inside, remote), topology.stamp());
+        let (index, route) = table.session_leaving(protocol, domain, ends, stamp)?;
+        let (session, mapping) = table.at(index);
+        let (exit, mac) = topology.exit(route, remote.ip)?;
+        let refused = passing.size > usize::from(exit.mtu)
+            || session.expired(passing.now, &topology.nat.timeouts);
+        if refused {
+            return None;
+        }
+        let kind = match mapping.rule {
+            Some(_) => NatKind::ForwardReturn,
+            None => NatKind::Source,
+        };
+        let to = mapping.external;
+        table.touch(index, event);
+        Some((exit, mac, kind, to))
+    }
+
+    /// The same of a session that knows that its packets are let in.
+    #[inline(always)]
+    fn way_in<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        shard: usize,
+        (protocol, external, remote): (NatProtocol, End<'_>, End<'_>),
+        event: Event,
+    ) -> Option<(&'t Domain, &'t Gateway, &'t Neighbour, NatKind, L4Addr)> {
+        let topology = passing.topology;
+        let mut shard = self.tables.shard(shard);
+        let table = &mut *shard.table;
+        let index = table.session_entering(protocol, (external, remote), topology.stamp())?;
+        let (session, mapping) = table.at(index);
+        let domain = topology.domain(mapping.domain)?;
+        let gateway = domain.gateway.as_ref()?;
+        let neighbour = domain.neighbours.get(&mapping.inside.ip)?;
+        let refused = passing.size > usize::from(gateway.mtu)
+            || session.expired(passing.now, &topology.nat.timeouts);
+        if refused {
+            return None;
+        }
+        let kind = match mapping.rule {
+            Some(_) => NatKind::Forward,
+            None => NatKind::SourceReturn,
+        };
+        let to = mapping.inside;
+        table.touch(index, event);
+        Some((domain, gateway, neighbour, kind, to))
+    }
+}
+
+impl NatView {
+    /// As [`NatView::way_out`], in the less likely shard.
+    #[inline(never)]
+    fn other_way_out<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        shard: usize,
+        flow: (NatProtocol, DomainId, End<'_>, End<'_>),
+        event: Event,
+    ) -> Option<(&'t Exit, &'t MacAddr, NatKind, L4Addr)> {
+        self.way_out(passing, shard, flow, event)
+    }
+
+    /// As [`NatView::way_in`], in the less likely shard.
+    #[inline(never)]
+    fn other_way_in<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        shard: usize,
+        flow: (NatProtocol, End<'_>, End<'_>),
+        event: Event,
+    ) -> Option<(&'t Domain, &'t Gateway, &'t Neighbour, NatKind, L4Addr)> {
+        self.way_in(passing, shard, flow, event)
+    }
+}
+
+impl Passing<'_> {
+    /// The event that a packet of a flow is. `None` for a fragment, and for a SYN, which may begin
+    /// something new or offer a segment size that is to be changed.
+    #[inline(always)]
+    fn event(&self, packet: &Outline, direction: Direction) -> Option<(NatProtocol, Event)> {
         let Body::Flow {
             protocol,
             flags,
@@ -52,58 +240,17 @@ impl NatView {
         else {
             return None;
         };
-        // The segment size that a SYN offers may have to be changed.
-        let offers = flags.has(TcpFlags::SYN) && topology.nat.clamp_mss;
-        if packet.fragment.is_some() || offers {
+        if packet.fragment.is_some() || flags.has(TcpFlags::SYN) {
             return None;
         }
         let event = Event {
-            direction: Direction::Out,
+            direction,
             flags,
             number,
-            refreshes: true,
+            refreshes: direction == Direction::Out || self.topology.nat.udp_inbound_refresh,
             size: packet.size,
-            now: leaving.now,
+            now: self.now,
         };
-        let before = packet.ends();
-        let (exit, mac, to) = self.way_of(topology, &packet, (protocol, event), leaving)?;
-        packet.rewrite(frame, Side::Source, to);
-        self.identify(frame, headers, (before.0.ip, to.ip));
-        let translation = Translation {
-            kind: NatKind::Source,
-            before,
-            after: packet.ends(),
-            created: false,
-        };
-        Some((exit, mac, translation))
-    }
-
-    /// Finds the session and takes note of the packet, under one lock.
-    #[inline]
-    fn way_of<'t>(
-        &mut self,
-        topology: &'t Topology,
-        packet: &Packet,
-        (protocol, event): (NatProtocol, Event),
-        leaving: &Leaving,
-    ) -> Option<(&'t Exit, MacAddr, L4Addr)> {
-        let flow = FlowKey {
-            protocol,
-            domain: leaving.domain,
-            inside: packet.src,
-            remote: packet.dst,
-        };
-        let mut shard = self.tables.shard(shard_of_port(packet.src.l4_port));
-        let index = shard.table.session_on_route(&flow, topology.stamp())?;
-        let (session, mapping) = shard.table.at(index);
-        let (exit, mac) = topology.exit(session.route, packet.dst.ip)?;
-        let refused = leaving.size > usize::from(exit.mtu)
-            || session.expired(leaving.now, &topology.nat.timeouts);
-        if refused {
-            return None;
-        }
-        let to = mapping.external;
-        shard.table.touch(index, event);
-        Some((exit, mac, to))
+        Some((protocol, event))
     }
 }

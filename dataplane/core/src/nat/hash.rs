@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::addr::{DomainId, L4Addr};
 
+use super::packet::End;
 use super::session::NatProtocol;
 use super::table::{FlowKey, InsideKey};
 
@@ -38,14 +39,13 @@ impl HashKey {
 
     #[inline]
     pub fn pair(&self, protocol: NatProtocol, external: L4Addr, remote: L4Addr) -> u64 {
-        let external = self.l4(external) ^ tag(protocol, DomainId(0));
-        self.join(external, self.l4(remote).rotate_left(32))
+        self.pair_of(protocol, (&external).into(), (&remote).into())
     }
 
     #[inline]
     pub fn flow(&self, key: &FlowKey) -> u64 {
-        let inside = self.l4(key.inside) ^ tag(key.protocol, key.domain);
-        self.join(inside, self.l4(key.remote).rotate_left(32))
+        let (inside, remote) = ((&key.inside).into(), (&key.remote).into());
+        self.flow_of(key.protocol, key.domain, inside, remote)
     }
 
     /// The hash of an address inside towards one outside: a choice between outside ones that is
@@ -78,6 +78,26 @@ impl HashKey {
         self.join(u64::from(mapping), self.ip(remote))
     }
 
+    /// As [`HashKey::flow`] of a packet's two ends.
+    #[inline(always)]
+    pub fn flow_of(
+        &self,
+        protocol: NatProtocol,
+        domain: DomainId,
+        inside: End<'_>,
+        remote: End<'_>,
+    ) -> u64 {
+        let inside = self.end(inside) ^ tag(protocol, domain);
+        self.join(inside, self.end(remote).rotate_left(32))
+    }
+
+    /// As [`HashKey::pair`] of a packet's two ends.
+    #[inline(always)]
+    pub fn pair_of(&self, protocol: NatProtocol, external: End<'_>, remote: End<'_>) -> u64 {
+        let external = self.end(external) ^ tag(protocol, DomainId(0));
+        self.join(external, self.end(remote).rotate_left(32))
+    }
+
     /// The hash of an address alone.
     #[inline]
     pub fn ip(&self, address: IpAddr) -> u64 {
@@ -87,9 +107,14 @@ impl HashKey {
     /// The hash of an address and port.
     #[inline]
     pub fn l4(&self, address: L4Addr) -> u64 {
+        self.end((&address).into())
+    }
+
+    #[inline(always)]
+    fn end(&self, end: End<'_>) -> u64 {
         let [k0, k1, k2, _] = self.0;
-        let port = u64::from(address.l4_port.0);
-        match address.ip {
+        let port = u64::from(end.l4_port.0);
+        match end.ip {
             IpAddr::V4(ip) => mix((u64::from(ip.to_bits()) << 16 | port) ^ k0, k1),
             IpAddr::V6(ip) => {
                 let bits = ip.to_bits();
@@ -104,7 +129,13 @@ impl HashKey {
     /// there a flood of SYNs from them would leave nothing to give up for a client.
     #[inline]
     pub fn spread(&self, address: L4Addr) -> u64 {
-        self.join(self.l4(address), 0)
+        self.spread_of((&address).into())
+    }
+
+    /// As [`HashKey::spread`] of an end of a packet.
+    #[inline(always)]
+    pub fn spread_of(&self, end: End<'_>) -> u64 {
+        self.join(self.end(end), 0)
     }
 
     #[inline]

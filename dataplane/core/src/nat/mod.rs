@@ -59,7 +59,7 @@ pub use config::{
     Behaviour, Dependence, NatConfig, NatConfigError, PORT_RANGE_DEFAULT, SESSIONS_MAX_DEFAULT,
     SESSIONS_PER_ENDPOINT_MAX_DEFAULT, Timeouts,
 };
-pub(crate) use follow::Leaving;
+pub(crate) use follow::Passing;
 pub use forward::{External, RULES_MAX, RuleError, StaticRule, StaticRules, Transport};
 pub use fragment::{FRAGMENT_TIMEOUT_SECONDS, FRAGMENTS_MAX};
 pub(crate) use hash::FlowHash;

@@ -10,7 +10,7 @@ use crate::addr::{DomainId, L4Addr};
 use crate::frame::Frame;
 use crate::headers::{Headers, TcpFlags};
 use crate::time::Instant;
-use crate::topology::{Role, Topology};
+use crate::topology::{Role, RouteMark, Topology};
 use crate::trace::NatKind;
 use crate::verdict::DropReason;
 
@@ -58,6 +58,11 @@ impl NatView {
             });
             if goes_on {
                 shard.table.touch(session, event);
+                // What is published for one uplink is let in by that one alone.
+                if !matches!(rule.external, External::Uplink(..)) {
+                    let stamp = query.topology.stamp();
+                    shard.table.session_mut(session).remember_way_in(stamp);
+                }
                 return Ok(found(mapping.inside, mapping.domain, false));
             }
             let counts = shard.counts;
@@ -79,12 +84,14 @@ impl NatView {
         Ok(found(key.inside, key.domain, true))
     }
 
-    /// A packet from a published port to a client that has a session with it.
+    /// A packet from a published port to a client that has a session with it, which is to remember
+    /// its route by `mark`.
     pub(super) fn forward_return(
         &mut self,
         query: &Query<'_>,
         domain: DomainId,
         packet: &Packet,
+        mark: RouteMark,
     ) -> Option<Found> {
         let key = query.flow(domain, packet);
         let mut shard = self.tables.shard(self.tables.shard_of_remote(key.remote));
@@ -93,6 +100,12 @@ impl NatView {
             return None;
         }
         shard.table.touch(session, query.event(Direction::Out));
+        // Rules judge an answer as the question of who spoke to the port, and see every one.
+        let mark = match query.topology.policy.is_empty() {
+            true => mark,
+            false => RouteMark::NONE,
+        };
+        shard.table.session_mut(session).remember_way_out(mark);
         Some(Found {
             kind: NatKind::ForwardReturn,
             to: shard.table.at(session).1.external,

@@ -4,13 +4,14 @@
 //! the headers are. All updates are incremental, so a checksum that was wrong stays wrong by the
 //! same amount and its receiver still finds out (RFC 3022 section 4.1).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::addr::L4Addr;
+use crate::addr::{L4Addr, L4Port};
 use crate::checksum::{self, Change, IPV4_CHECKSUM_OFFSET, L4Checksum};
-use crate::frame::Offload;
+use crate::frame::{FrameBuf, Offload};
 use crate::headers::{EXTENSION_HEADERS_MAX, array_at, protocol};
 
+use super::packet::End;
 use super::session::NatProtocol;
 
 /// Which of a packet's two ends.
@@ -52,7 +53,64 @@ pub(super) fn rewrite(
     (old, new): (&L4Addr, &L4Addr),
 ) {
     let addresses = Change::NONE.ip(old.ip, new.ip);
-    put_address(bytes, layout.l3, side, new.ip, addresses);
+    put_address(bytes, layout.l3, side, &new.ip, addresses);
+    let ports = (old.l4_port, new.l4_port);
+    put_port(bytes, offload, layout, side, ports, addresses);
+}
+
+/// The same of a packet that makes a hop, of which it has more than one left: its TTL is lowered, and
+/// its header's checksum updated once for both.
+#[inline(always)]
+pub(super) fn pass(buf: &mut FrameBuf, layout: Layout, side: Side, old: End<'_>, new: &L4Addr) {
+    let offload = buf.offload;
+    let bytes = buf.bytes_mut();
+    let addresses = match (old.ip, &new.ip) {
+        (IpAddr::V4(old), IpAddr::V4(new)) => {
+            let change = Change::NONE.ipv4(*old, *new);
+            pass_ipv4(bytes, layout.l3, side, *new, change);
+            change
+        }
+        (old, new) => {
+            let change = Change::NONE.ip(*old, *new);
+            if let Some(hops) = bytes.get_mut(layout.l3 + 7) {
+                *hops = hops.saturating_sub(1);
+            }
+            put_address(bytes, layout.l3, side, new, change);
+            change
+        }
+    };
+    let ports = (old.l4_port, new.l4_port);
+    put_port(bytes, &offload, layout, side, ports, addresses);
+}
+
+/// Writes `new`, which is a change of `change`, into the whole IPv4 header at `l3` and takes a hop.
+#[inline(always)]
+fn pass_ipv4(bytes: &mut [u8], l3: usize, side: Side, new: Ipv4Addr, change: Change) {
+    let header: Option<&mut [u8; 20]> = bytes.get_mut(l3..).and_then(|rest| rest.first_chunk_mut());
+    let Some([.., ttl, _, s0, s1, a0, a1, a2, a3, b0, b1, b2, b3]) = header else {
+        return;
+    };
+    *ttl = ttl.saturating_sub(1);
+    let sum = change
+        .and(Change::HOP)
+        .complete(u16::from_be_bytes([*s0, *s1]));
+    [*s0, *s1] = sum.to_be_bytes();
+    match side {
+        Side::Source => [*a0, *a1, *a2, *a3] = new.octets(),
+        Side::Destination => [*b0, *b1, *b2, *b3] = new.octets(),
+    }
+}
+
+/// Writes the port `new`, and updates the transport checksum, which covers `addresses`, too.
+#[inline(always)]
+fn put_port(
+    bytes: &mut [u8],
+    offload: &Offload,
+    layout: Layout,
+    side: Side,
+    (old, new): (L4Port, L4Port),
+    addresses: Change,
+) {
     let Some((l4, kind)) = layout.l4 else {
         return;
     };
@@ -61,20 +119,20 @@ pub(super) fn rewrite(
         (L4Checksum::Tcp | L4Checksum::Udp, Side::Source) => l4,
         (L4Checksum::Tcp | L4Checksum::Udp, Side::Destination) => l4 + 2,
     };
-    put(bytes, port, new.l4_port.0.to_be_bytes());
-    let header = Change::NONE.word(old.l4_port.0, new.l4_port.0);
+    put(bytes, port, new.0.to_be_bytes());
+    let header = Change::NONE.word(old.0, new.0);
     checksum::update_l4(bytes, offload, l4, kind, addresses, header);
 }
 
 /// Replaces an address in the IP header at `l3`, and updates the header's own checksum.
 #[inline]
 pub(super) fn rewrite_address(bytes: &mut [u8], l3: usize, side: Side, old: IpAddr, new: IpAddr) {
-    put_address(bytes, l3, side, new, Change::NONE.ip(old, new));
+    put_address(bytes, l3, side, &new, Change::NONE.ip(old, new));
 }
 
 /// Writes `new`, which is a change of `change`, into the IP header at `l3`.
-#[inline]
-fn put_address(bytes: &mut [u8], l3: usize, side: Side, new: IpAddr, change: Change) {
+#[inline(always)]
+fn put_address(bytes: &mut [u8], l3: usize, side: Side, new: &IpAddr, change: Change) {
     match new {
         IpAddr::V4(address) => {
             let at = match side {
@@ -134,7 +192,7 @@ pub(super) fn extensions_allow(bytes: &[u8], offset: usize, end: usize, first: u
     true
 }
 
-#[inline]
+#[inline(always)]
 fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     let place = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
     if let Some(place) = place {

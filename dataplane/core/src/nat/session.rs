@@ -98,8 +98,9 @@ pub enum Direction {
     In,
 }
 
-/// Inside ↔ external (RFC 4787 section 4.1).
+/// Inside ↔ external (RFC 4787 section 4.1). A cache line, so that reading it waits for memory once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(align(64))]
 pub(super) struct Mapping {
     pub inside: L4Addr,
     pub external: L4Addr,
@@ -144,6 +145,11 @@ impl Mapping {
     }
 }
 
+/// The bit of a session's ways that says that its packets are let in; the others are a route's number.
+const WAY_IN: u16 = 1 << 15;
+/// The number of no route.
+const NO_ROUTE: u16 = RouteMark::ROUTES_MAX;
+
 /// A mapping and one remote.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
@@ -157,9 +163,10 @@ pub(super) struct Session {
     pub created: u32,
     pub tcp: TcpState,
     pub class: Class,
-    /// The way that its packets take out, as a [`RouteMark`] in two words that fill a gap.
-    pub route_stamp: u32,
-    pub route: u16,
+    /// The ways that its packets take, and the stamp of the picture in which they do: bits of ours in
+    /// two words that fill a gap.
+    stamp: u32,
+    ways: u16,
     /// Packets by [`Direction`]: 48 bits, enough for nine years at a million a second.
     packets_high: [u16; 2],
     packets_low: [u32; 2],
@@ -182,6 +189,7 @@ impl Session {
     }
 
     /// A session that begins with `event`.
+    #[inline]
     pub fn new(mapping: u32, protocol: NatProtocol, remote: L4Addr, event: Event) -> Self {
         let mut session = Self {
             remote,
@@ -192,8 +200,8 @@ impl Session {
             created: event.now.second(),
             tcp: TcpState::default(),
             class: Class::Udp,
-            route_stamp: RouteMark::NONE.stamp,
-            route: RouteMark::NONE.route,
+            stamp: 0,
+            ways: NO_ROUTE,
             packets_high: [0; 2],
             packets_low: [0; 2],
             bytes: [[0; 2]; 2],
@@ -221,8 +229,8 @@ impl Session {
             created: saved.created.second(),
             tcp,
             class: Class::of(saved.protocol, saved.remote, tcp),
-            route_stamp: RouteMark::NONE.stamp,
-            route: RouteMark::NONE.route,
+            stamp: 0,
+            ways: NO_ROUTE,
             packets_high: halves.map(|packets| (packets >> 32) as u16),
             packets_low: halves.map(|packets| packets as u32),
             expects: 0,
@@ -287,11 +295,44 @@ impl Session {
         (packets, self.bytes, self.expects)
     }
 
+    /// The route by which its packets leave in the picture of that stamp, once it is known.
+    #[inline]
+    pub const fn way_out(&self, stamp: u32) -> Option<u16> {
+        match self.ways & NO_ROUTE {
+            NO_ROUTE => None,
+            route if self.stamp == stamp => Some(route),
+            _ => None,
+        }
+    }
+
+    /// Whether packets of its remote are known to be let in by any uplink, in the picture of that stamp.
+    #[inline]
+    pub const fn has_way_in(&self, stamp: u32) -> bool {
+        self.stamp == stamp && self.ways & WAY_IN != 0
+    }
+
     /// Remembers the way that its packets take out.
     #[inline]
-    pub const fn set_mark(&mut self, mark: RouteMark) {
-        self.route_stamp = mark.stamp;
-        self.route = mark.route;
+    pub const fn remember_way_out(&mut self, mark: RouteMark) {
+        match mark {
+            RouteMark::NONE => self.ways |= NO_ROUTE,
+            RouteMark { stamp, route } => self.ways = self.ways_of(stamp) & WAY_IN | route,
+        }
+    }
+
+    /// Remembers that packets of its remote are let in.
+    #[inline]
+    pub const fn remember_way_in(&mut self, stamp: u32) {
+        self.ways = self.ways_of(stamp) | WAY_IN;
+    }
+
+    /// The ways that it knows in the picture of that stamp, which it knows no other from now on.
+    #[inline]
+    const fn ways_of(&mut self, stamp: u32) -> u16 {
+        if self.stamp != stamp {
+            (self.stamp, self.ways) = (stamp, NO_ROUTE);
+        }
+        self.ways
     }
 }
 
@@ -373,7 +414,8 @@ impl Class {
     #[inline]
     pub fn expired(self, last_seen: u32, now: Instant, timeouts: &Timeouts) -> bool {
         let idle = u64::from(now.second().saturating_sub(last_seen));
-        idle > self.timeout(timeouts).as_secs()
+        // Of a busy session no timeout needs to be looked up.
+        idle != 0 && idle > self.timeout(timeouts).as_secs()
     }
 }
 

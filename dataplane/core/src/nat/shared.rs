@@ -25,6 +25,7 @@ use super::account::{Account, Totals};
 use super::forward::StaticRule;
 use super::hash::HashKey;
 use super::identification::Identifications;
+use super::packet::End;
 use super::session::{Mapping, Session, SessionInfo};
 use super::table::NatShard;
 use super::target::{Rotation, Target};
@@ -243,8 +244,13 @@ impl Nat {
 
 #[inline]
 fn shard_of_remote(key: &HashKey, remote: L4Addr) -> usize {
+    shard_of_hash(key.spread(remote))
+}
+
+#[inline(always)]
+const fn shard_of_hash(hash: u64) -> usize {
     // The high bits: within a shard, tables use the low ones.
-    (key.spread(remote) >> 32) as usize % SHARDS
+    (hash >> 32) as usize % SHARDS
 }
 
 fn digest(value: &impl Hash) -> u64 {
@@ -254,6 +260,7 @@ fn digest(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
+#[inline]
 pub(super) fn lock(shard: &Mutex<NatShard>) -> MutexGuard<'_, NatShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -382,7 +389,7 @@ pub(super) struct Overlay {
 
 impl Tables {
     /// Locks a shard, or takes the overlay's copy of it.
-    #[inline]
+    #[inline(always)]
     pub fn shard(&mut self, index: usize) -> Shard<'_> {
         match self {
             Self::Live(nat) => Shard {
@@ -409,6 +416,12 @@ impl Tables {
     #[inline]
     pub fn shard_of_remote(&self, remote: L4Addr) -> usize {
         shard_of_remote(self.key(), remote)
+    }
+
+    /// The same of a packet's end.
+    #[inline(always)]
+    pub fn shard_of_end(&self, remote: End<'_>) -> usize {
+        shard_of_hash(self.key().spread_of(remote))
     }
 
     /// The shard that remembers a fragmented packet.

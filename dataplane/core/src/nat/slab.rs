@@ -24,6 +24,7 @@ impl<T> Slab<T> {
         self.slots.len() - self.free.len()
     }
 
+    #[inline]
     pub fn insert(&mut self, value: T) -> u32 {
         if let Some(index) = self.free.pop() {
             self.slots[index as usize] = Some(value);

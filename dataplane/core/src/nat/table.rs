@@ -16,12 +16,12 @@ use hashbrown::HashTable;
 use crate::addr::{DomainId, L4Addr};
 use crate::headers::TcpFlags;
 use crate::time::Instant;
-use crate::topology::RouteMark;
 
 use super::account::Accounts;
 use super::hash::HashKey;
 use super::index::SlotIndex;
 use super::journal::Journal;
+use super::packet::End;
 use super::session::{Class, Direction, Mapping, NatProtocol, Session, SessionState, TcpState};
 use super::shared::Counts;
 use super::slab::Slab;
@@ -223,22 +223,57 @@ impl NatShard {
         self.sessions_by_inside.find(hash, found)
     }
 
-    /// The session of a flow that remembers a route of the picture with this stamp. At most one
-    /// does: a picture has one route to a remote, and so one external address for it.
-    #[inline]
-    pub fn session_on_route(&self, wanted: &FlowKey, stamp: u32) -> Option<u32> {
-        let hash = self.key.flow(wanted);
-        let found = |index: u32| {
+    /// The session of a flow that knows its way out in the picture of this stamp, and the route. At
+    /// most one does: a picture has one route to a remote, and so one external address for it.
+    #[inline(always)]
+    pub fn session_leaving(
+        &self,
+        protocol: NatProtocol,
+        domain: DomainId,
+        (inside, remote): (End<'_>, End<'_>),
+        stamp: u32,
+    ) -> Option<(u32, u16)> {
+        let hash = self.key.flow_of(protocol, domain, inside, remote);
+        for index in self.sessions_by_inside.under(hash) {
             let (session, mapping) = self.at(index);
-            session.route_stamp == stamp && flow_key(session, mapping) == *wanted
-        };
-        self.sessions_by_inside.find(hash, found)
+            if let Some(route) = session.way_out(stamp)
+                && (mapping.protocol, mapping.domain) == (protocol, domain)
+                && inside.is(&mapping.inside)
+                && remote.is(&session.remote)
+            {
+                return Some((index, route));
+            }
+        }
+        None
     }
 
-    /// Remembers the way that a session's packets take out.
+    /// The session between an external port and a remote whose packets are let in, in the picture of
+    /// this stamp. At most one has been found to be.
+    #[inline(always)]
+    pub fn session_entering(
+        &self,
+        protocol: NatProtocol,
+        (external, remote): (End<'_>, End<'_>),
+        stamp: u32,
+    ) -> Option<u32> {
+        let hash = self.key.pair_of(protocol, external, remote);
+        for index in self.sessions_by_external.under(hash) {
+            let (session, mapping) = self.at(index);
+            if session.has_way_in(stamp)
+                && mapping.protocol == protocol
+                && external.is(&mapping.external)
+                && remote.is(&session.remote)
+            {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// The session at an index, to take note of its ways.
     #[inline]
-    pub fn remember_route(&mut self, session: u32, mark: RouteMark) {
-        self.sessions[session].set_mark(mark);
+    pub fn session_mut(&mut self, session: u32) -> &mut Session {
+        &mut self.sessions[session]
     }
 
     /// The session of a flow, as a packet from outside shows it.
@@ -262,7 +297,7 @@ impl NatShard {
     }
 
     /// The session at an index that a lookup returned under the same lock.
-    #[inline]
+    #[inline(always)]
     pub fn at(&self, session: u32) -> (&Session, &Mapping) {
         let session = &self.sessions[session];
         (session, &self.mappings[session.mapping])
@@ -335,6 +370,7 @@ impl NatShard {
 
     /// Puts a session that belongs to a mapping into the tables, as the one heard last. Its account
     /// is the caller's.
+    #[inline]
     pub fn put_session(&mut self, session: Session) -> u32 {
         let (mapping, remote) = (session.mapping, session.remote);
         let owner = &mut self.mappings[mapping];
@@ -394,7 +430,7 @@ impl NatShard {
 
     /// Takes note of a packet. Writes the list at most once per second, and for a TCP session that
     /// changes its class.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, index: u32, event: Event) {
         let session = &mut self.sessions[index];
         session.count(event);
@@ -423,9 +459,16 @@ impl NatShard {
         if class == session.class && second <= session.last_seen {
             return;
         }
-        session.last_seen = session.last_seen.max(second);
+        self.refresh(index, class, second);
+    }
+
+    /// Puts a session that was heard in this second at the new end of the list of `class`.
+    #[inline(never)]
+    fn refresh(&mut self, index: u32, class: Class, second: u32) {
         self.unlink(index);
-        self.sessions[index].class = class;
+        let session = &mut self.sessions[index];
+        session.last_seen = session.last_seen.max(second);
+        session.class = class;
         self.link(index);
         if let Some(journal) = &mut self.journal {
             journal.heard(index, class, second);

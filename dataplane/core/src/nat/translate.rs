@@ -396,7 +396,7 @@ impl NatView {
             .and_then(|transport| statics.by_inside(transport, domain, packet.src));
         let event = query.event(Direction::Out);
         if rule.is_some()
-            && let Some(found) = self.forward_return(query, domain, packet)
+            && let Some(found) = self.forward_return(query, domain, packet, mark)
         {
             return Ok(found);
         }
@@ -415,7 +415,7 @@ impl NatView {
             }
             // Beside a published port another session of this flow may come to go first.
             if rule.is_none() {
-                shard.table.remember_route(session, mark);
+                shard.table.session_mut(session).remember_way_out(mark);
             }
             return Ok(Found {
                 kind: NatKind::Source,
@@ -472,6 +472,8 @@ impl NatView {
             return query.stranger(&mut shard, packet);
         };
         shard.table.touch(session, event);
+        let stamp = query.topology.stamp();
+        shard.table.session_mut(session).remember_way_in(stamp);
         let mapping = shard.table.at(session).1;
         Ok(Found {
             kind: NatKind::SourceReturn,

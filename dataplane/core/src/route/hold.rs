@@ -92,7 +92,7 @@ impl Holding {
             let mut held = self.held.remove(index)?;
             let verdict = match resolved {
                 Some((uplink, mac)) => {
-                    reply::set_macs(&mut held.buf, mac, uplink.mac);
+                    reply::set_macs(&mut held.buf, &mac, &uplink.mac);
                     Verdict::Routed(uplink.port)
                 }
                 None => Verdict::Drop(DropReason::NextHopUnresolved),

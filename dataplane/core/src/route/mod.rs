@@ -8,6 +8,7 @@
 mod early;
 mod errors;
 mod hold;
+mod known;
 mod passage;
 mod prefixes;
 mod refuse;

@@ -11,11 +11,11 @@ use crate::frame::Frame;
 use crate::gso;
 use crate::headers::{Arp, HeaderError, Headers, Ip, L3, L4Kind, protocol};
 use crate::l2::{self, Form, PortFlags};
-use crate::nat::{self, Leaving, Outside, Translation, Transport};
+use crate::nat::{self, Outside, Translation, Transport};
 use crate::reply::{self, Advertised};
 use crate::time::Instant;
 use crate::topology::{
-    Domain, Gateway, NatMode, Port, Resolver, Role, Route, RouteMark, Topology, Uplink,
+    Domain, Gateway, NatMode, Neighbour, Port, Resolver, Role, Route, RouteMark, Topology, Uplink,
 };
 use crate::trace::{Answer, IcmpErrorKind, Step, Trace, Way, step};
 use crate::verdict::{Awaited, Consumer, DropReason, Verdict};
@@ -41,6 +41,9 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
     pub fn through_gateway(&mut self, port: &Port) -> Result<Verdict, DropReason> {
         match port.role {
             Role::Bridge(id) => {
+                if let Some(verdict) = self.known_way_out(id) {
+                    return Ok(verdict);
+                }
                 let domain = self.topology.domain(id).ok_or(DropReason::PortDown)?;
                 let gateway = domain.gateway.as_ref().ok_or(DropReason::NoRoute)?;
                 let verdict = self.domain_ingress(domain, gateway)?;
@@ -52,12 +55,16 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             Role::HostLink => self.host_ingress(),
             Role::Uplink(id) => {
                 let uplink = self.topology.uplink(id).ok_or(DropReason::PortDown)?;
+                if let Some(outcome) = self.known_way_in(uplink) {
+                    return outcome;
+                }
                 self.uplink_ingress(uplink)
             }
         }
     }
 
     /// A frame that an endpoint sent to its gateway.
+    #[inline(never)]
     fn domain_ingress(
         &mut self,
         domain: &Domain,
@@ -65,9 +72,6 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
     ) -> Result<Verdict, DropReason> {
         if self.headers.tag.is_some() {
             return self.tagged_ingress(domain, gateway);
-        }
-        if let Some(verdict) = self.known_way_out(domain.id) {
-            return Ok(verdict);
         }
         let ip = match self.headers.l3 {
             Ok(L3::Arp(arp)) => return self.answer_arp(gateway, &arp),
@@ -124,14 +128,17 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             return Err(DropReason::TaggedForGateway);
         }
         let headers = Headers::parse(self.frame.bytes())?;
-        Passage {
+        let mut bare = Passage {
             state: &mut *self.state,
             frame: &mut *self.frame,
             headers: &headers,
             trace: &mut *self.trace,
             ..*self
+        };
+        match bare.known_way_out(domain.id) {
+            Some(verdict) => Ok(verdict),
+            None => bare.domain_ingress(domain, gateway),
         }
-        .domain_ingress(domain, gateway)
     }
 
     /// Isolated ports do not reach each other by way of the gateway either.
@@ -145,25 +152,6 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             }
             (_, _) => Ok(()),
         }
-    }
-
-    /// Out by the way that the packet's session remembers, when all that is decided below was
-    /// decided for the session already. `None`, and nothing changed, when not.
-    fn known_way_out(&mut self, domain: DomainId) -> Option<Verdict> {
-        let ip = self.headers.ip().filter(|ip| ip.ttl > 1)?;
-        let leaving = Leaving {
-            domain,
-            size: gso::packet_size(&self.frame.buf.offload, self.headers)?,
-            now: self.now,
-        };
-        let known = self
-            .state
-            .nat
-            .follow(self.topology, self.frame, self.headers, &leaving);
-        let (exit, mac, translation) = known?;
-        self.trace_nat(&translation);
-        reply::take_hop(self.frame.buf, self.headers.l3_offset, ip);
-        Some(self.send_by_uplink(exit.uplink, exit.port, exit.src, mac))
     }
 
     /// A frame that the host sent into its networks.
@@ -186,6 +174,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
     }
 
     /// A frame from outside, on an interface that the host shares with us.
+    #[inline(never)]
     fn uplink_ingress(&mut self, uplink: &Uplink) -> Result<Verdict, DropReason> {
         let Ok(ip) = self.ip() else {
             return Ok(Verdict::NotOurs);
@@ -306,7 +295,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         let link = link.ok_or(DropReason::NoHostLink)?;
         self.police_to_host(domain.id)?;
         step!(self.trace, Step::Route(Way::Host));
-        reply::set_macs(self.frame.buf, link.mac, gateway.mac);
+        reply::set_macs(self.frame.buf, &link.mac, &gateway.mac);
         Ok(Verdict::Delivered(Consumer::HostLink(link.port)))
     }
 
@@ -332,7 +321,17 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
                 None => Err(DropReason::FragmentationNeeded),
             };
         }
-        let (mac, port) = (neighbour.mac, neighbour.port);
+        self.send_to_neighbour(domain, gateway, neighbour)
+    }
+
+    /// To an endpoint of `domain` that is known and that the packet fits.
+    pub(super) fn send_to_neighbour(
+        &mut self,
+        domain: &Domain,
+        gateway: &Gateway,
+        neighbour: &Neighbour,
+    ) -> Result<Verdict, DropReason> {
+        let Neighbour { mac, port } = *neighbour;
         step!(
             self.trace,
             Step::Route(Way::Endpoint {
@@ -342,7 +341,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
             })
         );
         let egress = self.topology.port_up(port).ok_or(DropReason::EgressDown)?;
-        reply::set_macs(self.frame.buf, mac, gateway.mac);
+        reply::set_macs(self.frame.buf, &neighbour.mac, &gateway.mac);
         if egress.flags.has(PortFlags::FILTERING) {
             l2::leave(self.frame.buf, egress, domain.gateway_vlan)?;
         }
@@ -402,7 +401,7 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
                 .hold(self.frame.ingress, wait_for, self.frame.buf, self.now)?;
             return Ok(Verdict::Held(Awaited::NextHop));
         };
-        Ok(self.send_by_uplink(uplink.id, uplink.port, uplink.mac, mac))
+        Ok(self.send_by_uplink(uplink.id, uplink.port, &uplink.mac, &mac))
     }
 
     /// The route of an answer to a client outside that spoke to an address of another uplink than the
@@ -449,14 +448,15 @@ impl<'p, T: Trace> Passage<'p, '_, T> {
         Ok(nat.paired(self.topology, domain.id, inside, external))
     }
 
-    fn send_by_uplink(
+    #[inline(always)]
+    pub(super) fn send_by_uplink(
         &mut self,
         uplink: UplinkId,
         port: PortId,
-        src: MacAddr,
-        mac: MacAddr,
+        src: &MacAddr,
+        mac: &MacAddr,
     ) -> Verdict {
-        step!(self.trace, Step::Route(Way::Uplink { uplink, mac }));
+        step!(self.trace, Step::Route(Way::Uplink { uplink, mac: *mac }));
         reply::set_macs(self.frame.buf, mac, src);
         Verdict::Routed(port)
     }
