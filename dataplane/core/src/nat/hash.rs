@@ -6,10 +6,10 @@
 
 use std::net::IpAddr;
 
-use crate::addr::{DomainId, L4Addr};
+use crate::addr::{DomainId, L4Addr, L4Port};
 
 use super::packet::End;
-use super::session::NatProtocol;
+use super::session::{Mapping, NatProtocol, Session};
 use super::table::{FlowKey, InsideKey};
 
 /// The secret of one NAT; from a seed, so that a simulation repeats itself.
@@ -25,11 +25,33 @@ impl HashKey {
 
     #[inline]
     pub fn inside(&self, key: &InsideKey) -> u64 {
-        let external = self.ip(key.external);
-        self.join(
-            self.l4(key.inside) ^ tag(key.protocol, key.domain),
-            external.rotate_left(32) ^ u64::from(key.scope),
-        )
+        let inside = self.end((&key.inside).into()) ^ tag(key.protocol, key.domain);
+        self.join(inside, self.outside(&key.external, key.scope))
+    }
+
+    /// As [`HashKey::inside`] of the key of a mapping.
+    #[inline]
+    pub fn inside_of(&self, mapping: &Mapping) -> u64 {
+        let inside = self.end((&mapping.inside).into()) ^ tag(mapping.protocol, mapping.domain);
+        self.join(inside, self.outside(&mapping.external.ip, mapping.scope))
+    }
+
+    #[inline]
+    fn outside(&self, external: &IpAddr, scope: u32) -> u64 {
+        let address = End {
+            ip: external,
+            l4_port: L4Port(0),
+        };
+        self.end(address).rotate_left(32) ^ u64::from(scope)
+    }
+
+    /// As [`HashKey::flow`] and [`HashKey::pair`] of the keys of a session.
+    #[inline]
+    pub fn session_of(&self, session: &Session, mapping: &Mapping) -> (u64, u64) {
+        let remote = self.end((&session.remote).into()).rotate_left(32);
+        let inside = self.end((&mapping.inside).into()) ^ tag(mapping.protocol, mapping.domain);
+        let external = self.end((&mapping.external).into()) ^ tag(mapping.protocol, DomainId(0));
+        (self.join(inside, remote), self.join(external, remote))
     }
 
     #[inline]

@@ -181,7 +181,7 @@ impl NatShard {
     #[inline]
     pub fn mapping_by_inside(&self, wanted: &InsideKey) -> Option<u32> {
         let hash = self.key.inside(wanted);
-        let found = |index: u32| inside_key(&self.mappings[index]) == *wanted;
+        let found = |index: u32| holds(&self.mappings[index], wanted);
         self.mappings_by_inside.find(hash, found)
     }
 
@@ -202,7 +202,7 @@ impl NatShard {
         let hash = self.key.inside(wanted);
         let found = |index: u32| {
             let mapping = &self.mappings[index];
-            mapping.external == external && inside_key(mapping) == *wanted
+            mapping.external == external && holds(mapping, wanted)
         };
         self.mappings_by_inside.find(hash, found)
     }
@@ -218,7 +218,7 @@ impl NatShard {
         let hash = self.key.flow(wanted);
         let found = |index: u32| {
             let (session, mapping) = self.at(index);
-            flow_key(session, mapping) == *wanted && origin.made(mapping)
+            is_of(session, mapping, wanted) && origin.made(mapping)
         };
         self.sessions_by_inside.find(hash, found)
     }
@@ -334,7 +334,7 @@ impl NatShard {
             Holding::Shared => self.sharers += 1,
             Holding::None => {}
         }
-        let inside = self.key.inside(&inside_key(&mapping));
+        let inside = self.key.inside_of(&mapping);
         let external = self.key.external(mapping.protocol, mapping.external);
         let index = self.mappings.insert(mapping);
         self.mappings_by_inside.insert(inside, index);
@@ -378,9 +378,7 @@ impl NatShard {
         if owner.filtering == Dependence::AddressDependent {
             self.meet(mapping, remote.ip);
         }
-        let owner = &self.mappings[mapping];
-        let inside = self.key.flow(&flow_key(&session, owner));
-        let external = self.key.pair(owner.protocol, owner.external, remote);
+        let (inside, external) = self.key.session_of(&session, &self.mappings[mapping]);
         let index = self.sessions.insert(session);
         self.link(index);
         self.note(index);
@@ -494,11 +492,8 @@ impl NatShard {
         let mapping = self.mappings[session.mapping];
         self.accounts.close(mapping.account(), &session);
         self.unlink(index);
-        let inside = self.key.flow(&flow_key(&session, &mapping));
+        let (inside, external) = self.key.session_of(&session, &mapping);
         self.sessions_by_inside.remove(inside, index);
-        let external = self
-            .key
-            .pair(mapping.protocol, mapping.external, session.remote);
         self.sessions_by_external.remove(external, index);
         self.sessions.remove(index);
         self.note(index);
@@ -568,7 +563,7 @@ impl NatShard {
     fn remove_mapping(&mut self, index: u32) {
         let mapping = self.mappings[index];
         if mapping.rule.is_none() {
-            let inside = self.key.inside(&inside_key(&mapping));
+            let inside = self.key.inside_of(&mapping);
             self.mappings_by_inside.remove(inside, index);
             let external = self.key.external(mapping.protocol, mapping.external);
             self.mappings_by_external.remove(external, index);
@@ -582,21 +577,19 @@ impl NatShard {
     }
 }
 
-fn inside_key(mapping: &Mapping) -> InsideKey {
-    InsideKey {
-        protocol: mapping.protocol,
-        domain: mapping.domain,
-        inside: mapping.inside,
-        external: mapping.external.ip,
-        scope: mapping.scope,
-    }
+/// Whether a mapping is the one that is wanted.
+#[inline]
+fn holds(mapping: &Mapping, wanted: &InsideKey) -> bool {
+    (mapping.protocol, mapping.domain) == (wanted.protocol, wanted.domain)
+        && mapping.inside == wanted.inside
+        && mapping.external.ip == wanted.external
+        && mapping.scope == wanted.scope
 }
 
-fn flow_key(session: &Session, mapping: &Mapping) -> FlowKey {
-    FlowKey {
-        protocol: mapping.protocol,
-        domain: mapping.domain,
-        inside: mapping.inside,
-        remote: session.remote,
-    }
+/// Whether a session is of the flow that is wanted.
+#[inline]
+fn is_of(session: &Session, mapping: &Mapping, wanted: &FlowKey) -> bool {
+    (mapping.protocol, mapping.domain) == (wanted.protocol, wanted.domain)
+        && mapping.inside == wanted.inside
+        && session.remote == wanted.remote
 }
