@@ -46,31 +46,37 @@ pub enum GsoError {
 
 /// Bytes of IP packet that a segment has at most, or that the whole packet has when it is no GSO
 /// packet: what is compared with an MTU. `None` when `headers` hold no IP packet.
-#[inline]
+#[inline(always)]
 pub fn packet_size(offload: &Offload, headers: &Headers) -> Option<usize> {
     let ip = headers.ip()?;
     let whole = ip.total_size as usize;
     match offload.gso() {
-        None => return Some(whole),
-        Some(GsoKind::Fragments) => return Some(whole.min(usize::from(offload.gso_size))),
-        Some(GsoKind::UdpFragments) => return Some(whole.min(usize::from(offload.hdr_len))),
-        Some(GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Other(_)) => {}
+        None => Some(whole),
+        Some(kind) => Some(segment_size_max(kind, offload, headers, whole)),
+    }
+}
+
+/// The same of a packet of `whole` bytes that is a GSO packet.
+#[inline(never)]
+fn segment_size_max(kind: GsoKind, offload: &Offload, headers: &Headers, whole: usize) -> usize {
+    match kind {
+        GsoKind::Fragments => return whole.min(usize::from(offload.gso_size)),
+        GsoKind::UdpFragments => return whole.min(usize::from(offload.hdr_len)),
+        GsoKind::TcpV4 | GsoKind::TcpV6 | GsoKind::UdpL4 | GsoKind::Other(_) => {}
     }
     let Ok(l4) = headers.l4 else {
-        return Some(whole);
+        return whole;
     };
     let l4_header = match l4.kind {
         L4Kind::Tcp { header_size, .. } => usize::from(header_size),
         L4Kind::Udp { .. } => UDP_HEADER_SIZE,
-        L4Kind::Echo { .. } | L4Kind::IcmpError { .. } | L4Kind::IcmpOther { .. } => {
-            return Some(whole);
-        }
+        L4Kind::Echo { .. } | L4Kind::IcmpError { .. } | L4Kind::IcmpOther { .. } => return whole,
     };
     if offload.gso_size == 0 {
-        return Some(whole);
+        return whole;
     }
     let headers_size = l4.offset - headers.l3_offset + l4_header;
-    Some(whole.min(headers_size + usize::from(offload.gso_size)))
+    whole.min(headers_size + usize::from(offload.gso_size))
 }
 
 /// Segments that a frame is cut into; 1 for a frame that is no GSO frame.

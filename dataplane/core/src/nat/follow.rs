@@ -11,9 +11,9 @@
 //! ports are published, a packet does not say which, and both are asked. In one picture only one of
 //! them knows the way: which it is was decided by the picture's published ports.
 
-use crate::addr::{DomainId, L4Addr, MacAddr};
+use crate::addr::{DomainId, L4Addr, L4Port, MacAddr};
 use crate::frame::Frame;
-use crate::headers::{Headers, TcpFlags};
+use crate::headers::{Headers, L4Kind, TcpFlags};
 use crate::time::Instant;
 use crate::topology::{Domain, Exit, Gateway, Neighbour, Topology};
 use crate::trace::NatKind;
@@ -53,6 +53,15 @@ pub(crate) struct Entering<'t> {
     pub translation: Translation,
 }
 
+/// By what the shard is known in which the session of a packet may be.
+#[derive(Clone, Copy)]
+enum Home {
+    /// The port of ours, or of the endpoint's own: a dynamic session.
+    Port,
+    /// The remote: a session of a published port.
+    Remote,
+}
+
 impl NatView {
     /// Inside → outside for a packet from `domain` whose session remembers an open way. The
     /// translation is made and a hop is taken. `None`, and nothing changed, for any other packet.
@@ -64,16 +73,41 @@ impl NatView {
         frame: &mut Frame<'_>,
         headers: &Headers,
     ) -> Option<Leaving<'t>> {
+        match self.leave_from(Home::Port, passing, domain, frame, headers) {
+            None if !passing.topology.statics.is_empty() => {
+                self.leave_published(passing, domain, frame, headers)
+            }
+            found => found,
+        }
+    }
+
+    // A call, so that what it needs is put together for those alone who take it.
+    #[inline(never)]
+    fn leave_published<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        domain: DomainId,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+    ) -> Option<Leaving<'t>> {
+        self.leave_from(Home::Remote, passing, domain, frame, headers)
+    }
+
+    #[inline(always)]
+    fn leave_from<'t>(
+        &mut self,
+        home: Home,
+        passing: &Passing<'t>,
+        domain: DomainId,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+    ) -> Option<Leaving<'t>> {
         let (ip, outline) = Outline::read(frame, headers, Direction::Out).ok()?;
         let (protocol, event) = passing.event(&outline, Direction::Out)?;
         let (inside, remote) = outline.ends(ip);
-        let first = shard_of_port(inside.l4_port);
-        let second = self.published_shard(passing.topology, remote);
+        let shard = self.shard_at(home, inside, remote);
         let flow = (protocol, domain, inside, remote);
-        let (exit, mac, kind, to) = match self.way_out(passing, first, flow, event) {
-            Some(found) => found,
-            None => self.other_way_out(passing, second?, flow, event)?,
-        };
+        let (exit, mac, kind, to) = self.way_out(passing, shard, flow, event)?;
         rewrite::pass(frame.buf, outline.layout, Side::Source, inside, &to);
         self.identify(frame, headers, (ip.src, to.ip));
         let translation = Translation {
@@ -99,24 +133,44 @@ impl NatView {
         frame: &mut Frame<'_>,
         headers: &Headers,
     ) -> Option<Entering<'t>> {
+        let topology = passing.topology;
+        if topology.statics.is_empty() {
+            return self.enter_from(Home::Port, passing, frame, headers);
+        }
+        // Mappings have their ports in the range, unless it has changed since.
+        let port = destination_port(headers)?;
+        if topology.nat.port_range.contains(&port.0)
+            && let Some(found) = self.enter_from(Home::Port, passing, frame, headers)
+        {
+            return Some(found);
+        }
+        self.enter_published(passing, frame, headers)
+    }
+
+    #[inline(never)]
+    fn enter_published<'t>(
+        &mut self,
+        passing: &Passing<'t>,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+    ) -> Option<Entering<'t>> {
+        self.enter_from(Home::Remote, passing, frame, headers)
+    }
+
+    #[inline(always)]
+    fn enter_from<'t>(
+        &mut self,
+        home: Home,
+        passing: &Passing<'t>,
+        frame: &mut Frame<'_>,
+        headers: &Headers,
+    ) -> Option<Entering<'t>> {
         let (ip, outline) = Outline::read(frame, headers, Direction::In).ok()?;
         let (protocol, event) = passing.event(&outline, Direction::In)?;
         let (remote, external) = outline.ends(ip);
-        let topology = passing.topology;
-        let dynamic = shard_of_port(external.l4_port);
-        // The likelier one first: ports outside of the range are published ones.
-        let (first, second) = match self.published_shard(topology, remote) {
-            Some(published) if !topology.nat.port_range.contains(&external.l4_port.0) => {
-                (published, Some(dynamic))
-            }
-            published => (dynamic, published),
-        };
+        let shard = self.shard_at(home, external, remote);
         let flow = (protocol, external, remote);
-        let (domain, gateway, neighbour, kind, to) = match self.way_in(passing, first, flow, event)
-        {
-            Some(found) => found,
-            None => self.other_way_in(passing, second?, flow, event)?,
-        };
+        let (domain, gateway, neighbour, kind, to) = self.way_in(passing, shard, flow, event)?;
         rewrite::pass(frame.buf, outline.layout, Side::Destination, external, &to);
         let translation = Translation {
             kind,
@@ -132,11 +186,13 @@ impl NatView {
         })
     }
 
-    /// The shard of a published port's session with a remote, where ports are published.
+    /// The shard of a session between an end of ours and a remote.
     #[inline(always)]
-    fn published_shard(&self, topology: &Topology, remote: End<'_>) -> Option<usize> {
-        let none = topology.statics.is_empty();
-        (!none).then(|| self.tables.shard_of_end(remote))
+    fn shard_at(&self, home: Home, own: End<'_>, remote: End<'_>) -> usize {
+        match home {
+            Home::Port => shard_of_port(own.l4_port),
+            Home::Remote => self.tables.shard_of_end(remote),
+        }
     }
 
     /// Finds the session of a flow that knows its way out, and takes note of the packet, under one lock.
@@ -201,29 +257,13 @@ impl NatView {
     }
 }
 
-impl NatView {
-    /// As [`NatView::way_out`], in the less likely shard.
-    #[inline(never)]
-    fn other_way_out<'t>(
-        &mut self,
-        passing: &Passing<'t>,
-        shard: usize,
-        flow: (NatProtocol, DomainId, End<'_>, End<'_>),
-        event: Event,
-    ) -> Option<(&'t Exit, &'t MacAddr, NatKind, L4Addr)> {
-        self.way_out(passing, shard, flow, event)
-    }
-
-    /// As [`NatView::way_in`], in the less likely shard.
-    #[inline(never)]
-    fn other_way_in<'t>(
-        &mut self,
-        passing: &Passing<'t>,
-        shard: usize,
-        flow: (NatProtocol, End<'_>, End<'_>),
-        event: Event,
-    ) -> Option<(&'t Domain, &'t Gateway, &'t Neighbour, NatKind, L4Addr)> {
-        self.way_in(passing, shard, flow, event)
+/// The port that a packet is for; an echo reply is for one by its identifier.
+#[inline(always)]
+fn destination_port(headers: &Headers) -> Option<L4Port> {
+    match headers.l4.ok()?.kind {
+        L4Kind::Tcp { dst, .. } | L4Kind::Udp { dst, .. } => Some(dst),
+        L4Kind::Echo { id, .. } => Some(id),
+        L4Kind::IcmpError { .. } | L4Kind::IcmpOther { .. } => None,
     }
 }
 

@@ -52,10 +52,19 @@ pub(super) fn rewrite(
     side: Side,
     (old, new): (&L4Addr, &L4Addr),
 ) {
-    let addresses = Change::NONE.ip(old.ip, new.ip);
+    let addresses = change_of(&old.ip, &new.ip);
     put_address(bytes, layout.l3, side, &new.ip, addresses);
     let ports = (old.l4_port, new.l4_port);
     put_port(bytes, offload, layout, side, ports, addresses);
+}
+
+/// What it changes in a sum that `new` takes the place of `old`.
+#[inline(always)]
+fn change_of(old: &IpAddr, new: &IpAddr) -> Change {
+    match (old, new) {
+        (IpAddr::V4(old), IpAddr::V4(new)) => Change::NONE.ipv4(*old, *new),
+        (old, new) => Change::NONE.ip(*old, *new),
+    }
 }
 
 /// The same of a packet that makes a hop, of which it has more than one left: its TTL is lowered, and
@@ -64,21 +73,16 @@ pub(super) fn rewrite(
 pub(super) fn pass(buf: &mut FrameBuf, layout: Layout, side: Side, old: End<'_>, new: &L4Addr) {
     let offload = buf.offload;
     let bytes = buf.bytes_mut();
-    let addresses = match (old.ip, &new.ip) {
-        (IpAddr::V4(old), IpAddr::V4(new)) => {
-            let change = Change::NONE.ipv4(*old, *new);
-            pass_ipv4(bytes, layout.l3, side, *new, change);
-            change
-        }
-        (old, new) => {
-            let change = Change::NONE.ip(*old, *new);
+    let addresses = change_of(old.ip, &new.ip);
+    match new.ip {
+        IpAddr::V4(new) => pass_ipv4(bytes, layout.l3, side, new, addresses),
+        IpAddr::V6(_) => {
             if let Some(hops) = bytes.get_mut(layout.l3 + 7) {
                 *hops = hops.saturating_sub(1);
             }
-            put_address(bytes, layout.l3, side, new, change);
-            change
+            put_address(bytes, layout.l3, side, &new.ip, addresses);
         }
-    };
+    }
     let ports = (old.l4_port, new.l4_port);
     put_port(bytes, &offload, layout, side, ports, addresses);
 }

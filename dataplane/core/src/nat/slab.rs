@@ -63,14 +63,14 @@ impl<T> Slab<T> {
 impl<T> Index<u32> for Slab<T> {
     type Output = T;
 
-    #[inline]
+    #[inline(always)]
     fn index(&self, index: u32) -> &T {
         self.slots[index as usize].as_ref().expect(OCCUPIED)
     }
 }
 
 impl<T> IndexMut<u32> for Slab<T> {
-    #[inline]
+    #[inline(always)]
     fn index_mut(&mut self, index: u32) -> &mut T {
         self.slots[index as usize].as_mut().expect(OCCUPIED)
     }
