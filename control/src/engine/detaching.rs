@@ -60,8 +60,7 @@ impl Engine {
         // A handle would keep the sandbox alive.
         drop(ns);
         let mut state = self.state().await;
-        let endpoints = state.desired.endpoints.values();
-        let here: Vec<&Endpoint> = endpoints.filter(|e| e.sandbox.inode == inode).collect();
+        let here: Vec<&Endpoint> = state.desired.endpoints.in_sandbox(inode).collect();
         let Some(endpoint) = here.iter().find(|endpoint| endpoint.ifname == ifname) else {
             let path = path.display();
             let others: Vec<&str> = here.iter().map(|e| e.ifname.as_str()).collect();
