@@ -30,6 +30,7 @@ pub mod ethtool;
 pub mod fault;
 mod framing;
 pub mod guard;
+mod mapping;
 pub mod memory;
 pub mod packet;
 pub mod pcap;

@@ -51,7 +51,7 @@ pub struct Receiver {
     vectors: [libc::iovec; BURST_MAX],
     addresses: [libc::sockaddr_ll; BURST_MAX],
     controls: [Control; BURST_MAX],
-    pub buffers: [Option<FrameBuf>; BURST_MAX],
+    buffers: [Option<FrameBuf>; BURST_MAX],
     /// Size of the last burst's largest frame: how many of them make a full batch.
     frame_size_seen: usize,
 }
@@ -137,13 +137,29 @@ impl Receiver {
         arrived
     }
 
+    /// Adds to `rx` what the first `arrived` messages hold, and returns how many were malformed. The
+    /// buffers of the others go back.
+    pub fn deliver(&mut self, arrived: usize, rx: &mut Batch, shape: (usize, Link)) -> u64 {
+        let mut malformed = 0;
+        for index in 0..arrived {
+            let Some(mut buf) = self.buffers[index].take() else {
+                continue;
+            };
+            match self.accept(index, &mut buf, shape) {
+                Arrival::Frame => rx.push(buf),
+                Arrival::Outgoing => rx.recycle(buf),
+                Arrival::Malformed => {
+                    malformed += 1;
+                    rx.recycle(buf);
+                }
+            }
+        }
+        self.put_back(rx);
+        malformed
+    }
+
     /// Makes the message at `index` a frame in `buf`.
-    pub fn accept(
-        &self,
-        index: usize,
-        buf: &mut FrameBuf,
-        (prefix, link): (usize, Link),
-    ) -> Arrival {
+    fn accept(&self, index: usize, buf: &mut FrameBuf, (prefix, link): (usize, Link)) -> Arrival {
         let message = &self.messages[index];
         if self.addresses[index].sll_pkttype == libc::PACKET_OUTGOING {
             return Arrival::Outgoing;
@@ -168,17 +184,10 @@ impl Receiver {
             let ethertype = u16::from_be(self.addresses[index].sll_protocol);
             buf.bytes_mut()[..ETHERNET_SIZE].copy_from_slice(&Framing::header(ethertype));
         }
-        if let Some((tpid, tci)) = self.tag(index) {
-            // The headroom takes far more than a tag, and the frame holds both MACs.
-            if !buf.insert(TAG_OFFSET, VLAN_TAG_SIZE) {
-                return Arrival::Malformed;
-            }
-            let [tpid_high, tpid_low] = tpid.to_be_bytes();
-            let [tci_high, tci_low] = tci.to_be_bytes();
-            buf.bytes_mut()[TAG_OFFSET..TAG_OFFSET + VLAN_TAG_SIZE]
-                .copy_from_slice(&[tpid_high, tpid_low, tci_high, tci_low]);
+        match self.tag(index) {
+            Some(tag) => with_tag(buf, tag),
+            None => Arrival::Frame,
         }
-        Arrival::Frame
     }
 
     /// The VLAN tag that the kernel took out of the frame at `index`: TPID and TCI.
@@ -201,19 +210,11 @@ impl Receiver {
         // read unaligned.
         // JUSTIFICATION: as above.
         let auxdata = unsafe { data.cast::<libc::tpacket_auxdata>().read_unaligned() };
-        if auxdata.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
-            return None;
-        }
-        let tpid = if auxdata.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0 {
-            auxdata.tp_vlan_tpid
-        } else {
-            ethertype::VLAN
-        };
-        Some((tpid, auxdata.tp_vlan_tci))
+        tag_of(auxdata.tp_status, auxdata.tp_vlan_tpid, auxdata.tp_vlan_tci)
     }
 
     /// Returns the buffers that no message filled.
-    pub fn put_back(&mut self, rx: &mut Batch) {
+    fn put_back(&mut self, rx: &mut Batch) {
         // Last taken, first returned: the pool is as it was.
         for buffer in self.buffers.iter_mut().rev() {
             if let Some(buf) = buffer.take() {
@@ -221,6 +222,31 @@ impl Receiver {
             }
         }
     }
+}
+
+/// The VLAN tag, TPID and TCI, that the kernel tells of beside a frame.
+#[inline]
+pub fn tag_of(status: u32, tpid: u16, tci: u16) -> Option<(u16, u16)> {
+    if status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    match status & libc::TP_STATUS_VLAN_TPID_VALID {
+        0 => Some((ethertype::VLAN, tci)),
+        _ => Some((tpid, tci)),
+    }
+}
+
+/// Puts a tag back into a frame that holds both MACs.
+pub fn with_tag(buf: &mut FrameBuf, (tpid, tci): (u16, u16)) -> Arrival {
+    // The headroom takes far more than a tag.
+    if !buf.insert(TAG_OFFSET, VLAN_TAG_SIZE) {
+        return Arrival::Malformed;
+    }
+    let [tpid_high, tpid_low] = tpid.to_be_bytes();
+    let [tci_high, tci_low] = tci.to_be_bytes();
+    buf.bytes_mut()[TAG_OFFSET..TAG_OFFSET + VLAN_TAG_SIZE]
+        .copy_from_slice(&[tpid_high, tpid_low, tci_high, tci_low]);
+    Arrival::Frame
 }
 
 /// The argument arrays of `sendmmsg`; the same rules as for [`Receiver`].

@@ -32,7 +32,7 @@ use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
 
 use crate::virtio::VNET_HEADER_SIZE;
 use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, Framing, PortIo, sys};
-use burst::{Arrival, Receiver, Sender};
+use burst::{Receiver, Sender};
 
 pub use burst::BURST_MAX;
 pub use open::{
@@ -146,20 +146,7 @@ impl PacketSocket {
         let wanted = self.receiver.wanted(rx);
         let fd = self.fd.as_fd();
         let arrived = self.receiver.receive(fd, rx, wanted, shape)?;
-        for index in 0..arrived {
-            let Some(mut buf) = self.receiver.buffers[index].take() else {
-                continue;
-            };
-            match self.receiver.accept(index, &mut buf, shape) {
-                Arrival::Frame => rx.push(buf),
-                Arrival::Outgoing => rx.recycle(buf),
-                Arrival::Malformed => {
-                    self.rx_malformed += 1;
-                    rx.recycle(buf);
-                }
-            }
-        }
-        self.receiver.put_back(rx);
+        self.rx_malformed += self.receiver.deliver(arrived, rx, shape);
         Ok(if arrived == 0 {
             Queue::Untouched
         } else if arrived < wanted {

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::memory::Mapping;
+use crate::mapping::Mapping;
 use crate::sys::PlainData;
 
 // SAFETY: an integer has no invalid bit pattern.
