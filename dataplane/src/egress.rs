@@ -115,11 +115,14 @@ impl Lane {
         };
     }
 
-    /// Counts what was lost at the kernel's edge since the last time.
-    pub fn count_edge(&mut self) {
+    /// Counts what was lost at the kernel's edge since the last time; `true` when frames were missed on
+    /// their way in.
+    pub fn count_edge(&mut self) -> bool {
         let now = self.io.edge_stats();
         self.counters.record_edge(&self.edge, &now);
+        let missed = now.rx_dropped > self.edge.rx_dropped;
         self.edge = now;
+        missed
     }
 
     /// Whether frames wait for the device.

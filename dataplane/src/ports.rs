@@ -92,14 +92,17 @@ impl Worker {
         }
     }
 
-    /// Counts what was lost at the kernel's edge of each queue, from time to time.
+    /// Counts what was lost at the kernel's edge of each queue, from time to time. One that has missed
+    /// frames is asked for what there is: it may be the loss that keeps it from telling.
     pub fn count_edges(&mut self, clock: Clock) {
-        for slot in &mut self.lanes {
-            if let Slot::Own { lane, .. } = slot
+        for index in 0..self.lanes.len() {
+            if let Slot::Own { lane, .. } = &mut self.lanes[index]
                 && clock >= lane.edge_due
             {
                 lane.edge_due = clock + EDGE_INTERVAL;
-                lane.count_edge();
+                if lane.count_edge() {
+                    self.mark_ready(PortId(index as u16));
+                }
             }
         }
     }

@@ -267,7 +267,7 @@ impl Worker {
         }
     }
 
-    fn mark_ready(&mut self, id: PortId) {
+    pub fn mark_ready(&mut self, id: PortId) {
         if let Some(Slot::Own { ready, .. }) = self.lanes.get_mut(id.index())
             && !*ready
         {

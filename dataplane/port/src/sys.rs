@@ -95,6 +95,14 @@ pub fn get_option<T: PlainData>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -
     Ok(value)
 }
 
+/// Takes the error that a socket has met since it was last asked.
+pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match get_option(fd, libc::SOL_SOCKET, libc::SO_ERROR)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// Types that the kernel may fill with any bytes.
 ///
 /// # Safety
@@ -139,6 +147,24 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
         return Err(io::ErrorKind::NotFound.into());
     }
     Err(error)
+}
+
+/// The MTU of the interface `name` in the calling thread's network namespace.
+pub fn interface_mtu(name: &str) -> io::Result<usize> {
+    let mut request = libc::ifreq {
+        ifr_name: interface_name(name).ok_or(io::ErrorKind::NotFound)?,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 },
+    };
+    let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: the request is a live, exclusive `ifreq`, which the kernel reads and writes.
+    // JUSTIFICATION: std has no ioctl.
+    let returned =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) };
+    check(returned)?;
+    // SAFETY: the kernel has written the MTU, and any bytes are an integer.
+    // JUSTIFICATION: the struct is a union.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    usize::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Sends one message on a connected or routed socket.

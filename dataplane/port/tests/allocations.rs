@@ -13,7 +13,7 @@ use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_port::conformance::{numbered, wait};
 use dataplane_port::fault::{FaultRates, Faulty};
 use dataplane_port::memory::MemoryPort;
-use dataplane_port::packet::PacketSocket;
+use dataplane_port::packet::{PacketBuilder, PacketSocket, Rings};
 use dataplane_port::tap::Tap;
 use dataplane_port::xdp::XdpSocket;
 use dataplane_port::{BATCH_MAX, Batch, Capabilities, PortIo};
@@ -67,6 +67,22 @@ fn tap_and_packet_socket() {
         let mut socket = PacketSocket::open("tap0").unwrap();
         check(&mut tap, &mut socket);
         check(&mut socket, &mut tap);
+    });
+}
+
+#[test]
+fn packet_sockets_with_rings() {
+    in_namespace(|| {
+        ip("link add a0 type veth peer name b0");
+        ip("link set a0 up");
+        ip("link set b0 up");
+        let open = |name| {
+            let builder = PacketBuilder::new(name).rings(Rings::Wanted);
+            builder.open().unwrap().remove(0)
+        };
+        let (mut near, mut far) = (open("a0"), open("b0"));
+        check(&mut near, &mut far);
+        check(&mut far, &mut near);
     });
 }
 

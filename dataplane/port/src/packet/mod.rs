@@ -16,6 +16,9 @@
 //! (`__dev_direct_xmit` of net/core/dev.c). The first oversized frame that is refused so, by a tunnel
 //! or a card without that offload, makes the socket go through the discipline from then on.
 //!
+//! Small frames pass by rings of shared memory where [`Rings::Wanted`] and the kernel has them; larger ones, and
+//! all of them elsewhere, by one system call for up to [`BURST_MAX`].
+//!
 //! Limits: [`BURST_MAX`] frames per system call, [`QUEUES_MAX`] queues, which share the frames by
 //! flow hash. Frames larger than the MTU need GSO. The kernel drops silently when the receive
 //! buffer is full; [`PortIo::edge_stats`] tells. Thread-safety: each [`PacketSocket`] is one
@@ -23,6 +26,10 @@
 
 mod burst;
 mod open;
+mod passing;
+mod receive_ring;
+mod slots;
+mod transmit_ring;
 
 use std::cell::Cell;
 use std::io;
@@ -31,13 +38,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use dataplane_core::frame::{FRAME_SIZE_MAX, FrameBuf};
 
 use crate::virtio::VNET_HEADER_SIZE;
-use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, Framing, PortIo, sys};
+use crate::{BATCH_MAX, Batch, Capabilities, EdgeStats, Framing, Negotiated, PortIo, sys};
 use burst::{Receiver, Sender};
+
+use receive_ring::ReceiveRing;
+use transmit_ring::TransmitRing;
 
 pub use burst::BURST_MAX;
 pub use open::{
     FilterHandle, Membership, PacketBuilder, PacketError, QUEUES_MAX, RECEIVE_BUFFER_SIZE,
 };
+pub use passing::{Because, Feature, Passing, Rings, Ways};
+pub use receive_ring::RECEIVE_SLOTS;
+pub use slots::{RING_BYTES_MAX, SLOT_SIZE};
+pub use transmit_ring::TRANSMIT_SLOTS;
 
 /// The first kernel whose virtio-net header says oversized UDP (commit 860b7f27b8f7); nothing but
 /// a frame that is refused would tell otherwise. Before it, such a frame *from* a sandbox cannot
@@ -52,6 +66,9 @@ pub struct PacketSocket {
     way: Way,
     /// The kernel knows `VIRTIO_NET_HDR_GSO_UDP_L4`.
     udp_segmentation: bool,
+    receive: Option<ReceiveRing>,
+    transmit: Option<TransmitRing>,
+    ways: Ways,
     receiver: Box<Receiver>,
     sender: Box<Sender>,
     /// `PACKET_STATISTICS` starts again from zero each time it is read.
@@ -103,6 +120,12 @@ impl PacketSocket {
             link,
             way: Way::Direct,
             udp_segmentation: sys::kernel_version() >= UDP_SEGMENTATION_SINCE,
+            receive: None,
+            transmit: None,
+            ways: Ways {
+                receive: Passing::Calls(Because::NotWanted),
+                transmit: Passing::Calls(Because::NotWanted),
+            },
             receiver: Receiver::new(),
             sender: Sender::new(),
             rx_dropped: Cell::new(0),
@@ -116,6 +139,11 @@ impl PacketSocket {
     /// When the process has no descriptor left.
     pub fn filter_handle(&self) -> io::Result<FilterHandle> {
         FilterHandle::new(self.fd.as_fd())
+    }
+
+    /// How frames pass.
+    pub const fn ways(&self) -> Ways {
+        self.ways
     }
 
     /// Bytes of virtio-net header in front of each frame.
@@ -136,8 +164,51 @@ impl PacketSocket {
     /// Sends through the queueing discipline from now on.
     fn queue(&mut self) -> io::Result<()> {
         self.way = Way::Queued;
-        let (socket, option) = (self.fd.as_fd(), libc::PACKET_QDISC_BYPASS);
-        sys::set_option(socket, libc::SOL_PACKET, option, &0)
+        let ring = self.transmit.as_ref().map(TransmitRing::socket);
+        // Both, or one frame would overtake another.
+        for socket in [Some(self.fd.as_fd()), ring].into_iter().flatten() {
+            sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &0)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the first of `frames`, as many as go the same way, and returns how many were accepted.
+    fn send_run(&mut self, frames: &[FrameBuf]) -> io::Result<usize> {
+        let shape = (self.offloads, self.link);
+        let Some(ring) = &mut self.transmit else {
+            return self.sender.send(self.fd.as_fd(), frames, shape);
+        };
+        let by_ring = ring.takes(&frames[0]);
+        let run = frames.iter().take_while(|it| ring.takes(it) == by_ring);
+        let run = &frames[..run.count()];
+        if by_ring {
+            let sent = ring.send(run)?;
+            if sent > 0 {
+                return Ok(sent);
+            }
+            // Slots that a device is not done with are before these: the order is kept.
+        }
+        self.sender.send(self.fd.as_fd(), run, shape)
+    }
+
+    /// Receives by the ring, which is made anew when the kernel fills it no more; by system calls where
+    /// that fails.
+    fn recv_slots(&mut self, mut ring: ReceiveRing, rx: &mut Batch) -> io::Result<usize> {
+        if ring.has_stopped() {
+            let (malformed, missed) = (ring.malformed, ring.missed);
+            match ring.remade(self.fd.as_fd()) {
+                Ok(remade) => ring = remade,
+                Err(error) => {
+                    self.ways.receive = Passing::Calls(Because::of(&error));
+                    self.rx_malformed += malformed;
+                    self.rx_dropped.set(self.rx_dropped.get() + missed);
+                    return Ok(0);
+                }
+            }
+        }
+        let received = ring.recv(self.fd.as_fd(), &mut self.receiver, rx, self.link);
+        self.receive = Some(ring);
+        received
     }
 
     /// One system call's worth of frames, and whether there may be more.
@@ -169,6 +240,9 @@ impl PortIo for PacketSocket {
     }
 
     fn recv(&mut self, rx: &mut Batch) -> io::Result<usize> {
+        if let Some(ring) = self.receive.take() {
+            return self.recv_slots(ring, rx).map_err(classified);
+        }
         let before = rx.len();
         // Skipped frames count too, so that a flood of them cannot hold the worker.
         for _ in 0..BATCH_MAX {
@@ -193,8 +267,7 @@ impl PortIo for PacketSocket {
     fn send(&mut self, frames: &mut [FrameBuf]) -> io::Result<usize> {
         let mut sent = 0;
         while sent < frames.len() {
-            let shape = (self.offloads, self.link);
-            match self.sender.send(self.fd.as_fd(), &frames[sent..], shape) {
+            match self.send_run(&frames[sent..]) {
                 Ok(count) => sent += count,
                 Err(_) if sent > 0 => break,
                 Err(error) if self.may_need_segments(&error, &frames[0]) => self.queue()?,
@@ -218,12 +291,20 @@ impl PortIo for PacketSocket {
         if let Ok(stats) = read {
             let dropped = self.rx_dropped.get() + u64::from(stats.tp_drops);
             self.rx_dropped.set(dropped);
+            if let Some(ring) = &self.receive {
+                ring.note_missed(stats.tp_drops.into());
+            }
         }
+        let ring = self.receive.as_ref();
         EdgeStats {
-            rx_dropped: self.rx_dropped.get(),
-            rx_malformed: self.rx_malformed,
+            rx_dropped: self.rx_dropped.get() + ring.map_or(0, |ring| ring.missed),
+            rx_malformed: self.rx_malformed + ring.map_or(0, |ring| ring.malformed),
             tx_dropped: 0,
         }
+    }
+
+    fn negotiated(&self) -> Vec<Negotiated> {
+        self.ways.in_words()
     }
 }
 

@@ -5,7 +5,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::burst::EMPTY_ADDRESS;
-use super::{Link, Offloads, PacketSocket};
+use super::passing::{Because, Feature, Passing, Rings, Ways};
+use super::receive_ring::{RECEIVE_SLOTS, ReceiveRing};
+use super::slots::{self, RING_BYTES_MAX, Share, Slots};
+use super::transmit_ring::{TRANSMIT_SLOTS, TransmitRing};
+use super::{Link, Offloads, PacketSocket, UDP_SEGMENTATION_SINCE};
 use crate::{Framing, sys};
 
 /// Queues of one interface (`PACKET_FANOUT_MAX` before Linux 5.10).
@@ -25,6 +29,9 @@ pub struct PacketBuilder {
     membership: Membership,
     receive_buffer_size: u32,
     filter: Option<Box<[libc::sock_filter]>>,
+    rings: Rings,
+    ring_bytes_max: usize,
+    refused: Vec<(Feature, c_int)>,
 }
 
 impl PacketBuilder {
@@ -38,6 +45,9 @@ impl PacketBuilder {
             membership: Membership::Own,
             receive_buffer_size: RECEIVE_BUFFER_SIZE,
             filter: None,
+            rings: Rings::Off,
+            ring_bytes_max: RING_BYTES_MAX,
+            refused: Vec::new(),
         }
     }
 
@@ -84,6 +94,30 @@ impl PacketBuilder {
         self
     }
 
+    /// Sets whether frames pass by rings of memory that is shared with the kernel, of frames with an
+    /// Ethernet header and a description of what is left to do.
+    #[must_use]
+    pub fn rings(mut self, rings: Rings) -> Self {
+        self.rings = rings;
+        self
+    }
+
+    /// Sets how many bytes all rings of the process may have with these, [`RING_BYTES_MAX`] where it is not
+    /// set.
+    #[must_use]
+    pub fn ring_bytes_max(mut self, bytes: usize) -> Self {
+        self.ring_bytes_max = bytes;
+        self
+    }
+
+    /// Goes on as if the kernel had refused a feature with this error: for tests of what is done
+    /// without it.
+    #[must_use]
+    pub fn refuse(mut self, feature: Feature, errno: c_int) -> Self {
+        self.refused.push((feature, errno));
+        self
+    }
+
     /// Opens the queues in the calling thread's network namespace.
     ///
     /// # Errors
@@ -97,10 +131,56 @@ impl PacketBuilder {
             _ => self.failed("look up the interface of", error),
         })?;
         let index = c_int::try_from(index).map_err(|_| self.not_found())?;
+        let mut ways = self.ways_wanted();
+        loop {
+            match self.open_all(index, ways) {
+                Ok(sockets) => return Ok(sockets),
+                // All queues pass frames the same way: each round does without one ring more.
+                Err(Failure::Receive(because)) => ways.receive = Passing::Calls(because),
+                Err(Failure::Transmit(because)) => ways.transmit = Passing::Calls(because),
+                Err(Failure::Socket(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// How frames may pass, before the kernel was asked.
+    fn ways_wanted(&self) -> Ways {
+        let whole = (self.framing, self.offloads) == (Framing::Ethernet, Offloads::VnetHeader);
+        if self.rings == Rings::Off || !whole {
+            let calls = Passing::Calls(Because::NotWanted);
+            return Ways {
+                receive: calls,
+                transmit: calls,
+            };
+        }
+        let says_all = self.ask(Feature::Header, || {
+            match sys::kernel_version() >= UDP_SEGMENTATION_SINCE {
+                true => Ok(()),
+                false => Err(io::ErrorKind::Unsupported.into()),
+            }
+        });
+        Ways {
+            receive: match says_all {
+                Ok(()) => Passing::Ring,
+                Err(_) => Passing::Calls(Because::OldKernel),
+            },
+            transmit: Passing::Ring,
+        }
+    }
+
+    /// Asks the kernel, unless the builder is to refuse in its place.
+    fn ask<T>(&self, feature: Feature, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self.refused.iter().find(|(refused, _)| *refused == feature) {
+            Some((_, errno)) => Err(io::Error::from_raw_os_error(*errno)),
+            None => call(),
+        }
+    }
+
+    fn open_all(&self, index: c_int, ways: Ways) -> Result<Vec<PacketSocket>, Failure> {
         let mut sockets = Vec::with_capacity(self.queues);
         let mut group = None;
         for _ in 0..self.queues {
-            let socket = self.open_queue(index)?;
+            let socket = self.open_queue(index, ways)?;
             if self.queues > 1 {
                 let joined = join_fanout(socket.fd.as_fd(), group);
                 group = Some(joined.map_err(|error| self.failed("share the frames of", error))?);
@@ -120,7 +200,7 @@ impl PacketBuilder {
 
     /// One socket, bound, and closed to all frames: on its way into the group it would receive
     /// what the others receive too.
-    fn open_queue(&self, index: c_int) -> Result<PacketSocket, PacketError> {
+    fn open_queue(&self, index: c_int, ways: Ways) -> Result<PacketSocket, Failure> {
         // SOCK_DGRAM takes no virtio-net header (packet_setsockopt of net/packet/af_packet.c); of an
         // interface without a link header, SOCK_RAW gives and takes the same bytes.
         let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)
@@ -141,7 +221,15 @@ impl PacketBuilder {
         }
         self.size_receive_buffer(socket)
             .map_err(|error| self.failed("size the buffer of", error))?;
-        bind(socket, index).map_err(|error| self.failed("bind", error))?;
+        let receive = match ways.receive {
+            Passing::Ring => Some(self.receive_ring(socket).map_err(Failure::Receive)?),
+            Passing::Calls(_) => None,
+        };
+        let transmit = match ways.transmit {
+            Passing::Ring => Some(self.transmit_ring(index).map_err(Failure::Transmit)?),
+            Passing::Calls(_) => None,
+        };
+        bind(socket, index, libc::ETH_P_ALL).map_err(|error| self.failed("bind", error))?;
         if self.membership == Membership::Promiscuous {
             let request = libc::packet_mreq {
                 mr_ifindex: index,
@@ -161,7 +249,52 @@ impl PacketBuilder {
             interface: index,
             framing: self.framing,
         };
-        Ok(PacketSocket::new(fd, self.offloads, link))
+        Ok(PacketSocket {
+            receive,
+            transmit,
+            ways,
+            ..PacketSocket::new(fd, self.offloads, link)
+        })
+    }
+
+    fn receive_ring(&self, socket: BorrowedFd<'_>) -> Result<ReceiveRing, Because> {
+        let share = Share::take(RECEIVE_SLOTS, self.ring_bytes_max).ok_or(Because::Limit)?;
+        let made = (|| {
+            self.ask(Feature::Version, || slots::choose_version(socket))?;
+            // What is larger than a slot is kept whole, in as many bytes as the buffer has.
+            sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, &1)?;
+            self.ask(Feature::ReceiveRing, || {
+                slots::make(socket, libc::PACKET_RX_RING, RECEIVE_SLOTS)
+            })?;
+            self.ask(Feature::ReceiveMapping, || Slots::map(socket, share))
+        })();
+        let slots = made.map_err(|error| Because::of(&error))?;
+        Ok(ReceiveRing::new(slots))
+    }
+
+    fn transmit_ring(&self, index: c_int) -> Result<TransmitRing, Because> {
+        let share = Share::take(TRANSMIT_SLOTS, self.ring_bytes_max).ok_or(Because::Limit)?;
+        let made = (|| {
+            let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
+            let fd = self.ask(Feature::TransmitSocket, || {
+                sys::socket(libc::AF_PACKET, kind, 0)
+            })?;
+            let socket = fd.as_fd();
+            let packet =
+                |name, value: c_int| sys::set_option(socket, libc::SOL_PACKET, name, &value);
+            packet(libc::PACKET_VNET_HDR, 1)?;
+            drop(packet(libc::PACKET_QDISC_BYPASS, 1));
+            self.ask(Feature::Version, || slots::choose_version(socket))?;
+            self.ask(Feature::TransmitRing, || {
+                slots::make(socket, libc::PACKET_TX_RING, TRANSMIT_SLOTS)
+            })?;
+            let slots = self.ask(Feature::TransmitMapping, || Slots::map(socket, share))?;
+            // No protocol: it receives nothing.
+            bind(socket, index, 0)?;
+            let mtu = sys::interface_mtu(&self.name)?;
+            Ok(TransmitRing::new(fd, slots, mtu))
+        })();
+        made.map_err(|error: io::Error| Because::of(&error))
     }
 
     /// Beyond `net.core.rmem_max` only with CAP_NET_ADMIN; without it, as much as allowed.
@@ -188,6 +321,22 @@ impl PacketBuilder {
                 source,
             },
         }
+    }
+}
+
+/// Why the queues could not be opened as they were wanted.
+enum Failure {
+    /// There is no ring to receive by.
+    Receive(Because),
+    /// There is no ring to send by.
+    Transmit(Because),
+    /// There is no socket.
+    Socket(PacketError),
+}
+
+impl From<PacketError> for Failure {
+    fn from(error: PacketError) -> Self {
+        Self::Socket(error)
     }
 }
 
@@ -279,11 +428,11 @@ fn attach_filter(socket: BorrowedFd<'_>, filter: &[libc::sock_filter]) -> io::Re
     sys::set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
-/// Receives everything that the interface receives, before tc sees it: a socket for one protocol
-/// would be served after clsact ingress.
-fn bind(socket: BorrowedFd<'_>, index: c_int) -> io::Result<()> {
+/// Binds to an interface. For every protocol, a socket receives all that the interface receives, before tc
+/// sees it: one for a single protocol would be served after clsact ingress.
+fn bind(socket: BorrowedFd<'_>, index: c_int, protocol: c_int) -> io::Result<()> {
     let address = libc::sockaddr_ll {
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: (protocol as u16).to_be(),
         sll_ifindex: index,
         ..EMPTY_ADDRESS
     };
