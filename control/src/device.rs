@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use dataplane_core::addr::Prefix;
 use dataplane_port::ethtool;
 use dataplane_port::guard::{self, Guarded};
-use dataplane_port::packet::PacketBuilder;
+use dataplane_port::packet::{PacketBuilder, Rings};
 use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError};
 use dataplane_port::tap_plain::PlainTap;
 use dataplane_port::xdp::XdpBuilder;
@@ -45,6 +45,9 @@ const LOST_TO_XDP: &[&str] = &[
     "tx-vlan-stag-hw-insert",
     "tx-checksum-sctp",
 ];
+
+/// What it must not leave to it as a packet socket has no words for it.
+const LOST_TO_PACKET: &[&str] = &["tx-sctp-segmentation"];
 
 /// Makes and opens devices.
 #[derive(Clone, Debug)]
@@ -144,14 +147,15 @@ impl Devices {
             .await?;
         // The host must not speak on it: no address, hence no IPv6 of its own either.
         self.netlink.set_addr_gen_mode_none(host_end.index).await?;
-        if endpoint.backend == Backend::Xdp {
-            sandbox
-                .ns
-                .run(|| ethtool::switch_off(&name, LOST_TO_XDP))?
-                .map_err(|error| {
-                    Error::io(format!("set what '{name}' leaves to its device"), error)
-                })?;
-        }
+        let lost = if endpoint.backend == Backend::Xdp {
+            LOST_TO_XDP
+        } else {
+            LOST_TO_PACKET
+        };
+        sandbox
+            .ns
+            .run(|| ethtool::switch_off(&name, lost))?
+            .map_err(|error| Error::io(format!("set what '{name}' leaves to its device"), error))?;
         let queues = self.open_veth(endpoint, network)?;
         self.netlink.set_up(host_end.index).await?;
         Ok(queues)
@@ -170,6 +174,7 @@ impl Devices {
             return Ok(boxed(self.host.run(|| builder.open())??));
         }
         let builder = PacketBuilder::new(&name).queues(self.workers);
+        let builder = builder.rings(Rings::Wanted);
         Ok(boxed(self.host.run(|| builder.open())??))
     }
 

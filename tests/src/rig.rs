@@ -15,7 +15,7 @@ use dataplane_core::nat::{StaticRule, Target, Transport};
 use dataplane_core::topology::{Domain, Gateway, Neighbour, Port, Role, Route, Topology, Uplink};
 use dataplane_port::PortIo;
 use dataplane_port::guard::{self, GuardPorts, GuardSpec, Guarded};
-use dataplane_port::packet::PacketBuilder;
+use dataplane_port::packet::{PacketBuilder, Rings};
 use dataplane_port::tap::TapBuilder;
 use dataplane_port::tap_plain::PlainTap;
 use dataplane_port::xdp::XdpBuilder;
@@ -40,8 +40,10 @@ pub struct Rig {
 pub enum Backend {
     /// A TAP with virtio-net headers, one queue per worker, moved into the sandbox.
     Tap,
-    /// A veth whose host end the switch holds by AF_PACKET, guarded from the host's stack.
+    /// A veth whose host end the switch holds by AF_PACKET with rings, guarded from the host's stack.
     Packet,
+    /// The same without rings.
+    PacketCalls,
     /// A veth whose host end the switch holds by AF_XDP, guarded as well.
     Xdp,
     /// A TAP of one queue without offloads, moved into the sandbox.
@@ -49,7 +51,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Every backend that a sandbox can be plugged in with.
+    /// Every backend that a sandbox can be plugged in with, each as it is at its best.
     pub const ALL: [Self; 4] = [Self::Tap, Self::Packet, Self::Xdp, Self::TapPlain];
 
     /// Every ordered pair of backends.
@@ -133,7 +135,8 @@ impl Rig {
         let id = PortId(sandboxes as u16 + 1);
         let queues = match backend {
             Backend::Tap => tap_queues(&ns, self.dataplane.workers()),
-            Backend::Packet => self.packet_queues(&ns, &format!("p{}", id.0), mtu),
+            Backend::Packet => self.packet_queues(&ns, &format!("p{}", id.0), mtu, Rings::Wanted),
+            Backend::PacketCalls => self.packet_queues(&ns, &format!("p{}", id.0), mtu, Rings::Off),
             Backend::Xdp => self.xdp_queues(&ns, &format!("p{}", id.0), mtu),
             Backend::TapPlain => vec![plain_queue(&ns)],
         };
@@ -265,10 +268,16 @@ impl Rig {
     }
 
     /// A veth into the sandbox, with its host end held by AF_PACKET, a queue per worker.
-    fn packet_queues(&self, ns: &Namespace, host_end: &str, mtu: u16) -> Vec<Box<dyn PortIo>> {
+    fn packet_queues(
+        &self,
+        ns: &Namespace,
+        host_end: &str,
+        mtu: u16,
+        rings: Rings,
+    ) -> Vec<Box<dyn PortIo>> {
         self.silent_veth(ns, host_end, mtu);
         let builder = PacketBuilder::new(host_end).queues(self.dataplane.workers());
-        let sockets = self.host.run(|| builder.open());
+        let sockets = self.host.run(|| builder.rings(rings).open());
         let sockets = sockets.unwrap_or_else(|error| panic!("{host_end}: {error}"));
         sockets
             .into_iter()

@@ -11,7 +11,7 @@ use dataplane_core::frame::FRAME_SIZE_MAX;
 use dataplane_port::conformance::{Peer, PortPeer, Subject};
 use dataplane_port::fault::{FaultRates, Faulty};
 use dataplane_port::memory::MemoryPort;
-use dataplane_port::packet::PacketSocket;
+use dataplane_port::packet::{PacketBuilder, PacketSocket, Rings};
 use dataplane_port::pcap::{PcapWriter, Recorder};
 use dataplane_port::tap::Tap;
 use dataplane_port::tap_plain::PlainTap;
@@ -139,6 +139,14 @@ fn kernel_rows(ns: &Namespace) -> Vec<Row> {
             let (name, peer) = (next("near"), next("far"));
             veth(&name, &peer);
             let port = PacketSocket::open(&name).unwrap();
+            let far_end = PacketSocket::open(&peer).unwrap();
+            Subject::new(port, PortPeer::new(far_end, unplug(name)), PLAIN_SIZE_MAX)
+        }),
+        row("packet, rings", || {
+            let (name, peer) = (next("near"), next("far"));
+            veth(&name, &peer);
+            let builder = PacketBuilder::new(&name).rings(Rings::Wanted);
+            let port = builder.open().unwrap().remove(0);
             let far_end = PacketSocket::open(&peer).unwrap();
             Subject::new(port, PortPeer::new(far_end, unplug(name)), PLAIN_SIZE_MAX)
         }),

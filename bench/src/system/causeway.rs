@@ -107,6 +107,7 @@ const fn backend(setup: &Setup) -> Backend {
     match setup.backend {
         BackendName::Tap => Backend::Tap,
         BackendName::Packet => Backend::Packet,
+        BackendName::PacketCalls => Backend::PacketCalls,
         BackendName::Xdp => Backend::Xdp,
         BackendName::TapPlain => Backend::TapPlain,
     }

@@ -78,8 +78,10 @@ pub enum BackendName {
     /// A TAP with virtio-net headers.
     #[default]
     Tap,
-    /// A veth whose host end is held by AF_PACKET.
+    /// A veth whose host end is held by AF_PACKET, by rings.
     Packet,
+    /// The same by system calls.
+    PacketCalls,
     /// A veth whose host end is held by AF_XDP.
     Xdp,
     /// A TAP of one queue without offloads.

@@ -186,7 +186,16 @@ impl State {
         // Every queue of a device was opened the same way.
         if let Some(queue) = queues.first() {
             self.capabilities.insert(port, queue.capabilities());
-            self.negotiated.insert(port, queue.negotiated());
+            let negotiated = queue.negotiated();
+            for Negotiated {
+                feature,
+                wanted,
+                used,
+            } in negotiated.iter().filter(|it| it.wanted != it.used)
+            {
+                tracing::warn!(%port, feature, wanted, used, "the kernel refuses what is best");
+            }
+            self.negotiated.insert(port, negotiated);
         }
     }
 }

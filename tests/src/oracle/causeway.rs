@@ -7,7 +7,7 @@ use dataplane::{Config, Dataplane};
 use dataplane_core::fdb::MOVES_PER_SECOND_MAX;
 use dataplane_core::topology::Topology;
 use dataplane_port::PortIo;
-use dataplane_port::packet::PacketBuilder;
+use dataplane_port::packet::{PacketBuilder, Rings};
 use dataplane_port::tap::TapBuilder;
 use dataplane_port::xdp::XdpSocket;
 
@@ -198,7 +198,12 @@ fn veth(
     queues: usize,
 ) -> Vec<Box<dyn PortIo>> {
     lab.cable(host, near, ns, far);
-    let sockets = host.run(|| PacketBuilder::new(near).queues(queues).open());
+    let sockets = host.run(|| {
+        PacketBuilder::new(near)
+            .queues(queues)
+            .rings(Rings::Wanted)
+            .open()
+    });
     let sockets = sockets.unwrap_or_else(|error| panic!("{near}: {error}"));
     let boxed = |socket| Box::new(socket) as Box<dyn PortIo>;
     sockets.into_iter().map(boxed).collect()
