@@ -1,0 +1,71 @@
+//! How endpoints are connected.
+
+use std::str::FromStr;
+
+/// How an endpoint is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// A multi-queue TAP with offloads, moved into the sandbox.
+    Tap,
+    /// A TAP without offloads, by the `tun-tap` crate.
+    TapPlain,
+    /// A veth pair, its host end read by AF_PACKET.
+    Packet,
+    /// A veth pair, its host end read by AF_XDP.
+    Xdp,
+    /// A network card of the host, read by AF_PACKET.
+    Nic,
+    /// A TAP that stays with the host, for its own addresses on a NIC's network.
+    Host,
+}
+
+impl Backend {
+    /// Those that an attachment may ask for; the others come with a network's NIC.
+    pub const ALL: [Self; 4] = [Self::Tap, Self::TapPlain, Self::Packet, Self::Xdp];
+    /// Every backend.
+    const EVERY: [Self; 6] = [
+        Self::Tap,
+        Self::TapPlain,
+        Self::Packet,
+        Self::Xdp,
+        Self::Nic,
+        Self::Host,
+    ];
+
+    /// Whether the host has one end of a veth pair, and the sandbox the other.
+    pub const fn is_veth(self) -> bool {
+        match self {
+            Self::Packet | Self::Xdp => true,
+            Self::Tap | Self::TapPlain | Self::Nic | Self::Host => false,
+        }
+    }
+
+    /// The word on the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::TapPlain => "tap-plain",
+            Self::Packet => "packet",
+            Self::Xdp => "xdp",
+            Self::Nic => "nic",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl FromStr for Backend {
+    type Err = BackendError;
+
+    fn from_str(text: &str) -> Result<Self, BackendError> {
+        let of_label = |backend: &Self| backend.label() == text;
+        Self::EVERY
+            .into_iter()
+            .find(of_label)
+            .ok_or_else(|| BackendError(text.to_owned()))
+    }
+}
+
+/// Text that names no backend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no backend; choose tap, tap-plain, packet or xdp")]
+pub struct BackendError(pub String);
