@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 12] = [
+pub const ALL: [(&str, &str); 13] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -20,6 +20,10 @@ pub const ALL: [(&str, &str); 12] = [
         include_str!("../scenarios/pair-connections.toml"),
     ),
     ("backends", include_str!("../scenarios/backends.toml")),
+    (
+        "backends-frames",
+        include_str!("../scenarios/backends-frames.toml"),
+    ),
     ("workers", include_str!("../scenarios/workers.toml")),
     ("star-idle", include_str!("../scenarios/star-idle.toml")),
     (

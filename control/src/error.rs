@@ -33,6 +33,9 @@ pub enum Error {
     /// Not a backend.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// No backend works here.
+    #[error("no backend works here: {0}")]
+    NoBackend(String),
     /// Not a behaviour of a NAT.
     #[error(transparent)]
     Dependence(#[from] DependenceError),
@@ -318,6 +321,7 @@ impl Error {
             | Self::Tap(_)
             | Self::Packet(_)
             | Self::Xdp(_)
+            | Self::NoBackend(_)
             | Self::Guard(_)
             | Self::Store(_)
             | Self::Dataplane(_)

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+pub mod backend_choice;
 pub mod capture;
 pub mod cli;
 pub mod config;

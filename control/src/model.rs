@@ -34,7 +34,7 @@ use crate::ipam;
 use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
 
-pub use backend::{Backend, BackendError};
+pub use backend::{Backend, BackendAsked, BackendChoice, BackendError, Purpose};
 pub use bridging::{LoopDetect, LoopDetectError, StpFrames, StpFramesError};
 pub use endpoints::Endpoints;
 pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
@@ -380,6 +380,8 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// How it is connected.
     pub backend: Backend,
+    /// Set where that was the daemon's choice.
+    pub choice: Option<BackendChoice>,
     /// How far it has come.
     pub phase: Phase,
     /// What is set of its port.

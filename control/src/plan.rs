@@ -322,6 +322,7 @@ mod tests {
                 mac: MacAddr::ZERO,
                 addresses: Vec::new(),
                 backend: Backend::Tap,
+                choice: None,
                 phase,
                 settings: Default::default(),
                 vlans: Default::default(),

@@ -56,6 +56,17 @@ pub fn drop_all_others() -> Result<(), Error> {
     caps::set(None, CapSet::Permitted, &kept).map_err(failed)
 }
 
+/// Whether this process may load programs of BPF that touch the network, as far as can be told: the kernel lets
+/// none of another user namespace than the first.
+pub fn may_load_bpf() -> bool {
+    let has = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let may = |capability| has.contains(&capability);
+    let first = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    let may_load = may(Capability::CAP_BPF) || may(Capability::CAP_SYS_ADMIN);
+    first && may_load && may(Capability::CAP_NET_ADMIN) && may(Capability::CAP_NET_RAW)
+}
+
 /// Capabilities of the daemon's work that this process lacks, as capabilities(7) names them.
 pub fn missing() -> Vec<String> {
     let has = caps::read(None, CapSet::Effective).unwrap_or_default();

@@ -8,6 +8,7 @@
 //! that is not busy, and only the control plane waits for them.
 
 mod address_reservations;
+mod choices;
 mod dns;
 mod error;
 mod fdb;
@@ -82,6 +83,7 @@ const MIGRATIONS: &[&str] = &[
     address_reservations::RESERVATIONS,
     rules::RULES,
     routes::ROUTES,
+    choices::CHOICES,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "
@@ -480,6 +482,7 @@ fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Resul
     vlans::put_endpoint(connection, endpoint)?;
     dns::put_endpoint(connection, endpoint)?;
     routes::put(connection, endpoint)?;
+    choices::put(connection, endpoint)?;
     let port = endpoint.port.0;
     connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
     for address in &endpoint.addresses {
@@ -563,6 +566,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
             mac: text(row, "mac")?,
             addresses: Vec::new(),
             backend: text(row, "backend")?,
+            choice: None,
             phase: phase(row)?,
             settings: PortSettings {
                 flags: port_settings::flags(&row.get::<_, String>("flags")?).map_err(unreadable)?,
@@ -593,6 +597,7 @@ fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, 
     vlans::load_endpoints(connection, &mut endpoints)?;
     dns::load_endpoints(connection, &mut endpoints)?;
     routes::load(connection, &mut endpoints)?;
+    choices::load(connection, &mut endpoints)?;
     storm::load(connection, &mut endpoints)?;
     links::load(connection, &mut endpoints)?;
     mac_nat::load(connection, &mut endpoints)?;

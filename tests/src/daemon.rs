@@ -35,6 +35,7 @@ pub struct Daemon {
     options: Vec<String>,
     socket: SocketOption,
     networks: FirstNetworks,
+    means: Means,
     child: Option<Child>,
 }
 
@@ -45,6 +46,14 @@ enum FirstNetworks {
     None,
     /// Those that one without further options has.
     Usual,
+}
+
+/// What a daemon may have of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    All,
+    /// No more locked memory than an ordinary process.
+    LittleLockedMemory,
 }
 
 /// How a daemon is told of its socket.
@@ -94,6 +103,17 @@ impl Daemon {
         Self::start(lab, host, &options)
     }
 
+    /// Starts a daemon that may lock 64 KiB of memory, too little for AF_XDP.
+    ///
+    /// # Panics
+    /// With its log, when it does not answer.
+    pub fn start_short_of_memory(lab: &Lab, host: &Namespace, options: &[&str]) -> Self {
+        let mut daemon = Self::of(lab, host, options, SocketOption::CommandLine);
+        daemon.means = Means::LittleLockedMemory;
+        daemon.restart();
+        daemon
+    }
+
     fn start_with(lab: &Lab, host: &Namespace, options: &[&str], socket: SocketOption) -> Self {
         let mut daemon = Self::of(lab, host, options, socket);
         daemon.restart();
@@ -107,6 +127,7 @@ impl Daemon {
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             socket,
             networks: FirstNetworks::None,
+            means: Means::All,
             child: None,
         }
     }
@@ -131,7 +152,21 @@ impl Daemon {
             .append(true)
             .open(self.dir.join("log"))
             .expect("a log file");
-        let mut command = Command::new(binary());
+        let mut command = match self.means {
+            Means::All => Command::new(binary()),
+            Means::LittleLockedMemory => {
+                // Each becomes the next, so the process is the daemon's.
+                let mut command = Command::new("setpriv");
+                command
+                    .args([
+                        "--bounding-set=-ipc_lock",
+                        "prlimit",
+                        "--memlock=65536:65536",
+                    ])
+                    .arg(binary());
+                command
+            }
+        };
         if self.socket == SocketOption::CommandLine {
             command.arg("--socket").arg(self.socket());
         }

@@ -331,7 +331,9 @@ pub async fn port(
     State(engine): Shared,
     Path(name): Path<String>,
 ) -> Result<Json<PortView>, Error> {
-    Ok(Json(engine.port(&name)?))
+    let mut view = engine.port(&name)?;
+    view.connection = engine.backend_of(&view.name).await;
+    Ok(Json(view))
 }
 
 /// `PATCH /v1/ports/{port}`

@@ -34,7 +34,7 @@ use crate::engine::{
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
 use crate::model::dns::{endpoint_dns, network_dns};
-use crate::model::{self, Asked, Backend, Icc, NatRequest, StaticRoute};
+use crate::model::{self, Asked, Backend, BackendAsked, Icc, NatRequest, StaticRoute};
 use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
 type Shared = State<Arc<Engine>>;
@@ -260,7 +260,7 @@ pub async fn attach(
     let backend = body
         .backend
         .as_deref()
-        .map_or(Ok(Backend::Tap), str::parse)?;
+        .map_or(Ok(BackendAsked::Named(Backend::Tap)), str::parse)?;
     let mac = body.mac.as_deref().map(mac_request).transpose()?;
     let request = AttachRequest {
         sandbox,

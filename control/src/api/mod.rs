@@ -3,6 +3,7 @@
 //! Who may open the socket may do everything, so it is made for its owner, and for a group where one is named. A handler that
 //! panics answers 500 and is counted; the dataplane does not notice.
 
+pub mod backends;
 pub mod bridging;
 pub mod debugging;
 mod document;

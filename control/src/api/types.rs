@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use super::loads::{PortLoadView, WorkerLoadView};
 pub use super::nat_views::{NatEndpointView, NatPoolView, NatUsageView, RuleView, SessionView};
 
+use super::backends::BackendView;
 use super::bridging::{FlagsBody, LinkView, StormView};
 use super::reservations::ReservationBody;
 
@@ -261,7 +262,8 @@ pub struct EndpointCreate {
     pub without: Vec<String>,
     /// The MAC, or `random`; from the address when left out.
     pub mac: Option<String>,
-    /// `tap`, `packet`, `xdp` or `tap-plain`; the first when left out.
+    /// `tap`, `packet`, `xdp` or `tap-plain`, or `auto` and `auto-small` for the best that works; the first
+    /// when left out.
     pub backend: Option<String>,
     /// Further names on its network.
     pub aliases: Vec<String>,
@@ -300,6 +302,12 @@ pub struct EndpointView {
     pub addresses: Vec<String>,
     /// How it is connected.
     pub backend: String,
+    /// What was asked for: that, or `auto` and `auto-small`.
+    #[serde(default)]
+    pub backend_asked: Option<String>,
+    /// Why it is connected so, where that was the daemon's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_why: Option<String>,
     /// Further names on its network.
     #[serde(default)]
     pub aliases: Vec<String>,
@@ -467,6 +475,9 @@ pub struct PortView {
     /// Its links that are no plain cable, or were none.
     #[serde(default)]
     pub links: Vec<LinkView>,
+    /// How it is connected, of an endpoint's port that was asked for by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<BackendView>,
 }
 
 /// A drop reason with its counter.
@@ -585,7 +596,7 @@ pub struct StatusView {
 pub struct FeatureView {
     /// Whose it is.
     pub object: String,
-    /// `offload`, `device` or `guard`.
+    /// `offload`, `device`, `guard`, `backend`, and what a backend has negotiated.
     pub feature: String,
     /// What was asked for.
     pub wanted: String,

@@ -469,7 +469,7 @@ pub struct AttachArgs {
         allow_negative_numbers = true
     )]
     pub gw_priority: i32,
-    /// How it is connected: tap, packet, xdp, tap-plain
+    /// How it is connected: tap, packet, xdp, tap-plain; auto and auto-small: the best that works here
     #[arg(long, default_value = "tap")]
     pub backend: String,
     /// What is reached by another router than the gateway; repeats

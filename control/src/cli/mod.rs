@@ -321,6 +321,10 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
     }
     let addresses = made.addresses.join(" ");
     writeln!(io::stdout(), "{} {} {addresses}", made.name, made.ifname)?;
+    if let Some(why) = &made.backend_why {
+        // Beside what scripts read.
+        writeln!(io::stderr(), "backend {}: {why}", made.backend)?;
+    }
     Ok(())
 }
 

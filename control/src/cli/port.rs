@@ -10,8 +10,9 @@ use dataplane_core::l2::{FloodClass, PortFlags};
 use super::args::JsonArgs;
 use super::client::{Client, escape};
 use super::{print_json, publish, table};
+use crate::api::backends::BackendView;
 use crate::api::bridging::{FlagsBody, LimitBody, LinkView, PortSet};
-use crate::api::types::PortView;
+use crate::api::types::{FeatureView, PortView};
 use crate::port_settings;
 
 /// `port`
@@ -202,6 +203,9 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
         "  sent {tx} frames, {} bytes, dropped {}, lost {}",
         port.tx_bytes, port.tx_dropped, port.tx_lost
     )?;
+    if let Some(connection) = &port.connection {
+        show_connection(&mut out, connection)?;
+    }
     if let Some(body) = port.flags {
         for (flag, word) in PortFlags::ALL {
             let on = if flags(body).has(flag) { "on" } else { "off" };
@@ -226,6 +230,33 @@ async fn show(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
     }
     for link in &port.links {
         show_link(&mut out, link)?;
+    }
+    Ok(())
+}
+
+fn show_connection(out: &mut impl Write, connection: &BackendView) -> io::Result<()> {
+    let BackendView {
+        backend,
+        asked,
+        why,
+        features,
+    } = connection;
+    match why {
+        Some(why) => writeln!(out, "  backend {backend}, asked for {asked}: {why}")?,
+        None => writeln!(out, "  backend {backend}")?,
+    }
+    for FeatureView {
+        feature,
+        wanted,
+        used,
+        replaced,
+        ..
+    } in features.iter().filter(|it| it.feature != "backend")
+    {
+        match replaced {
+            true => writeln!(out, "    {feature} {used}, instead of {wanted}")?,
+            false => writeln!(out, "    {feature} {used}")?,
+        }
     }
     Ok(())
 }

@@ -241,6 +241,9 @@ fn offload(facts: &Facts) -> Vec<Said> {
     let said = lesser.into_iter().map(|((feature, used, wanted), objects)| {
         let fix = match feature {
             "guard" => "the guard works as well by filters; for the program, run where BPF may be loaded",
+            "backend" | "reception" | "sending" => {
+                "frames are right all the same; `causeway port show PORT` and the log tell why"
+            }
             _ => "a newer kernel has it; frames are right all the same, large ones cost more",
         };
         let who = match objects.as_slice() {

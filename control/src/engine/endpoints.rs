@@ -8,6 +8,7 @@ use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::l2::Families;
 use dataplane_core::topology::PORTS_MAX;
 
+use super::choosing;
 use super::detaching::check_detachable;
 use super::reservations::reserves;
 use super::{Engine, State};
@@ -17,8 +18,8 @@ use crate::ipam;
 use crate::link::check_ifname;
 use crate::model::dns::EndpointDns;
 use crate::model::{
-    Backend, BackendError, Claimant, DesiredState, ENDPOINT_PORT_FIRST, Endpoint, ForeignId, Name,
-    Network, Phase, Router, Sandbox, StaticRoute, check_routes,
+    Backend, BackendAsked, BackendError, Claimant, DesiredState, ENDPOINT_PORT_FIRST, Endpoint,
+    ForeignId, Name, Network, Phase, Router, Sandbox, StaticRoute, check_routes,
 };
 use crate::netns::{NAMED_DIR, Netns};
 use crate::port_settings::PortSettings;
@@ -51,7 +52,7 @@ pub struct AttachRequest {
     /// The MAC; made from the address when left out.
     pub mac: Option<MacAddr>,
     /// How it is connected.
-    pub backend: Backend,
+    pub backend: BackendAsked,
     /// Its names besides its own.
     pub dns: EndpointDns,
     /// Of several endpoints of a sandbox the highest has the default route.
@@ -102,8 +103,7 @@ impl Engine {
         mut endpoint: Endpoint,
         network: &Network,
     ) -> Result<Endpoint, Error> {
-        self.store.put_endpoint(&endpoint)?;
-        let queues = match self.devices.create(&endpoint, network).await {
+        let queues = match self.make_device(&mut endpoint, network).await {
             Ok(queues) => queues,
             Err(error) => {
                 self.drop_endpoint(state, endpoint.port)?;
@@ -277,9 +277,9 @@ impl Engine {
             .network(&request.network)
             .ok_or_else(|| Error::unknown_network(&request.network))?;
         check_ifname(&request.ifname)?;
-        if !Backend::ALL.contains(&request.backend) {
-            let word = request.backend.label().to_owned();
-            return Err(BackendError(word).into());
+        let backend = choosing::first(request.backend);
+        if !Backend::ALL.contains(&backend) {
+            return Err(BackendError(backend.label().to_owned()).into());
         }
         let (path, ns) = open_sandbox(&request.sandbox)?;
         if ns == self.host {
@@ -311,7 +311,8 @@ impl Engine {
             ifname: request.ifname,
             mac,
             addresses,
-            backend: request.backend,
+            backend,
+            choice: choosing::begun(request.backend),
             phase: Phase::Attaching,
             settings: PortSettings::default(),
             vlans: PortVlans::default(),

@@ -6,6 +6,7 @@ use dataplane_port::guard::{self, Method};
 
 use super::{Engine, State};
 use crate::api::types::FeatureView;
+use crate::backend_choice;
 use crate::host_link;
 use crate::model::Backend;
 
@@ -28,6 +29,11 @@ impl Engine {
             }
         }
         for endpoint in state.desired.endpoints.values() {
+            if let Some(choice) = &endpoint.choice {
+                let best = backend_choice::preferred(choice.purpose)[0].label();
+                let object = format!("endpoint '{}'", endpoint.name);
+                features.push(feature(object, "backend", best, endpoint.backend.label()));
+            }
             let negotiated = state.negotiated.get(&endpoint.port);
             let told = negotiated.into_iter().flatten().map(|it| {
                 let object = format!("endpoint '{}'", endpoint.name);

@@ -224,6 +224,7 @@ impl Engine {
                 mac_nat: port.profile.mac_nat.as_ref().map(|nat| nat.mac.to_string()),
                 storm: self.storm_views(port),
                 links: link_views(&stats, port),
+                connection: None,
             }
         };
         topology.ports.iter().flatten().map(view).collect()
@@ -623,6 +624,8 @@ fn endpoint_view(state: &State, endpoint: &Endpoint) -> EndpointView {
         mac: endpoint.mac.to_string(),
         addresses: endpoint.addresses.iter().map(with_len).collect(),
         backend: endpoint.backend.label().to_owned(),
+        backend_asked: Some(super::choosing::asked(endpoint).label().to_owned()),
+        backend_why: endpoint.choice.as_ref().map(|choice| choice.why.clone()),
         links: endpoint.dns.links.iter().map(ToString::to_string).collect(),
         gw_priority: endpoint.gw_priority,
         routes: endpoint.routes.iter().map(ToString::to_string).collect(),

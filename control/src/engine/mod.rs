@@ -11,6 +11,7 @@
 
 mod addresses;
 mod background;
+mod choosing;
 mod claims;
 mod clean;
 mod detaching;

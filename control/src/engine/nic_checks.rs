@@ -165,6 +165,7 @@ impl Engine {
             mac: Default::default(),
             addresses: Vec::new(),
             backend: Backend::Nic,
+            choice: None,
             phase: Phase::Attaching,
             // A whole LAN is behind one, and whatever the host has on the other.
             settings: PortSettings {

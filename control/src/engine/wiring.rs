@@ -231,6 +231,7 @@ mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, port as u8]),
             addresses: Vec::new(),
             backend: Backend::Tap,
+            choice: None,
             phase: Phase::Attached,
             settings: Default::default(),
             vlans: Default::default(),

@@ -152,6 +152,7 @@ fn endpoint(port: u16, network: &Network, address: IpAddr) -> crate::model::Endp
         mac: dataplane_core::addr::MacAddr::ZERO,
         addresses: vec![address],
         backend: crate::model::Backend::Tap,
+        choice: None,
         phase: crate::model::Phase::Attached,
         settings: Default::default(),
         vlans: Default::default(),

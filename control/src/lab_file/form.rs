@@ -14,7 +14,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::bridging::FlagsBody;
-use crate::model::{self, Backend, LoopDetect, Name, RulePorts, RuleSide, StaticRoute, StpFrames};
+use crate::model::{
+    self, BackendAsked, LoopDetect, Name, RulePorts, RuleSide, StaticRoute, StpFrames,
+};
 use crate::netns::NAMED_DIR;
 use crate::publish::PublishSpec;
 use crate::vlans as vlan_words;
@@ -97,8 +99,8 @@ pub(super) fn loop_detect<'de, D: Deserializer<'de>>(from: D) -> Result<Option<S
 }
 
 pub(super) fn backend<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let written = |value: &Backend| value.label().to_owned();
-    by(from, str::parse::<Backend>, written).map(Some)
+    let written = |value: &BackendAsked| value.label().to_owned();
+    by(from, str::parse::<BackendAsked>, written).map(Some)
 }
 
 pub(super) fn dependence<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

@@ -197,7 +197,10 @@ impl Observed {
             ip: address(false),
             ip6: address(true),
             mac: Some(view.mac.clone()),
-            backend: Some(view.backend.clone()),
+            backend: view
+                .backend_asked
+                .clone()
+                .or_else(|| Some(view.backend.clone())),
             aliases: Some(view.aliases.clone()),
             links: Some(view.links.clone()),
             gw_priority: Some(view.gw_priority),

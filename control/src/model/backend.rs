@@ -65,7 +65,57 @@ impl FromStr for Backend {
     }
 }
 
+/// What an endpoint is for, where its backend is the daemon's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Large and small frames, as most have.
+    Mixed,
+    /// Many small frames.
+    SmallFrames,
+}
+
+/// What is asked for of an endpoint's backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendAsked {
+    /// This one.
+    Named(Backend),
+    /// The best for a purpose that works here.
+    Auto(Purpose),
+}
+
+impl BackendAsked {
+    /// The word on the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Named(backend) => backend.label(),
+            Self::Auto(Purpose::Mixed) => "auto",
+            Self::Auto(Purpose::SmallFrames) => "auto-small",
+        }
+    }
+}
+
+impl FromStr for BackendAsked {
+    type Err = BackendError;
+
+    fn from_str(text: &str) -> Result<Self, BackendError> {
+        match text {
+            "auto" => Ok(Self::Auto(Purpose::Mixed)),
+            "auto-small" => Ok(Self::Auto(Purpose::SmallFrames)),
+            _ => text.parse().map(Self::Named),
+        }
+    }
+}
+
+/// That an endpoint's backend was the daemon's choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendChoice {
+    /// What the endpoint is for.
+    pub purpose: Purpose,
+    /// Why it has the backend that it has.
+    pub why: String,
+}
+
 /// Text that names no backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no backend; choose tap, tap-plain, packet or xdp")]
+#[error("'{0}' is no backend; choose auto, auto-small, tap, tap-plain, packet or xdp")]
 pub struct BackendError(pub String);

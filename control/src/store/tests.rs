@@ -5,10 +5,10 @@ use crate::flood_settings::FloodSettings;
 use crate::link::saved::SavedIp;
 use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
-    Backend, Confirmation, FdbSetting, FileTarget, Holder, LoopDetect, MIRROR_FILE_PORT_FIRST,
-    MTU_DEFAULT, MdbSetting, MirrorFileSetting, MirrorIngress, MirrorSetting, NicBefore, NicOrigin,
-    NicSetting, NicStage, Publication, PublicationTarget, RuleBody, RulePorts, RuleSetting,
-    StpFrames,
+    Backend, BackendChoice, Confirmation, FdbSetting, FileTarget, Holder, LoopDetect,
+    MIRROR_FILE_PORT_FIRST, MTU_DEFAULT, MdbSetting, MirrorFileSetting, MirrorIngress,
+    MirrorSetting, NicBefore, NicOrigin, NicSetting, NicStage, Publication, PublicationTarget,
+    Purpose, RuleBody, RulePorts, RuleSetting, StpFrames,
 };
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ pub(crate) fn example() -> DesiredState {
         mac: "02:42:0a:58:00:02".parse().unwrap(),
         addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
         backend: Backend::Packet,
+        choice: Some(BackendChoice {
+            purpose: Purpose::SmallFrames,
+            why: "xdp was not used".to_owned(),
+        }),
         phase: Phase::Attaching,
         settings: PortSettings {
             flags: PortFlags::default().with(PortFlags::ISOLATED),

@@ -24,6 +24,7 @@ use std::os::fd::BorrowedFd;
 use dataplane_core::frame::{FrameBuf, GsoKind};
 
 pub use framing::Framing;
+pub use sys::kernel_version;
 
 pub mod conformance;
 pub mod ethtool;

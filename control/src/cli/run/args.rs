@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// MAC on the first network, or 'random' [default: from the address]
     #[arg(long, visible_alias = "mac-address", value_name = "MAC|random")]
     pub mac: Option<String>,
-    /// How it is connected: tap, packet, xdp, tap-plain
+    /// How it is connected: tap, packet, xdp, tap-plain; auto and auto-small: the best that works here
     #[arg(long, default_value = "tap")]
     pub backend: String,
     /// The program with its arguments
