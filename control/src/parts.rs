@@ -158,11 +158,6 @@ impl Parts {
         }
     }
 
-    /// The parts of an endpoint.
-    pub fn get(&self, port: PortId) -> Option<&EndpointParts> {
-        self.0.get(port.index())?.as_ref()
-    }
-
     /// Those of all endpoints, by port.
     pub fn all(&self) -> impl Iterator<Item = &EndpointParts> {
         self.0.iter().flatten()

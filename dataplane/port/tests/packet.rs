@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/flows.rs"]
+mod flows;
 
 use std::io;
 use std::net::UdpSocket;
@@ -13,6 +15,7 @@ use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_port::conformance::{PortPeer, Subject, check_all, numbered, wait};
 use dataplane_port::packet::{Offloads, PacketBuilder, PacketError, PacketSocket};
 use dataplane_port::{Batch, Framing, PortIo};
+use flows::datagram;
 use tun_tap::{Iface, Mode};
 
 /// Both ends of a cable within the namespace.
@@ -78,46 +81,13 @@ fn own_frames_are_not_received() {
 
 #[test]
 fn queues_share_the_flows_and_keep_each_in_order() {
-    const FLOWS: u16 = 32;
     in_namespace(|| {
         veth();
         let mut queues = PacketBuilder::new("a0").queues(2).open().unwrap();
-        let mut far_end = PacketSocket::open("b0").unwrap();
-        for round in 0..8u8 {
-            for flow in 0..FLOWS {
-                assert_eq!(
-                    far_end.send(&mut [datagram(5_000 + flow, round)]).unwrap(),
-                    1
-                );
-            }
-        }
-        let mut seen = vec![(None, 0u8); usize::from(FLOWS)];
-        let mut share = [0; 2];
-        let mut rx = Batch::new();
-        let done = wait(|| {
-            for (index, queue) in queues.iter_mut().enumerate() {
-                let Ok(count) = queue.recv(&mut rx) else {
-                    continue;
-                };
-                share[index] += count;
-                for frame in rx.frames() {
-                    let bytes = frame.bytes();
-                    let port = u16::from_be_bytes([bytes[34], bytes[35]]);
-                    let (owner, next) = &mut seen[usize::from(port - 5_000)];
-                    assert_eq!(
-                        *owner.get_or_insert(index),
-                        index,
-                        "a flow changed its queue"
-                    );
-                    assert_eq!(bytes[42], *next, "a flow was reordered");
-                    *next += 1;
-                }
-                rx.clear();
-            }
-            (share.iter().sum::<usize>() == 8 * usize::from(FLOWS)).then_some(())
-        });
-        assert!(done.is_some(), "{share:?}");
-        assert!(share.iter().all(|&count| count > 0), "{share:?}");
+        flows::each_keeps_its_queue_and_its_order(
+            &mut queues,
+            &mut PacketSocket::open("b0").unwrap(),
+        );
     });
 }
 
@@ -261,16 +231,6 @@ fn without_the_header_a_socket_is_plain() {
         assert_eq!(wait(|| far_end.recv(&mut rx).ok()), Some(1));
         assert_eq!(rx.frames()[0].bytes(), datagram(5_001, 8).bytes());
     });
-}
-
-/// A UDP datagram without checksum from `port`, with one byte of payload.
-fn datagram(port: u16, payload: u8) -> FrameBuf {
-    let [port_high, port_low] = port.to_be_bytes();
-    let mut bytes = vec![0x02, 0, 0, 0, 0, 0x0a, 0x02, 0, 0, 0, 0, 0x0b, 0x08, 0x00];
-    bytes.extend([0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0xf6, 0xce]);
-    bytes.extend([192, 0, 2, 1, 192, 0, 2, 2]);
-    bytes.extend([port_high, port_low, 0x13, 0x88, 0, 9, 0, 0, payload]);
-    FrameBuf::from_bytes(&bytes)
 }
 
 #[test]

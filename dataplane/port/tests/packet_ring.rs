@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/cables.rs"]
+mod cables;
 mod common;
+#[path = "common/flows.rs"]
+mod flows;
 
 use std::io;
 
 use common::{in_namespace, ip, tc};
 use dataplane_core::frame::{FrameBuf, Offload};
-use dataplane_port::conformance::{Packet, PacketKind, PortPeer, Subject};
-use dataplane_port::conformance::{check_all, numbered, wait};
+use dataplane_port::conformance::{Packet, PacketKind};
+use dataplane_port::conformance::{numbered, wait};
 use dataplane_port::packet::{Because, Feature, PacketBuilder, PacketSocket, Passing, Rings};
 use dataplane_port::packet::{Offloads, RECEIVE_SLOTS, SLOT_SIZE, TRANSMIT_SLOTS, Ways};
 use dataplane_port::tap::Tap;
@@ -39,22 +43,7 @@ const BOTH: Ways = Ways {
 
 /// Runs the suite on the ports that `build` opens, on cables of an MTU.
 fn conforms(mtu: u16, build: impl Fn(PacketBuilder) -> PacketBuilder) {
-    let mut pair = 0;
-    check_all(|| {
-        // The pair of the check before may still be there.
-        pair += 1;
-        let (near, far) = (format!("a{pair}"), format!("b{pair}"));
-        ip(&format!(
-            "link add {near} mtu {mtu} type veth peer name {far} mtu {mtu}"
-        ));
-        ip(&format!("link set {near} up"));
-        ip(&format!("link set {far} up"));
-        let port = build(builder(&near)).open().unwrap().remove(0);
-        let far_end = PacketSocket::open(&far).unwrap();
-        let unplug = move || ip(&format!("link del {near}"));
-        let peer = PortPeer::new(far_end, unplug);
-        Subject::new(port, peer, usize::from(mtu) + 14)
-    });
+    cables::conforms(mtu, |near| build(builder(near)).open().unwrap().remove(0));
 }
 
 #[test]
@@ -329,48 +318,12 @@ fn small_frames_do_not_overtake_what_the_queueing_discipline_holds() {
     });
 }
 
-/// A UDP datagram without checksum from `port`, with one byte of payload.
-fn datagram(port: u16, payload: u8) -> FrameBuf {
-    let [port_high, port_low] = port.to_be_bytes();
-    let mut bytes = vec![0x02, 0, 0, 0, 0, 0x0a, 0x02, 0, 0, 0, 0, 0x0b, 0x08, 0x00];
-    bytes.extend([0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0xf6, 0xce]);
-    bytes.extend([192, 0, 2, 1, 192, 0, 2, 2]);
-    bytes.extend([port_high, port_low, 0x13, 0x88, 0, 9, 0, 0, payload]);
-    FrameBuf::from_bytes(&bytes)
-}
-
 #[test]
 fn queues_share_the_flows_and_keep_each_in_order() {
-    const FLOWS: u16 = 32;
     in_namespace(|| {
         veth();
         let mut queues = builder("a0").queues(2).open().unwrap();
-        let mut far_end = open("b0");
-        for round in 0..8u8 {
-            let mut frames: Vec<_> = (0..FLOWS).map(|it| datagram(5_000 + it, round)).collect();
-            assert_eq!(far_end.send(&mut frames).unwrap(), frames.len());
-        }
-        let mut seen = vec![(None, 0u8); usize::from(FLOWS)];
-        let mut share = [0; 2];
-        let mut rx = Batch::new();
-        let done = wait(|| {
-            for (index, queue) in queues.iter_mut().enumerate() {
-                share[index] += queue.recv(&mut rx).unwrap_or(0);
-                for frame in rx.frames() {
-                    let bytes = frame.bytes();
-                    let port = u16::from_be_bytes([bytes[34], bytes[35]]);
-                    let (owner, next) = &mut seen[usize::from(port - 5_000)];
-                    let owner = *owner.get_or_insert(index);
-                    assert_eq!(owner, index, "a flow changed its queue");
-                    assert_eq!(bytes[42], *next, "a flow was reordered");
-                    *next += 1;
-                }
-                rx.clear();
-            }
-            (share.iter().sum::<usize>() == 8 * usize::from(FLOWS)).then_some(())
-        });
-        assert!(done.is_some(), "{share:?}");
-        assert!(share.iter().all(|&count| count > 0), "{share:?}");
+        flows::each_keeps_its_queue_and_its_order(&mut queues, &mut open("b0"));
     });
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/cables.rs"]
+mod cables;
 mod common;
 
 use std::io;
@@ -10,8 +12,8 @@ use std::net::UdpSocket;
 use common::{in_namespace, ip, output_of};
 use dataplane_core::checksum::{self, Sum};
 use dataplane_core::frame::{FrameBuf, Offload};
-use dataplane_port::conformance::{Packet, PacketKind, PortPeer, Subject};
-use dataplane_port::conformance::{check_all, numbered, wait};
+use dataplane_port::conformance::{Packet, PacketKind};
+use dataplane_port::conformance::{numbered, wait};
 use dataplane_port::packet::PacketSocket;
 use dataplane_port::xdp::{Checksums, Feature, Features, Frames, Mode, XdpBuilder, XdpError};
 use dataplane_port::xdp::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS, XdpSocket};
@@ -26,22 +28,9 @@ fn veth() {
 
 /// Runs the suite on the ports that `build` opens, on cables of an MTU.
 fn conforms(mtu: u16, build: impl Fn(XdpBuilder) -> XdpBuilder) {
-    let mut pair = 0;
-    check_all(|| {
-        // The pair of the check before may still be there.
-        pair += 1;
-        let (near, far) = (format!("a{pair}"), format!("b{pair}"));
-        ip(&format!(
-            "link add {near} mtu {mtu} type veth peer name {far} mtu {mtu}"
-        ));
-        ip(&format!("link set {near} up"));
-        ip(&format!("link set {far} up"));
-        let builder = build(XdpBuilder::new(&near).mtu(mtu));
-        let port = builder.open().unwrap().remove(0);
-        let far_end = PacketSocket::open(&far).unwrap();
-        let unplug = move || ip(&format!("link del {near}"));
-        let peer = PortPeer::new(far_end, unplug);
-        Subject::new(port, peer, usize::from(mtu) + 14)
+    cables::conforms(mtu, |near| {
+        let builder = build(XdpBuilder::new(near).mtu(mtu));
+        builder.open().unwrap().remove(0)
     });
 }
 
