@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tests::conform::program;
 use tests::daemon::Daemon;
@@ -20,6 +21,10 @@ const MDNS_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const MDNS_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 /// Of a message that asks for `host.local`.
 const MDNS_QUESTION: &[u8] = b"\0\0\0\0\0\x01\0\0\0\0\0\0\x04host\x05local\0\0\x01\0\x01";
+
+/// A host asks for advertisements three times, 4 s apart and by Linux ever further (RFC 4861 section
+/// 6.3.7, RFC 7559), and what it makes of one is tentative for a second or two.
+const ADVERTISED_MAX: Duration = Duration::from_secs(30);
 
 /// A network without a gateway of ours for what the router in the sandbox `router` says.
 struct Segment {
@@ -145,17 +150,21 @@ fn advertisements_give_an_address_and_duplicates_are_found() {
     let segment = Segment::new("ra");
     let client = segment.client("client", &["--ip6", "none"]);
     let _server = segment.serve(&dnsmasq);
-    wait_until(DEADLINE, "the client has an advertised address", || {
-        !advertised(&client).is_empty()
-    });
+    wait_until(
+        ADVERTISED_MAX,
+        "the client has an advertised address",
+        || !advertised(&client).is_empty(),
+    );
     let own = advertised(&client)[0];
     assert!(ping(&client, ip("fd00:88::2"), 56));
     assert!(ping(&segment.router, own, 1_400));
     // The same address elsewhere: the kernel asks, the owner answers, and it is not taken.
     let second = segment.client("second", &["--ip6", "none"]);
-    wait_until(DEADLINE, "the second has an address of its own", || {
-        !advertised(&second).is_empty()
-    });
+    wait_until(
+        ADVERTISED_MAX,
+        "the second has an address of its own",
+        || !advertised(&second).is_empty(),
+    );
     let index = second.link("eth0").index;
     let prefix = tests::lab::prefix(&format!("{own}/64"));
     let add =
