@@ -37,7 +37,7 @@ use dataplane_core::l2::PortVlans;
 use dataplane_core::nat::Dependence;
 use dataplane_core::topology::NatMode;
 use nix::fcntl::Flock;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 
 pub use error::Error;
 
@@ -112,6 +112,8 @@ CREATE TABLE host (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 /// How often, and after what pause, a state that somebody else has is tried again: for a second.
 const OPEN_TRIES_MAX: usize = 20;
 const OPEN_PAUSE: Duration = Duration::from_millis(50);
+/// Statements of the store that are kept ready; it has fewer.
+const STATEMENTS_KEPT: usize = 128;
 const DATABASE_FILE: &str = "state.sqlite";
 const LOCK_FILE: &str = "lock";
 const INSTANCE_KEY: &str = "instance";
@@ -213,7 +215,8 @@ impl Store {
     pub fn put_network(&self, network: &Network) -> Result<(), Error> {
         self.transaction(|connection| {
             let (owner, id) = foreign_columns(network.foreign.as_ref());
-            connection.execute(
+            execute(
+                connection,
                 "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
                  ?13, ?14, ?15, ?16, ?17)
                  ON CONFLICT (domain) DO UPDATE SET name = ?2, internal = ?3, host_link = ?4,
@@ -245,9 +248,14 @@ impl Store {
             dns::put_network(connection, network)?;
             nics::put_network(connection, network)?;
             rules::put_network(connection, network)?;
-            connection.execute("DELETE FROM subnet WHERE domain = ?1", [network.domain.0])?;
+            execute(
+                connection,
+                "DELETE FROM subnet WHERE domain = ?1",
+                [network.domain.0],
+            )?;
             for subnet in &network.subnets {
-                connection.execute(
+                execute(
+                    connection,
                     "INSERT INTO subnet VALUES (?1, ?2, ?3, ?4)",
                     params![
                         network.domain.0,
@@ -267,7 +275,11 @@ impl Store {
     /// [`Error::Database`].
     pub fn remove_network(&self, domain: DomainId) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute("DELETE FROM network WHERE domain = ?1", [domain.0])?;
+            execute(
+                connection,
+                "DELETE FROM network WHERE domain = ?1",
+                [domain.0],
+            )?;
             Ok(())
         })
     }
@@ -277,17 +289,20 @@ impl Store {
     /// # Errors
     /// [`Error::Database`].
     pub fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        self.put_endpoints(std::slice::from_ref(endpoint))
+        self.transaction(|connection| put_endpoint(connection, endpoint))
     }
 
-    /// Adds or replaces endpoints, all at once.
+    /// Notes how far endpoints are, all at once.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub fn put_endpoints(&self, endpoints: &[Endpoint]) -> Result<(), Error> {
+    pub fn set_phase(&self, ports: &[PortId], phase: Phase) -> Result<(), Error> {
         self.transaction(|connection| {
-            let mut all = endpoints.iter();
-            all.try_for_each(|endpoint| put_endpoint(connection, endpoint))
+            let statement = "UPDATE endpoint SET phase = ?2 WHERE port = ?1";
+            for port in ports {
+                execute(connection, statement, params![port.0, phase_label(phase)])?;
+            }
+            Ok(())
         })
     }
 
@@ -306,9 +321,10 @@ impl Store {
     pub fn remove_endpoints(&self, ports: &[PortId]) -> Result<(), Error> {
         self.transaction(|connection| {
             for port in ports {
-                connection.execute("DELETE FROM endpoint WHERE port = ?1", [port.0])?;
+                execute(connection, "DELETE FROM endpoint WHERE port = ?1", [port.0])?;
             }
-            connection.execute(
+            execute(
+                connection,
                 "DELETE FROM publication
                  WHERE id NOT IN (SELECT publication FROM publication_target)",
                 [],
@@ -339,7 +355,7 @@ impl Store {
     /// [`Error::Database`].
     pub fn remove_host_note(&self, key: &str) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute("DELETE FROM host WHERE key = ?1", [key])?;
+            execute(connection, "DELETE FROM host WHERE key = ?1", [key])?;
             Ok(())
         })
     }
@@ -404,6 +420,7 @@ fn connect_for(path: &Path, readers: Readers) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(connection)
 }
 
@@ -445,15 +462,25 @@ fn host_note(connection: &Connection, key: &str) -> rusqlite::Result<Option<Stri
 }
 
 fn set_host_note(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection.execute("INSERT OR REPLACE INTO host VALUES (?1, ?2)", [key, value])?;
+    execute(
+        connection,
+        "INSERT OR REPLACE INTO host VALUES (?1, ?2)",
+        [key, value],
+    )?;
     Ok(())
 }
 
 /// Adds or replaces an endpoint.
+/// Executes a statement that is kept for the next time: to read it costs more than to carry it out.
+fn execute(connection: &Connection, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
+    connection.prepare_cached(sql)?.execute(values)
+}
+
 fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
     let path = endpoint.sandbox.path.to_string_lossy();
-    connection.execute(
+    execute(
+        connection,
         "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
          ?13, ?14, ?15, ?16)
          ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
@@ -484,9 +511,14 @@ fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Resul
     routes::put(connection, endpoint)?;
     choices::put(connection, endpoint)?;
     let port = endpoint.port.0;
-    connection.execute("DELETE FROM endpoint_address WHERE port = ?1", [port])?;
+    execute(
+        connection,
+        "DELETE FROM endpoint_address WHERE port = ?1",
+        [port],
+    )?;
     for address in &endpoint.addresses {
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO endpoint_address VALUES (?1, ?2)",
             params![port, address.to_string()],
         )?;

@@ -66,6 +66,8 @@ use worker::{Shared, TIMER, WAKE, Worker};
 
 /// Worker threads of one dataplane.
 pub const WORKERS_MAX: usize = 64;
+/// Ports that a worker gives up at most before it looks at frames again.
+pub const REMOVED_PER_TURN: usize = 32;
 
 /// Notices that may wait for the control side; beyond, the newest are lost and counted. They are
 /// hints: who missed one finds out by looking.
@@ -436,22 +438,34 @@ impl Dataplane {
         lock(&self.meter).loads().clone()
     }
 
-    /// Takes a port from the workers. Its descriptors are closed when this returns, what was
-    /// learned on it is forgotten.
+    /// Takes ports from the workers, [`REMOVED_PER_TURN`] in a turn. Their descriptors are closed
+    /// when this returns, what was learned on them is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Silent`]: those of the turns before are gone.
+    pub fn remove_ports(&self, ids: &[PortId]) -> Result<(), Error> {
+        let mut ports = lock(&self.ports);
+        for ids in ids.chunks(REMOVED_PER_TURN) {
+            self.order_many(ids, |_, id| Command::Detach(*id))?;
+            for id in ids {
+                self.fdb.forget_port(*id);
+                self.storm.forget_port(*id);
+                self.forget_links(*id);
+                self.mdb.forget_port(*id, Forget::All);
+                if let Some(record) = ports.remove(id) {
+                    lock(&self.retired).absorb(&PortStats::sum(*id, &record.counters));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one port from the workers; see [`Dataplane::remove_ports`].
     ///
     /// # Errors
     /// [`Error::Silent`].
     pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
-        let mut ports = lock(&self.ports);
-        self.order_all(|_| Command::Detach(id))?;
-        self.fdb.forget_port(id);
-        self.storm.forget_port(id);
-        self.forget_links(id);
-        self.mdb.forget_port(id, Forget::All);
-        if let Some(record) = ports.remove(&id) {
-            lock(&self.retired).absorb(&PortStats::sum(id, &record.counters));
-        }
-        Ok(())
+        self.remove_ports(&[id])
     }
 
     /// Changes to a new picture; when this returns every worker forwards by it.
@@ -608,19 +622,31 @@ impl Dataplane {
         }
     }
 
-    /// Gives each worker a command and waits until all are done; the first refusal is returned.
+    /// Gives each worker a command and waits until all are done; a refusal is returned.
     fn order_all(&self, mut command: impl FnMut(usize) -> Command) -> Result<(), Error> {
-        let (done, answers) = bounded(self.workers.len());
+        self.order_many(&[()], |worker, ()| command(worker))
+    }
+
+    /// Gives each worker a command for each subject, by one wake-up, and waits until all are done; a
+    /// refusal is returned.
+    fn order_many<T>(
+        &self,
+        subjects: &[T],
+        mut command: impl FnMut(usize, &T) -> Command,
+    ) -> Result<(), Error> {
+        let (done, answers) = bounded(self.workers.len() * subjects.len());
         for (index, worker) in self.workers.iter().enumerate() {
-            let order = Order {
-                command: command(index),
-                done: done.clone(),
-            };
-            worker.orders.send(order).map_err(|_| Error::Silent)?;
+            for subject in subjects {
+                let order = Order {
+                    command: command(index, subject),
+                    done: done.clone(),
+                };
+                worker.orders.send(order).map_err(|_| Error::Silent)?;
+            }
             let _ = self.shared.wakers[index].wake();
         }
         let mut outcome = Ok(());
-        for _ in &self.workers {
+        for _ in 0..self.workers.len() * subjects.len() {
             match answers.recv_timeout(ACKNOWLEDGE_MAX) {
                 Ok(Ok(())) => {}
                 Ok(Err(refusal)) => outcome = Err(Error::Refused(refusal)),

@@ -61,7 +61,7 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
     for endpoint in desired.endpoints.values() {
         let removed = devices.remove(endpoint).await;
         let removed = removed.and_then(|()| Ok(store.remove_endpoint(endpoint.port)?));
-        drop_resolv_conf(endpoint);
+        drop_resolv_conf(&endpoint.sandbox.path);
         note(format!("endpoint {}", endpoint.name), removed);
     }
     let link = HostLink {

@@ -103,7 +103,7 @@ impl Engine {
             ..endpoint.clone()
         });
         let leaving: Vec<Endpoint> = leaving.collect();
-        self.store.put_endpoints(&leaving)?;
+        self.store.set_phase(ports, Phase::Detaching)?;
         let mut withdrawn = Vec::with_capacity(leaving.len());
         for endpoint in &leaving {
             withdrawn.push(self.withdraw_from(state, endpoint.port));
@@ -111,25 +111,30 @@ impl Engine {
             state.desired.endpoints.insert(leaving);
         }
         self.install(state)?;
+        let open = ports.iter().filter(|port| state.open.remove(port));
+        let open: Vec<PortId> = open.copied().collect();
+        self.blocking(|dataplane| dataplane.remove_ports(&open))?;
         for port in ports {
-            if state.open.remove(port) {
-                self.blocking(|dataplane| dataplane.remove_port(*port))?;
-            }
             // Another endpoint may have the number next.
             self.blocked.release(*port);
         }
-        let mut failed = self.remove_devices(&leaving).await;
+        let removals: Vec<Removal<'_>> = leaving.iter().map(|e| Removal::of(state, e)).collect();
+        let mut failed = self.remove_devices(&removals).await;
         let has_failed =
             |endpoint: &Endpoint| failed.iter().any(|(port, _)| *port == endpoint.port);
         let gone: Vec<&Endpoint> = leaving.iter().filter(|e| !has_failed(e)).collect();
         self.forget_endpoints(state, &gone)?;
-        for ((endpoint, before), withdrawn) in leaving.iter().zip(&before).zip(withdrawn) {
-            self.forget_withdrawn(state, endpoint.port, withdrawn)?;
-            if !has_failed(endpoint) {
-                self.drop_resolv_conf(state, before);
-                self.settle_ways_out_beside(state, before).await;
-                self.tell_detached(state, before);
+        for ((removal, before), withdrawn) in removals.iter().zip(&before).zip(withdrawn) {
+            self.forget_withdrawn(state, removal.endpoint.port, withdrawn)?;
+            if has_failed(removal.endpoint) {
+                continue;
             }
+            if let Left::WithOthers = removal.sandbox {
+                let path = before.sandbox.path.as_os_str();
+                self.write_resolv_confs_of(state, state.desired.endpoints.at_path(path));
+            }
+            self.settle_ways_out_beside(state, before).await;
+            self.tell_detached(state, before);
         }
         failed.pop().map_or(Ok(()), |(_, error)| Err(error))
     }
@@ -150,8 +155,8 @@ impl Engine {
             self.drop_mirrors_of_port(state, port);
             state.capabilities.remove(&port);
             state.negotiated.remove(&port);
-            self.end_sessions(endpoint);
         }
+        self.end_sessions(gone.iter().copied());
         // At once: an address may be another endpoint's before the next interval.
         self.keep_sessions();
         self.refresh_uplinks(state)?;
@@ -159,36 +164,42 @@ impl Engine {
     }
 
     /// Removes devices; those that cannot be, and why.
-    async fn remove_devices(&self, leaving: &[Endpoint]) -> Vec<(PortId, Error)> {
-        if let [endpoint] = leaving {
-            let removed = self.devices.remove(endpoint).await;
-            let failed = removed.err().map(|error| (endpoint.port, error));
-            return failed.into_iter().collect();
+    async fn remove_devices(&self, removals: &[Removal<'_>]) -> Vec<(PortId, Error)> {
+        if let [removal] = removals {
+            return self
+                .remove_device(*removal)
+                .await
+                .err()
+                .into_iter()
+                .collect();
         }
         tokio::task::block_in_place(|| {
             let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-            let fail = |port, error| {
+            let fail = |why| {
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.push((port, error));
+                failed.push(why);
             };
             std::thread::scope(|scope| {
-                for _ in 0..leaving.len().min(REMOVALS_MAX) {
+                for _ in 0..removals.len().min(REMOVALS_MAX) {
                     scope.spawn(|| {
                         // A request waits within a system call, and would keep others' from theirs.
                         let runtime = tokio::runtime::Builder::new_current_thread()
                             .enable_all()
                             .build();
-                        while let Some(endpoint) = leaving.get(next.fetch_add(1, Ordering::Relaxed))
+                        while let Some(removal) = removals.get(next.fetch_add(1, Ordering::Relaxed))
                         {
                             let removed = match &runtime {
-                                Ok(runtime) => runtime.block_on(self.devices.remove(endpoint)),
-                                Err(error) => Err(Error::Io {
-                                    action: "start removing".to_owned(),
-                                    source: io::Error::from(error.kind()),
-                                }),
+                                Ok(runtime) => runtime.block_on(self.remove_device(*removal)),
+                                Err(error) => Err((
+                                    removal.endpoint.port,
+                                    Error::Io {
+                                        action: "start removing".to_owned(),
+                                        source: io::Error::from(error.kind()),
+                                    },
+                                )),
                             };
-                            if let Err(error) = removed {
-                                fail(endpoint.port, error);
+                            if let Err(why) = removed {
+                                fail(why);
                             }
                         }
                     });
@@ -196,6 +207,45 @@ impl Engine {
             });
             failed.into_inner().unwrap_or_else(PoisonError::into_inner)
         })
+    }
+
+    /// Removes a device, and the `resolv.conf` of a sandbox that has no other.
+    async fn remove_device(&self, removal: Removal<'_>) -> Result<(), (PortId, Error)> {
+        let Removal { endpoint, sandbox } = removal;
+        let removed = self.devices.remove(endpoint).await;
+        removed.map_err(|error| (endpoint.port, error))?;
+        match sandbox {
+            Left::Empty => self.drop_resolv_conf_of(&endpoint.sandbox.path),
+            Left::WithOthers => {}
+        }
+        Ok(())
+    }
+}
+
+/// A device that is to be removed.
+#[derive(Clone, Copy, Debug)]
+struct Removal<'e> {
+    endpoint: &'e Endpoint,
+    sandbox: Left,
+}
+
+/// How endpoints that leave leave their sandbox.
+#[derive(Clone, Copy, Debug)]
+enum Left {
+    Empty,
+    WithOthers,
+}
+
+impl<'e> Removal<'e> {
+    /// Of an endpoint that is on its way out.
+    fn of(state: &State, endpoint: &'e Endpoint) -> Self {
+        let path = endpoint.sandbox.path.as_os_str();
+        let mut there = state.desired.endpoints.at_path(path);
+        let sandbox = match there.all(|other| other.phase == Phase::Detaching) {
+            true => Left::Empty,
+            false => Left::WithOthers,
+        };
+        Self { endpoint, sandbox }
     }
 }
 

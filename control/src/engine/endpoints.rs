@@ -113,7 +113,7 @@ impl Engine {
         let port = endpoint.port;
         state.note_capabilities(port, &queues);
         // Whoever had the address before, with our knowledge or not, leaves it no flow.
-        self.end_sessions(&endpoint);
+        self.end_sessions([&endpoint]);
         endpoint.phase = Phase::Attached;
         state.desired.endpoints.insert(endpoint.clone());
         let opened = self
@@ -186,7 +186,7 @@ impl Engine {
             self.forget_listeners(state, port)?;
         }
         old.phase = Phase::Detaching;
-        self.store.put_endpoint(&old)?;
+        self.store.set_phase(&[port], old.phase)?;
         state.desired.endpoints.insert(old.clone());
         self.install(state)?;
         if state.open.remove(&port) {
@@ -195,7 +195,7 @@ impl Engine {
         // Another endpoint may have the number next.
         self.blocked.release(port);
         self.devices.remove(&old).await?;
-        self.end_sessions(&old);
+        self.end_sessions([&old]);
         state.desired.endpoints.insert(endpoint.clone());
         self.drop_resolv_conf(state, &old);
         Ok((endpoint, network))

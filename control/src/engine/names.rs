@@ -163,10 +163,15 @@ impl Engine {
         if same.peek().is_some() {
             self.write_resolv_confs_of(state, same);
         } else {
-            drop_resolv_conf(gone);
-            if let Some(name) = resolv_file::netns_name(&gone.sandbox.path) {
-                self.resolv_confs.remove(name);
-            }
+            self.drop_resolv_conf_of(&gone.sandbox.path);
+        }
+    }
+
+    /// Takes a sandbox's file away, where it is ours.
+    pub(super) fn drop_resolv_conf_of(&self, sandbox: &Path) {
+        drop_resolv_conf(sandbox);
+        if let Some(name) = resolv_file::netns_name(sandbox) {
+            self.resolv_confs.remove(name);
         }
     }
 
@@ -330,9 +335,9 @@ fn read_question(question: &NameQuestion) -> Result<(Name, RecordType), Error> {
     Ok((name, rtype))
 }
 
-/// Takes the file of an endpoint's sandbox away, if it is ours.
-pub(super) fn drop_resolv_conf(endpoint: &Endpoint) {
-    if let Some(name) = resolv_file::netns_name(&endpoint.sandbox.path) {
+/// Takes the file of a sandbox away, if it is ours.
+pub(super) fn drop_resolv_conf(sandbox: &Path) {
+    if let Some(name) = resolv_file::netns_name(sandbox) {
         put_resolv_conf(name, &ResolvConf::default());
     }
 }

@@ -3,6 +3,7 @@
 //! Every change is of one publication as a whole: written to the store, then installed, then told
 //! to the listeners. Sessions stay where they are, but for those of a target that goes.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use dataplane_core::addr::{DomainId, PortId};
@@ -168,22 +169,28 @@ impl Engine {
         });
     }
 
-    /// Ends every session of an endpoint's addresses, whoever had them.
-    pub(super) fn end_sessions(&self, endpoint: &Endpoint) {
+    /// Ends every session of endpoints' addresses, whoever had them. Walks all sessions once.
+    pub(super) fn end_sessions<'e>(&self, endpoints: impl IntoIterator<Item = &'e Endpoint>) {
+        let owned = owned_by(endpoints);
         let nat = self.nat();
-        nat.remove_sessions(|session| owns(endpoint, session.domain, session.inside.ip));
-        self.forget_fragments(endpoint);
+        nat.remove_sessions(|session| owned.contains(&(session.domain, session.inside.ip)));
+        nat.forget_fragments(|domain, inside| owned.contains(&(domain, inside)));
     }
 
     /// Forgets where fragments from and to an endpoint's addresses go.
     pub(super) fn forget_fragments(&self, endpoint: &Endpoint) {
+        let owned = owned_by([endpoint]);
         let nat = self.nat();
-        nat.forget_fragments(|domain, inside| owns(endpoint, domain, inside));
+        nat.forget_fragments(|domain, inside| owned.contains(&(domain, inside)));
     }
 }
 
-fn owns(endpoint: &Endpoint, domain: DomainId, inside: IpAddr) -> bool {
-    domain == endpoint.domain && endpoint.addresses.contains(&inside)
+fn owned_by<'e>(endpoints: impl IntoIterator<Item = &'e Endpoint>) -> HashSet<(DomainId, IpAddr)> {
+    let addresses = |endpoint: &'e Endpoint| {
+        let addresses = endpoint.addresses.iter();
+        addresses.map(|address| (endpoint.domain, *address))
+    };
+    endpoints.into_iter().flat_map(addresses).collect()
 }
 
 /// The target that a request makes of an endpoint.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use dataplane_core::addr::DomainId;
 use rusqlite::{Connection, params};
 
-use super::{Error, Store, optional_text, text};
+use super::{Error, Store, execute, optional_text, text};
 use crate::model::Holder;
 
 /// A reservation ends with its network.
@@ -28,7 +28,8 @@ impl Store {
         holder: &Holder,
     ) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute(
+            execute(
+                connection,
                 "INSERT OR REPLACE INTO address_reservation VALUES (?1, ?2, ?3)",
                 params![domain.0, address.to_string(), holder.text()],
             )?;
@@ -42,7 +43,8 @@ impl Store {
     /// [`Error::Database`].
     pub fn remove_reservation(&self, domain: DomainId, address: IpAddr) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute(
+            execute(
+                connection,
                 "DELETE FROM address_reservation WHERE domain = ?1 AND address = ?2",
                 params![domain.0, address.to_string()],
             )?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane_core::addr::PortId;
 use rusqlite::{Connection, params};
 
-use super::text;
+use super::{execute, text};
 use crate::model::{BackendAsked, BackendChoice, Endpoint};
 
 pub(super) const CHOICES: &str = "
@@ -17,10 +17,15 @@ CREATE TABLE backend_choice (
 /// Writes the choice of an endpoint's backend.
 pub(super) fn put(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let port = endpoint.port.0;
-    connection.execute("DELETE FROM backend_choice WHERE port = ?1", [port])?;
+    execute(
+        connection,
+        "DELETE FROM backend_choice WHERE port = ?1",
+        [port],
+    )?;
     if let Some(choice) = &endpoint.choice {
         let asked = BackendAsked::Auto(choice.purpose).label();
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO backend_choice VALUES (?1, ?2, ?3)",
             params![port, asked, choice.why],
         )?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane_core::addr::{DomainId, PortId};
 use rusqlite::{Connection, params};
 
-use super::unreadable;
+use super::{execute, unreadable};
 use crate::model::dns::{EndpointDns, NetworkDns, endpoint_dns, network_dns, network_dns_words};
 use crate::model::{Endpoint, Network};
 
@@ -25,10 +25,15 @@ pub(super) const LINKS: &str =
 /// Writes what is set of a network.
 pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlite::Result<()> {
     let domain = network.domain.0;
-    connection.execute("DELETE FROM network_dns WHERE domain = ?1", [domain])?;
+    execute(
+        connection,
+        "DELETE FROM network_dns WHERE domain = ?1",
+        [domain],
+    )?;
     if network.dns != NetworkDns::default() {
         let words = network_dns_words(&network.dns).join(" ");
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO network_dns VALUES (?1, ?2)",
             params![domain, words],
         )?;
@@ -39,12 +44,17 @@ pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlit
 /// Writes what is set of an endpoint.
 pub(super) fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let (port, dns) = (endpoint.port.0, &endpoint.dns);
-    connection.execute("DELETE FROM endpoint_dns WHERE port = ?1", [port])?;
+    execute(
+        connection,
+        "DELETE FROM endpoint_dns WHERE port = ?1",
+        [port],
+    )?;
     if *dns != EndpointDns::default() {
         let aliases: Vec<String> = dns.aliases.iter().map(ToString::to_string).collect();
         let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
         let links: Vec<String> = dns.links.iter().map(ToString::to_string).collect();
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO endpoint_dns (port, aliases, servers, links) VALUES (?1, ?2, ?3, ?4)",
             params![port, aliases.join(" "), servers.join(" "), links.join(" ")],
         )?;

@@ -6,7 +6,7 @@ use dataplane_core::addr::{DomainId, PortId, VlanId};
 use dataplane_core::fdb::FdbKind;
 use rusqlite::{Connection, params};
 
-use super::{Error, Store, text, unreadable};
+use super::{Error, Store, execute, text, unreadable};
 use crate::model::{FdbPlace, FdbSetting, fdb_kind};
 
 /// What is set ends with its network or its port.
@@ -28,7 +28,8 @@ impl Store {
         setting: FdbSetting,
     ) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute(
+            execute(
+                connection,
                 "INSERT OR REPLACE INTO fdb_entry VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     domain.0,
@@ -49,7 +50,8 @@ impl Store {
     pub fn remove_fdb_entries(&self, keys: &[FdbPlace]) -> Result<(), Error> {
         self.transaction(|connection| {
             for (domain, vlan, mac) in keys {
-                connection.execute(
+                execute(
+                    connection,
                     "DELETE FROM fdb_entry WHERE domain = ?1 AND vlan = ?2 AND mac = ?3",
                     params![domain.0, vlan.0, mac.to_string()],
                 )?;

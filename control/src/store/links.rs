@@ -6,7 +6,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::link::{Direction, LinkSpec};
 use rusqlite::{Connection, params};
 
-use super::{optional_text, unreadable};
+use super::{execute, optional_text, unreadable};
 use crate::impairment::ImpairmentBody;
 use crate::model::Endpoint;
 
@@ -19,7 +19,11 @@ CREATE TABLE link (
 
 /// Writes the links of an endpoint's port.
 pub(super) fn put(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM link WHERE port = ?1", [endpoint.port.0])?;
+    execute(
+        connection,
+        "DELETE FROM link WHERE port = ?1",
+        [endpoint.port.0],
+    )?;
     for direction in Direction::ALL {
         let link = endpoint.settings.links[direction as usize];
         if link == LinkSpec::default() {
@@ -27,7 +31,8 @@ pub(super) fn put(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Res
         }
         let body = ImpairmentBody::from(link.impairment);
         let body = serde_json::to_string(&body).map_err(unreadable)?;
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO link VALUES (?1, ?2, ?3, ?4)",
             params![
                 endpoint.port.0,

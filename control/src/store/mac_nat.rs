@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane_core::addr::PortId;
 use rusqlite::{Connection, params};
 
-use super::text;
+use super::{execute, text};
 use crate::model::Endpoint;
 
 /// The table of MACs.
@@ -18,11 +18,12 @@ CREATE TABLE mac_nat (
 pub(super) fn put(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let port = endpoint.port.0;
     match endpoint.settings.mac_nat {
-        Some(mac) => connection.execute(
+        Some(mac) => execute(
+            connection,
             "INSERT OR REPLACE INTO mac_nat VALUES (?1, ?2)",
             params![port, mac.to_string()],
         )?,
-        None => connection.execute("DELETE FROM mac_nat WHERE port = ?1", [port])?,
+        None => execute(connection, "DELETE FROM mac_nat WHERE port = ?1", [port])?,
     };
     Ok(())
 }

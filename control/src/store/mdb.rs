@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dataplane_core::addr::{DomainId, PortId, VlanId};
 use rusqlite::{Connection, params};
 
-use super::{Error, Store, text};
+use super::{Error, Store, execute, text};
 use crate::model::MdbSetting;
 
 /// What is set ends with its network or its port.
@@ -46,7 +46,7 @@ impl Store {
         } = listener;
         self.transaction(|connection| {
             let values = params![domain.0, vlan.0, group.to_string(), port.0];
-            connection.execute(statement, values)?;
+            execute(connection, statement, values)?;
             Ok(())
         })
     }

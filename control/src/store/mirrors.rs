@@ -4,7 +4,7 @@ use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::l2::{Mirror, MirrorSource};
 use rusqlite::{Connection, Row, params};
 
-use super::{Error, Store, text, unreadable};
+use super::{Error, Store, execute, text, unreadable};
 use crate::model::{
     FileTarget, MirrorFileSetting, MirrorFiles, MirrorIngress, MirrorSetting, Mirrors, Name,
     mirror_direction,
@@ -36,7 +36,8 @@ impl Store {
     pub fn put_mirror(&self, name: &Name, setting: MirrorSetting) -> Result<(), Error> {
         let (port, domain) = source_columns(setting.mirror.from);
         self.transaction(|connection| {
-            connection.execute(
+            execute(
+                connection,
                 "INSERT OR REPLACE INTO mirror VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     name.as_str(),
@@ -58,7 +59,8 @@ impl Store {
     pub fn put_mirror_file(&self, name: &Name, setting: &MirrorFileSetting) -> Result<(), Error> {
         let (port, domain) = source_columns(setting.mirror.from);
         self.transaction(|connection| {
-            connection.execute(
+            execute(
+                connection,
                 "INSERT INTO mirror_file VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     name.as_str(),
@@ -83,7 +85,7 @@ impl Store {
         self.transaction(|connection| {
             for table in ["mirror", "mirror_file"] {
                 let delete = format!("DELETE FROM {table} WHERE name = ?1");
-                connection.execute(&delete, [name.as_str()])?;
+                execute(connection, &delete, [name.as_str()])?;
             }
             Ok(())
         })

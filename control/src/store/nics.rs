@@ -6,7 +6,7 @@ use dataplane_core::addr::{DomainId, PortId};
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Store, unreadable};
+use super::{Error, Store, execute, unreadable};
 use crate::link::saved::SavedIp;
 use crate::model::{Confirmation, Network, NicBefore, NicOrigin, NicSetting, NicStage, Router};
 
@@ -88,7 +88,8 @@ impl Store {
     pub fn put_nic(&self, port: PortId, setting: &NicSetting) -> Result<(), Error> {
         self.transaction(|connection| {
             let text = serde_json::to_string(&Row::from(setting)).map_err(unreadable)?;
-            connection.execute(
+            execute(
+                connection,
                 "INSERT OR REPLACE INTO nic VALUES (?1, ?2)",
                 params![port.0, text],
             )?;
@@ -103,7 +104,7 @@ pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlit
         Router::Switch => "DELETE FROM lan_network WHERE domain = ?1",
         Router::Lan => "INSERT OR IGNORE INTO lan_network VALUES (?1)",
     };
-    connection.execute(statement, [network.domain.0])?;
+    execute(connection, statement, [network.domain.0])?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::nat::{Balance, Duty, Transport};
 use rusqlite::{Connection, params};
 
-use super::{Error, Store, optional_text};
+use super::{Error, Store, execute, optional_text};
 use crate::model::{Publication, PublicationTarget, balance_label, duty_label, transport_label};
 
 /// A publication leads to several endpoints; before, each had one.
@@ -51,7 +51,11 @@ impl Store {
     /// [`Error::Database`].
     pub fn replace_publication(&self, publication: &Publication) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute("DELETE FROM publication WHERE id = ?1", [publication.id])?;
+            execute(
+                connection,
+                "DELETE FROM publication WHERE id = ?1",
+                [publication.id],
+            )?;
             insert(connection, publication)
         })
     }
@@ -62,7 +66,7 @@ impl Store {
     /// [`Error::Database`].
     pub fn remove_publication(&self, id: u32) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute("DELETE FROM publication WHERE id = ?1", [id])?;
+            execute(connection, "DELETE FROM publication WHERE id = ?1", [id])?;
             Ok(())
         })
     }
@@ -73,7 +77,8 @@ fn insert(connection: &Connection, publication: &Publication) -> rusqlite::Resul
         Balance::RoundRobin => 0,
         Balance::SourceHash { key } => key,
     };
-    connection.execute(
+    execute(
+        connection,
         "INSERT INTO publication VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             publication.id,
@@ -88,7 +93,8 @@ fn insert(connection: &Connection, publication: &Publication) -> rusqlite::Resul
         ],
     )?;
     for target in &publication.targets {
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO publication_target VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 publication.id,

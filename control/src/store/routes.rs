@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane_core::addr::PortId;
 use rusqlite::{Connection, params};
 
-use super::text;
+use super::{execute, text};
 use crate::model::{Endpoint, StaticRoute};
 
 /// In the order in which they were given.
@@ -18,9 +18,14 @@ CREATE TABLE endpoint_route (
 /// Writes the routes of an endpoint.
 pub(super) fn put(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let port = endpoint.port.0;
-    connection.execute("DELETE FROM endpoint_route WHERE port = ?1", [port])?;
+    execute(
+        connection,
+        "DELETE FROM endpoint_route WHERE port = ?1",
+        [port],
+    )?;
     for StaticRoute { prefix, via } in &endpoint.routes {
-        connection.execute(
+        execute(
+            connection,
             "INSERT INTO endpoint_route VALUES (?1, ?2, ?3)",
             params![port, prefix.to_string(), via.to_string()],
         )?;

@@ -6,7 +6,7 @@ use dataplane_core::addr::DomainId;
 use dataplane_core::policy::RuleSlot;
 use rusqlite::{Connection, params};
 
-use super::{Error, Store, text, unreadable};
+use super::{Error, Store, execute, text, unreadable};
 use crate::model::{
     Icc, Network, RuleBody, RuleSetting, rule_action, rule_action_label, rule_protocol,
     rule_protocol_label,
@@ -30,10 +30,11 @@ impl Store {
     /// [`Error::Database`].
     pub fn put_rules(&self, rules: &[RuleSetting]) -> Result<(), Error> {
         self.transaction(|connection| {
-            connection.execute("DELETE FROM rule", [])?;
+            execute(connection, "DELETE FROM rule", [])?;
             for (position, rule) in rules.iter().enumerate() {
                 let what = &rule.what;
-                connection.execute(
+                execute(
+                    connection,
                     "INSERT INTO rule VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         position as i64,
@@ -78,7 +79,8 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<Vec<RuleSetting>
 
 /// Adds or replaces what is set of a network.
 pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlite::Result<()> {
-    connection.execute(
+    execute(
+        connection,
         "INSERT OR REPLACE INTO network_icc VALUES (?1, ?2)",
         params![network.domain.0, network.icc == Icc::On],
     )?;

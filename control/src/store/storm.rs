@@ -6,7 +6,7 @@ use dataplane_core::addr::PortId;
 use dataplane_core::l2::StormLimits;
 use rusqlite::{Connection, params};
 
-use super::text;
+use super::{execute, text};
 use crate::model::Endpoint;
 
 /// The table of limits.
@@ -19,10 +19,15 @@ CREATE TABLE storm (
 pub(super) fn put(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
     let limits = endpoint.settings.storm;
     if limits.is_empty() {
-        connection.execute("DELETE FROM storm WHERE port = ?1", [endpoint.port.0])?;
+        execute(
+            connection,
+            "DELETE FROM storm WHERE port = ?1",
+            [endpoint.port.0],
+        )?;
         return Ok(());
     }
-    connection.execute(
+    execute(
+        connection,
         "INSERT OR REPLACE INTO storm VALUES (?1, ?2)",
         params![endpoint.port.0, limits.to_string()],
     )?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane_core::addr::{DomainId, PortId, VlanId};
 use rusqlite::{Connection, params};
 
-use super::unreadable;
+use super::{execute, unreadable};
 use crate::model::{Endpoint, Network};
 use crate::vlans::{self, NetworkVlans, VlanFiltering};
 
@@ -30,7 +30,8 @@ ALTER TABLE fdb_entry_of_vlan RENAME TO fdb_entry;
 pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlite::Result<()> {
     let NetworkVlans { filtering, gateway } = network.vlans;
     let filtering = filtering == VlanFiltering::On;
-    connection.execute(
+    execute(
+        connection,
         "INSERT OR REPLACE INTO network_vlan VALUES (?1, ?2, ?3)",
         params![network.domain.0, filtering, gateway.0],
     )?;
@@ -39,7 +40,8 @@ pub(super) fn put_network(connection: &Connection, network: &Network) -> rusqlit
 
 /// Adds or replaces those of an endpoint's port.
 pub(super) fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
-    connection.execute(
+    execute(
+        connection,
         "INSERT OR REPLACE INTO endpoint_vlan VALUES (?1, ?2)",
         params![endpoint.port.0, vlans::written(&endpoint.vlans)],
     )?;
