@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use tests::daemon::{Daemon, path_text};
 use tests::lab::{DEADLINE, Lab, Namespace, block_on, ip, require_root, wait_until};
 
+use tests::talk::ping;
+
 use program::*;
 
 /// Covers: 4, 22, 64
@@ -40,6 +42,69 @@ fn a_hundred_namespaces_serve_the_same_port() {
         }
     }
     daemon.run(&["detach", "--network", "n"]);
+}
+
+/// Open descriptors of the daemon, by what they lead to.
+fn descriptors(daemon: &Daemon) -> usize {
+    let all = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    all.count()
+}
+
+/// Covers: 22
+#[test]
+fn a_small_subnet_serves_far_more_endpoints_than_it_has_addresses_one_after_the_other() {
+    if !require_root(
+        "a_small_subnet_serves_far_more_endpoints_than_it_has_addresses_one_after_the_other",
+    ) {
+        return;
+    }
+    const ROUNDS: usize = 24;
+    let lab = Lab::new("rounds");
+    let host = lab.namespace("host");
+    let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
+    // 13 addresses besides the gateway's: one that is not given back in a round is missed in the sixth.
+    daemon.run(&["network", "create", "n", "--subnet", "10.88.0.0/28"]);
+    let count = |command: &[&str]| daemon.json(command).as_array().unwrap().len();
+    let ports = count(&["port", "ls"]);
+    let stay = lab.namespace("stay");
+    daemon.attach(&stay, "n", "stay", &[]);
+    let names: Vec<String> = (0..8).map(|number| format!("e{number}")).collect();
+    let mut open = 0;
+    for round in 0..ROUNDS {
+        let sandboxes: Vec<Namespace> = names.iter().map(|name| lab.namespace(name)).collect();
+        for (name, sandbox) in names.iter().zip(&sandboxes) {
+            daemon.attach(sandbox, "n", name, &[]);
+        }
+        assert!(ping(&sandboxes[7], ip("10.88.0.1"), 56));
+        let command = ["detach"]
+            .into_iter()
+            .chain(names.iter().map(String::as_str));
+        let command: Vec<&str> = command.collect();
+        match round % 3 {
+            0 => {
+                daemon.run(&command);
+            }
+            1 => names.iter().for_each(|name| {
+                daemon.run(&["detach", name]);
+            }),
+            // Their namespaces go, without a word to the daemon.
+            _ => {}
+        }
+        drop(sandboxes);
+        wait_until(DEADLINE, "all of the round are gone", || {
+            count(&["port", "ls"]) == ports + 1
+        });
+        let now = descriptors(&daemon);
+        match round {
+            0..3 => open = open.max(now),
+            _ => assert!(
+                now <= open,
+                "{now} descriptors in round {round}, {open} before"
+            ),
+        }
+    }
+    assert!(ping(&stay, ip("10.88.0.1"), 56));
+    println!("{} endpoints, one subnet of 13", ROUNDS * names.len());
 }
 
 /// The routers of a namespace's default routes.
