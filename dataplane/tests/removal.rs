@@ -98,7 +98,9 @@ fn ports_that_leave_together_are_closed_and_forgotten_and_the_others_go_on() {
         assert!(peer.inject(&frame(port, [0xff; 6]), Offload::NONE));
     }
     let stations = || {
-        let rows = dataplane.fdb().rows(DOMAIN, dataplane.now(), AGEING_DEFAULT);
+        let rows = dataplane
+            .fdb()
+            .rows(DOMAIN, dataplane.now(), AGEING_DEFAULT);
         rows.len()
     };
     wait_until("every station is known", || stations() == usize::from(ALL));

@@ -1,7 +1,7 @@
 //! Who has a name: an index over the endpoints of a network, sorted by the names' hashes.
 //!
-//! It is made anew with each picture, so what it costs is what an endpoint more costs all who attach
-//! after it: no name is copied, and nothing is allocated but the index itself.
+//! It is made anew for each picture of which something is asked: no name is copied, and nothing is
+//! allocated but the index itself.
 
 use std::hash::Hasher as _;
 use std::sync::Arc;

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dataplane_core::addr::{DomainId, Prefix};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
@@ -67,7 +67,8 @@ pub struct Zones {
     /// By the network's name, in lower case.
     by_name: HashMap<Arc<str>, DomainId, FxBuildHasher>,
     /// The hashes of names without dots, with whose they are: of all networks, where there are several.
-    taken: Vec<(u64, DomainId)>,
+    /// Made at the first question that needs it, as the indices of zones.
+    taken: OnceLock<Vec<(u64, DomainId)>>,
     /// Prefixes of all networks.
     subnets: Vec<Prefix>,
 }
@@ -79,9 +80,10 @@ struct Zone {
     forward: Forward,
     subnets: Vec<Prefix>,
     endpoints: Vec<Arc<EndpointNames>>,
-    names: NameIndex,
-    /// Sorted, each with the position of its endpoint.
-    addresses: Vec<(IpAddr, u32)>,
+    /// Made at the first question that needs it: many pictures come and go without one.
+    names: OnceLock<NameIndex>,
+    /// Sorted, each with the position of its endpoint. The same.
+    addresses: OnceLock<Vec<(IpAddr, u32)>>,
 }
 
 /// What the zones say to a question.
@@ -121,21 +123,28 @@ impl Zones {
     /// The picture of these networks.
     pub fn build(networks: Vec<NetworkNames>) -> Self {
         let mut zones = Self::default();
-        let several = networks.len() > 1;
         for network in networks {
             zones.subnets.extend(&network.subnets);
             let domain = network.domain;
             let zone = Zone::build(network);
-            if several {
-                let names = zone.endpoints.iter().flat_map(|endpoint| &endpoint.names);
-                let short = names.filter(|name| !name.contains('.'));
-                zones.taken.extend(short.map(|n| (hash_of(n), domain)));
-            }
             zones.by_name.insert(Arc::clone(&zone.network), domain);
             zones.zones.insert(domain, zone);
         }
-        zones.taken.sort_unstable();
         zones
+    }
+
+    fn taken(&self) -> &[(u64, DomainId)] {
+        self.taken.get_or_init(|| {
+            let mut taken = Vec::new();
+            // With one network alone there is nobody else.
+            for (domain, zone) in self.zones.iter().filter(|_| self.zones.len() > 1) {
+                let names = zone.endpoints.iter().flat_map(|endpoint| &endpoint.names);
+                let short = names.filter(|name| !name.contains('.'));
+                taken.extend(short.map(|name| (hash_of(name), *domain)));
+            }
+            taken.sort_unstable();
+            taken
+        })
     }
 
     /// Whether that network is served at all.
@@ -204,8 +213,9 @@ impl Zones {
             return networks.any(has);
         }
         let hash = hash_of(text);
-        let start = self.taken.partition_point(|(taken, _)| *taken < hash);
-        let mut same = self.taken[start..].iter().take_while(|(h, _)| *h == hash);
+        let taken = self.taken();
+        let start = taken.partition_point(|(taken, _)| *taken < hash);
+        let mut same = taken[start..].iter().take_while(|(h, _)| *h == hash);
         same.any(|(_, domain)| has(domain))
     }
 
@@ -250,25 +260,36 @@ impl Zones {
 
 impl Zone {
     fn build(network: NetworkNames) -> Self {
-        let mut addresses = Vec::with_capacity(network.endpoints.len());
-        for (position, endpoint) in (0..).zip(&network.endpoints) {
-            addresses.extend(endpoint.addresses.iter().map(|own| (*own, position)));
-        }
-        addresses.sort_unstable();
         Self {
             network: network.name.to_ascii_lowercase().into(),
             forward: network.forward,
             subnets: network.subnets,
-            names: NameIndex::of(&network.endpoints),
             endpoints: network.endpoints,
-            addresses,
+            names: OnceLock::new(),
+            addresses: OnceLock::new(),
         }
+    }
+
+    fn addresses(&self) -> &[(IpAddr, u32)] {
+        self.addresses.get_or_init(|| {
+            let mut addresses = Vec::with_capacity(self.endpoints.len());
+            for (position, endpoint) in (0..).zip(&self.endpoints) {
+                addresses.extend(endpoint.addresses.iter().map(|own| (*own, position)));
+            }
+            addresses.sort_unstable();
+            addresses
+        })
+    }
+
+    fn names(&self) -> &NameIndex {
+        self.names.get_or_init(|| NameIndex::of(&self.endpoints))
     }
 
     /// The endpoints that have an address: one, or none.
     fn at(&self, address: IpAddr) -> impl Iterator<Item = &EndpointNames> {
-        let start = self.addresses.partition_point(|(own, _)| *own < address);
-        let here = self.addresses[start..].iter();
+        let addresses = self.addresses();
+        let start = addresses.partition_point(|(own, _)| *own < address);
+        let here = addresses[start..].iter();
         let here = here.take_while(move |(own, _)| *own == address);
         here.filter_map(|(_, position)| Some(self.endpoints.get(*position as usize)?.as_ref()))
     }
@@ -278,7 +299,7 @@ impl Zone {
         let stem = text.strip_suffix(&*self.network);
         let stem = stem.and_then(|stem| stem.strip_suffix('.'));
         let names = [Some(text), stem].into_iter().flatten();
-        names.flat_map(|name| self.names.holders(&self.endpoints, hash_of(name), name))
+        names.flat_map(|name| self.names().holders(&self.endpoints, hash_of(name), name))
     }
 
     /// The addresses of a name; `None` where nobody has it.
@@ -298,7 +319,9 @@ impl Zone {
         let mut links = self.at(source).flat_map(|asker| &asker.links);
         let (_, target) = links.find(|(alias, _)| alias.eq_ignore_ascii_case(text))?;
         // It is an endpoint's own name, not one that several may share.
-        let holders = self.names.holders(&self.endpoints, hash_of(target), target);
+        let holders = self
+            .names()
+            .holders(&self.endpoints, hash_of(target), target);
         let mut endpoints = holders.filter_map(|at| self.endpoints.get(at));
         let linked = endpoints.find(|endpoint| endpoint.names.first() == Some(target));
         Some(linked.map_or_else(Vec::new, |linked| linked.addresses.clone()))
