@@ -6,7 +6,7 @@ use crate::measure::{Request, measure};
 use crate::result::Metric;
 use crate::scenario::{MeasureName, Placement};
 use crate::summary::Series;
-use crate::system::{self, Setup, Shape, SystemName};
+use crate::system::{self, BackendName, Setup, Shape, SystemName};
 
 /// Learning switches in userspace.
 const USERSPACE: [SystemName; 2] = [SystemName::OvsXdp, SystemName::Vde];
@@ -90,10 +90,30 @@ pub fn small_frames(options: &Options) -> anyhow::Result<Vec<Line>> {
         &Request::new(MeasureName::FramesAtLoss),
     )?;
     let wanted = at_least(2, name, 1.05, 1.25);
-    Ok(vec![
-        held.line(wanted, "throughput", "Mframes/s", BRIDGE),
-        Line::unmeasured(2, "64 B small frames to a socket, AF_XDP", "not built"),
-    ])
+    let mut lines = vec![held.line(wanted, "throughput", "Mframes/s", BRIDGE)];
+    lines.extend(small_frames_by_xdp(options)?);
+    Ok(lines)
+}
+
+/// The same by AF_XDP, beside the switch that forwards by it too.
+fn small_frames_by_xdp(options: &Options) -> anyhow::Result<[Line; 2]> {
+    const OTHER: Entrant = Entrant::System(SystemName::OvsXdp);
+    let name = "64 B small frames to a socket at <= 1 % loss, AF_XDP: ratio to the bridge";
+    let beside = "64 B small frames to a socket at <= 1 % loss, AF_XDP: ratio to OVS by AF_XDP";
+    let setup = Setup {
+        backend: BackendName::Xdp,
+        ..options.setup(Shape::Pair)
+    };
+    let request = Request::new(MeasureName::FramesAtLoss);
+    let entrants = [BRIDGE, CAUSEWAY, OTHER];
+    let held = contest::hold(options, name, &setup, &entrants, &request)?;
+    let (figure, unit) = ("throughput", "Mframes/s");
+    let other = match held.figure(OTHER, figure) {
+        Some(_) => held.line(at_least(2, beside, 1.0, 1.2), figure, unit, OTHER),
+        None => Line::unmeasured(2, beside, &held.absent.join("; ")),
+    };
+    let wanted = at_least(2, name, 1.3, 1.6);
+    Ok([held.line(wanted, figure, unit, BRIDGE), other])
 }
 
 /// Line 3, the latencies.
