@@ -157,7 +157,23 @@ impl Pinger {
     /// # Panics
     /// When there is no way to `address`.
     pub fn new(ns: &Namespace, address: IpAddr) -> Self {
+        Self::allow(ns);
+        Self::open(ns, address)
+    }
+
+    /// Lets a namespace have ping sockets.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn allow(ns: &Namespace) {
         ns.set_sysctl("net/ipv4/ping_group_range", "0 0");
+    }
+
+    /// As [`Pinger::new`], from a namespace that may have ping sockets.
+    ///
+    /// # Panics
+    /// When there is no way to `address`.
+    pub fn open(ns: &Namespace, address: IpAddr) -> Self {
         let (family, protocol, request, reply) = match address {
             IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
             IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),

@@ -1,10 +1,14 @@
 //! Line 6: big numbers of sessions, of published ports, of stations and of endpoints.
 
-use std::time::Instant;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use control::cli::client::Client;
+use serde_json::json;
 use tests::daemon::{self, Daemon};
-use tests::lab::Lab;
+use tests::lab::{Lab, block_on};
+use tests::talk::Pinger;
 
 use super::contest::{self, BRIDGE, CAUSEWAY};
 use super::{Line, Options, progress};
@@ -21,6 +25,8 @@ const DESCRIPTORS: &str = "scale: descriptors that 130,000 published ports take"
 
 const STATIONS: &str = "scale: 1 M stations, memory";
 const ATTACHING: &str = "scale: attaching the 1,000th endpoint, of the first";
+const FIRST_PING: &str = "scale: the 1,000th endpoint, from the API's call to its first ping";
+const DETACHING: &str = "scale: detaching 1,000 endpoints by one request";
 const PORTS: &str = "scale: 2,000 ports on one network, memory of the daemon for each";
 const NOT_BUILT: &str = "the program is not built: cargo build --release -p control";
 
@@ -41,6 +47,13 @@ const COMPARED: usize = 50;
 const PROGRESS_STEP: usize = 200;
 /// "What the first did" allows for noise, and for nothing that grows with their number.
 const ATTACHING_MAX: f64 = 1.25;
+/// Milliseconds from the call to the first ping that are allowed.
+const FIRST_PING_MAX: f64 = 20.0;
+/// Endpoints that go by one request, and the seconds that it may take.
+const DETACHED: usize = 1_000;
+const DETACHING_MAX: f64 = 2.0;
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+const PING_MAX: Duration = Duration::from_secs(10);
 
 /// Ports published at once, of TCP and then of UDP.
 const PUBLISHED: &str = "1-65000:1-65000";
@@ -138,7 +151,8 @@ fn fairness(options: &Options) -> anyhow::Result<Line> {
     })
 }
 
-/// The real daemon with a thousand endpoints, and with a thousand more.
+/// The real daemon with a thousand endpoints, and with a thousand more: each asked for by its API, and
+/// there when its sandbox has pinged the gateway. Then a thousand go by one request.
 fn attaching() -> anyhow::Result<Vec<Line>> {
     if daemon::find_binary().is_none() {
         return Ok(vec![Line::unmeasured(6, ATTACHING, NOT_BUILT)]);
@@ -147,6 +161,7 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
     let host = lab.namespace("host");
     let daemon = Daemon::start(&lab, &host, &["--uplink", "none"]);
     daemon.run(&["network", "create", "n", "--subnet", "10.64.0.0/16"]);
+    let client = Client::new(&daemon.socket());
     let memory_before = resident_bytes(&daemon)?;
     let (mut namespaces, mut took) = (Vec::new(), Vec::new());
     for number in 0..ENDPOINTS {
@@ -158,40 +173,66 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
         for scope in ["all", "default"] {
             ns.set_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1");
         }
-        took.push(millis(|| {
-            daemon.attach(&ns, "n", &format!("e{number}"), &[])
-        }));
+        Pinger::allow(&ns);
+        let path = ns.path();
+        let request = json!({"netns": path, "network": "n", "name": endpoint_name(number)});
+        let start = Instant::now();
+        block_on(client.create("/v1/endpoints", &request))?;
+        let answered = Pinger::open(&ns, GATEWAY.into()).ping(56, PING_MAX);
+        took.push(start.elapsed().as_secs_f64() * 1e3);
+        ensure!(answered, "endpoint {number} does not reach its gateway");
+        // The kernel has room for 1,024 neighbours of all namespaces together by its default.
+        let (netlink, link) = (ns.netlink(), ns.link("eth0").index);
+        block_on(netlink.remove_neighbour(link, GATEWAY.into()))?;
         namespaces.push(ns);
     }
-    let median = |from: usize| {
+    let mut each = Series::default();
+    each.push((resident_bytes(&daemon)? - memory_before) / ENDPOINTS as f64 * 1e-3);
+    let names: Vec<String> = (0..DETACHED).map(endpoint_name).collect();
+    let mut detached = Series::default();
+    let start = Instant::now();
+    block_on(client.create("/v1/detach", &json!({ "names": names })))?;
+    detached.push(start.elapsed().as_secs_f64());
+    let compared = |from: usize| {
         let mut series = Series::default();
         took[from..from + COMPARED]
             .iter()
             .for_each(|ms| series.push(*ms));
-        series.median()
+        series
     };
-    let first = median(0);
+    let (first, thousandth) = (compared(0), compared(THOUSANDTH - COMPARED));
     let mut reached = Series::default();
-    let mut thousandth = Series::default();
     for ms in &took[THOUSANDTH - COMPARED..THOUSANDTH] {
-        reached.push(ms / first);
-        thousandth.push(*ms);
+        reached.push(ms / first.median());
     }
-    let mut each = Series::default();
-    each.push((resident_bytes(&daemon)? - memory_before) / ENDPOINTS as f64 * 1e-3);
     Ok(vec![
         Line {
             behind: vec![
-                ("the first ones ms".to_owned(), first),
+                ("the first ones ms".to_owned(), first.median()),
                 ("the 1,000th ms".to_owned(), thousandth.median()),
-                ("the 2,000th ms".to_owned(), median(ENDPOINTS - COMPARED)),
+                (
+                    "the 2,000th ms".to_owned(),
+                    compared(ENDPOINTS - COMPARED).median(),
+                ),
             ],
             least: Some(ATTACHING_MAX),
             stretch: Some(1.0),
             ..line(ATTACHING, "x", reached)
         },
+        Line {
+            least: Some(FIRST_PING_MAX),
+            ..line(FIRST_PING, "ms", thousandth)
+        },
+        Line {
+            least: Some(DETACHING_MAX),
+            ..line(DETACHING, "s", detached)
+        },
         line(PORTS, "kB", each),
     ])
+}
+
+fn endpoint_name(number: usize) -> String {
+    format!("e{number}")
 }
 
 /// The real daemon, on a host of its own.

@@ -3,7 +3,7 @@
 mod apply;
 mod args;
 mod bench;
-mod client;
+pub mod client;
 mod conform;
 mod daemon;
 mod debugging;
