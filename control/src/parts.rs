@@ -146,16 +146,14 @@ impl Parts {
 
     /// Makes what is new, and drops what is of endpoints that are no more.
     pub fn follow(&mut self, desired: &DesiredState) {
-        let mut endpoints = desired.endpoints.shared().peekable();
+        let places = desired.endpoints.places();
+        let count = self.0.len().max(places.len());
+        self.0.resize_with(count, || None);
         for (index, slot) in self.0.iter_mut().enumerate() {
-            let here = endpoints.next_if(|(port, _)| port.index() == index);
-            follow_slot(slot, here.map(|(_, endpoint)| endpoint), desired);
+            let here = places.get(index).and_then(Option::as_ref);
+            follow_slot(slot, here, desired);
         }
-        // Those beyond the highest port that there was.
-        for (port, endpoint) in endpoints {
-            self.0.resize_with(port.index() + 1, || None);
-            follow_slot(&mut self.0[port.index()], Some(endpoint), desired);
-        }
+        self.0.truncate(places.len());
     }
 
     /// Those of all endpoints, by port.
@@ -262,7 +260,7 @@ mod tests {
             assert!(Arc::ptr_eq(one, &two), "nothing has changed");
         }
         // An endpoint changes, another one goes, a third comes in, and a network is set anew.
-        let ports: Vec<PortId> = desired.endpoints.keys().copied().collect();
+        let ports: Vec<PortId> = desired.endpoints.ports().collect();
         desired.endpoints.change(ports[0], |e| e.addresses.clear());
         let mut third = (*desired.endpoints.remove(&ports[1]).unwrap()).clone();
         third.port = PortId(ports[1].0 + 7);

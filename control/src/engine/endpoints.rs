@@ -424,18 +424,13 @@ pub(super) struct Withdrawn {
 
 /// A switch port that no endpoint has, nor one of these.
 pub(super) fn free_port(desired: &DesiredState, taken: &[PortId]) -> Result<PortId, Error> {
-    let mut used = desired.endpoints.keys().peekable();
-    (ENDPOINT_PORT_FIRST..)
-        .take_while(|id| usize::from(*id) < PORTS_MAX)
-        .map(PortId)
-        .find(|id| {
-            while used.next_if(|port| *port < id).is_some() {}
-            used.peek() != Some(&id) && !taken.contains(id)
-        })
-        .ok_or(Error::Limit {
-            what: "endpoints",
-            max: PORTS_MAX - usize::from(ENDPOINT_PORT_FIRST),
-        })
+    let free = desired
+        .endpoints
+        .free_port(PortId(ENDPOINT_PORT_FIRST), |port| taken.contains(&port));
+    free.ok_or(Error::Limit {
+        what: "endpoints",
+        max: PORTS_MAX - usize::from(ENDPOINT_PORT_FIRST),
+    })
 }
 
 /// Milliseconds since 1970; a clock that is not set yet is at their beginning.

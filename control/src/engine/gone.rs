@@ -36,8 +36,7 @@ impl Engine {
     pub(super) async fn find_gone(&self) -> Result<(), Error> {
         let endpoints: Vec<Arc<Endpoint>> = {
             let state = self.state().await;
-            let all = state.desired.endpoints.shared();
-            all.map(|(_, endpoint)| Arc::clone(endpoint)).collect()
+            state.desired.endpoints.shared().cloned().collect()
         };
         self.leave_gone(endpoints).await
     }

@@ -6,7 +6,7 @@
 //! the others are.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -14,13 +14,16 @@ use std::ops::Index;
 use std::sync::Arc;
 
 use dataplane_core::addr::{DomainId, PortId};
+use dataplane_core::topology::PORTS_MAX;
 
 use super::{Endpoint, Name};
 
 /// Endpoints by switch port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    by_port: BTreeMap<PortId, Arc<Endpoint>>,
+    /// Each at its port's index, without empty places at the end: each picture looks at all of them.
+    by_port: Vec<Option<Arc<Endpoint>>>,
+    count: usize,
     by_name: Found<Name>,
     by_path: Found<OsString>,
     by_inode: Found<u64>,
@@ -73,7 +76,7 @@ impl<K: Eq + Hash> Found<K> {
 impl Endpoints {
     /// The endpoint of that port.
     pub fn get(&self, port: &PortId) -> Option<&Endpoint> {
-        self.by_port.get(port).map(Arc::as_ref)
+        self.by_port.get(port.index())?.as_deref()
     }
 
     /// Changes the endpoint of that port, but for the port; `None` when there is none.
@@ -90,7 +93,7 @@ impl Endpoints {
 
     /// Whether that port is an endpoint's.
     pub fn contains_key(&self, port: &PortId) -> bool {
-        self.by_port.contains_key(port)
+        self.get(port).is_some()
     }
 
     /// Puts one in, in place of the one that has its port.
@@ -111,12 +114,19 @@ impl Endpoints {
         if endpoint.settings.mac_nat.is_some() {
             self.mac_nats.insert(port);
         }
-        self.by_port.insert(port, endpoint);
+        let index = port.index();
+        self.by_port
+            .resize_with(self.by_port.len().max(index + 1), || None);
+        self.by_port[index] = Some(endpoint);
+        self.count += 1;
     }
 
     /// Takes the one of that port out.
     pub fn remove(&mut self, port: &PortId) -> Option<Arc<Endpoint>> {
-        let endpoint = self.by_port.remove(port)?;
+        let endpoint = self.by_port.get_mut(port.index())?.take()?;
+        self.count -= 1;
+        let last = self.by_port.iter().rposition(Option::is_some);
+        self.by_port.truncate(last.map_or(0, |last| last + 1));
         self.by_name.remove(&endpoint.name, *port);
         self.by_path
             .remove(endpoint.sandbox.path.as_os_str(), *port);
@@ -165,35 +175,49 @@ impl Endpoints {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.by_port.len()
+        self.count
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.by_port.is_empty()
+        self.count == 0
     }
 
     /// Their ports, ascending.
-    pub fn keys(&self) -> impl Iterator<Item = &PortId> {
-        self.by_port.keys()
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.values().map(|endpoint| endpoint.port)
+    }
+
+    /// The lowest port from `first` on that no endpoint has.
+    pub fn free_port(
+        &self,
+        first: PortId,
+        mut taken: impl FnMut(PortId) -> bool,
+    ) -> Option<PortId> {
+        let is_free = |port: &PortId| !self.contains_key(port) && !taken(*port);
+        (first.0..PORTS_MAX as u16).map(PortId).find(is_free)
     }
 
     /// All of them, by port.
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &Endpoint> + Clone {
-        self.by_port.values().map(Arc::as_ref)
+        self.shared().map(Arc::as_ref)
     }
 
     /// All of them, by port, as they are shared.
-    pub fn shared(&self) -> impl Iterator<Item = (&PortId, &Arc<Endpoint>)> {
-        self.by_port.iter()
+    pub fn shared(&self) -> impl DoubleEndedIterator<Item = &Arc<Endpoint>> + Clone {
+        self.by_port.iter().flatten()
+    }
+
+    /// What is at each port's index, up to the last endpoint's.
+    pub fn places(&self) -> &[Option<Arc<Endpoint>>] {
+        &self.by_port
     }
 
     /// Those that come after a port, then those up to it.
     pub fn after(&self, port: PortId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let (after, up_to) = (std::ops::Bound::Excluded(port), std::ops::Bound::Unbounded);
-        let after = self.by_port.range((after, up_to));
-        let all = after.chain(self.by_port.range(..=port));
-        all.map(|(_, endpoint)| endpoint)
+        let next = self.by_port.len().min(port.index() + 1);
+        let (up_to, after) = self.by_port.split_at(next);
+        after.iter().chain(up_to).flatten()
     }
 }
 
@@ -201,7 +225,8 @@ impl Index<&PortId> for Endpoints {
     type Output = Endpoint;
 
     fn index(&self, port: &PortId) -> &Endpoint {
-        &self.by_port[port]
+        let endpoint = self.get(port);
+        endpoint.expect("the port is an endpoint's")
     }
 }
 
@@ -222,10 +247,9 @@ mod tests {
     #[test]
     fn whoever_changes_a_shared_endpoint_makes_another_one() {
         let mut endpoints = crate::store::tests::example().endpoints;
-        let port = *endpoints.keys().next().unwrap();
-        let shared = |endpoints: &Endpoints| -> Vec<Arc<Endpoint>> {
-            endpoints.shared().map(|(_, e)| Arc::clone(e)).collect()
-        };
+        let port = endpoints.ports().next().unwrap();
+        let shared =
+            |endpoints: &Endpoints| -> Vec<Arc<Endpoint>> { endpoints.shared().cloned().collect() };
         let before = shared(&endpoints);
         endpoints.change(port, |e| e.gw_priority += 1).unwrap();
         for (before, after) in before.iter().zip(&shared(&endpoints)) {
@@ -236,9 +260,59 @@ mod tests {
     }
 
     #[test]
+    fn places_are_taken_given_back_and_gone_round() {
+        let example = crate::store::tests::example().endpoints;
+        let one = example.values().next().unwrap();
+        let at = |port: u16| Endpoint {
+            port: PortId(port),
+            ..one.clone()
+        };
+        let mut endpoints: Endpoints = [40, 33, 35].map(at).into_iter().collect();
+        let ports = |endpoints: &Endpoints| endpoints.ports().map(|p| p.0).collect::<Vec<_>>();
+        assert_eq!((ports(&endpoints), endpoints.len()), (vec![33, 35, 40], 3));
+        let before = endpoints.clone();
+        let free = |first, taken: &[u16]| {
+            let free = before.free_port(PortId(first), |port| taken.contains(&port.0));
+            free.map(|port| port.0)
+        };
+        assert_eq!(free(32, &[]), Some(32));
+        assert_eq!(free(33, &[34]), Some(36));
+        assert_eq!(free(40, &[]), Some(41));
+        assert_eq!(free(PORTS_MAX as u16 - 1, &[]), Some(PORTS_MAX as u16 - 1));
+        assert_eq!(free(PORTS_MAX as u16, &[]), None);
+        let after = |port| {
+            before
+                .after(PortId(port))
+                .map(|e| e.port.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(after(0), [33, 35, 40]);
+        assert_eq!(after(33), [35, 40, 33]);
+        assert_eq!(after(34), [35, 40, 33]);
+        assert_eq!(after(40), [33, 35, 40]);
+        assert_eq!(after(9_000), [33, 35, 40]);
+        // As if it had never been there, wherever it was.
+        for port in [32, 34, 41, 77] {
+            endpoints.insert(at(port));
+            assert_ne!(endpoints, before);
+            assert!(endpoints.remove(&PortId(port)).is_some());
+            assert_eq!((&endpoints, endpoints.len()), (&before, 3));
+        }
+        assert!(endpoints.remove(&PortId(34)).is_none());
+        assert!(endpoints.remove(&PortId(9_000)).is_none());
+        endpoints.insert(at(35));
+        assert_eq!(endpoints, before, "in place of the one that has its port");
+        for port in [40, 33, 35] {
+            endpoints.remove(&PortId(port));
+        }
+        assert!(endpoints.is_empty());
+        assert_eq!(endpoints, Endpoints::default());
+    }
+
+    #[test]
     fn what_is_found_is_what_there_is() {
         let mut endpoints = crate::store::tests::example().endpoints;
-        let port = *endpoints.keys().next().unwrap();
+        let port = endpoints.ports().next().unwrap();
         let before = endpoints[&port].clone();
         let found = |endpoints: &Endpoints, e: &Endpoint| {
             let path = e.sandbox.path.as_os_str();
@@ -282,7 +356,7 @@ mod tests {
     #[test]
     fn those_after_a_port_come_first() {
         let endpoints = crate::store::tests::example().endpoints;
-        let ports: Vec<PortId> = endpoints.keys().copied().collect();
+        let ports: Vec<PortId> = endpoints.ports().collect();
         assert!(ports.len() > 1);
         let after: Vec<PortId> = endpoints.after(ports[0]).map(|e| e.port).collect();
         assert_eq!(after[..ports.len() - 1], ports[1..]);
