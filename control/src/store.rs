@@ -10,6 +10,7 @@
 mod address_reservations;
 mod choices;
 mod dns;
+mod endpoints;
 mod error;
 mod fdb;
 mod first_start;
@@ -27,13 +28,11 @@ mod vlans;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataplane_core::addr::{DomainId, PortId};
-use dataplane_core::l2::PortVlans;
+use dataplane_core::addr::DomainId;
 use dataplane_core::nat::Dependence;
 use dataplane_core::topology::NatMode;
 use nix::fcntl::Flock;
@@ -42,12 +41,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 pub use error::Error;
 
 use crate::flood_settings::FloodSettings;
-use crate::model::dns::{EndpointDns, NetworkDns};
-use crate::model::{
-    self, DesiredState, Endpoint, ForeignId, Icc, Network, NetworkNat, Phase, Router, Sandbox,
-    Subnet,
-};
-use crate::port_settings::{self, AdminState, PortSettings};
+use crate::model::dns::NetworkDns;
+use crate::model::{self, DesiredState, ForeignId, Icc, Network, NetworkNat, Router, Subnet};
 use crate::vlans::NetworkVlans;
 
 /// The tables of the first version, and what each later one has added. How many have been carried
@@ -195,7 +190,7 @@ impl Store {
         self.with(|connection| {
             Ok(DesiredState {
                 networks: load_networks(connection)?,
-                endpoints: load_endpoints(connection)?.into_values().collect(),
+                endpoints: endpoints::load(connection)?.into_values().collect(),
                 publications: publications::load(connection)?,
                 fdb: fdb::load(connection)?,
                 reservations: address_reservations::load(connection)?,
@@ -279,55 +274,6 @@ impl Store {
                 connection,
                 "DELETE FROM network WHERE domain = ?1",
                 [domain.0],
-            )?;
-            Ok(())
-        })
-    }
-
-    /// Adds or replaces an endpoint.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        self.transaction(|connection| put_endpoint(connection, endpoint))
-    }
-
-    /// Notes how far endpoints are, all at once.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn set_phase(&self, ports: &[PortId], phase: Phase) -> Result<(), Error> {
-        self.transaction(|connection| {
-            let statement = "UPDATE endpoint SET phase = ?2 WHERE port = ?1";
-            for port in ports {
-                execute(connection, statement, params![port.0, phase_label(phase)])?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Removes an endpoint, and the publications that lead to no other.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn remove_endpoint(&self, port: PortId) -> Result<(), Error> {
-        self.remove_endpoints(&[port])
-    }
-
-    /// The same of several, all at once.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub fn remove_endpoints(&self, ports: &[PortId]) -> Result<(), Error> {
-        self.transaction(|connection| {
-            for port in ports {
-                execute(connection, "DELETE FROM endpoint WHERE port = ?1", [port.0])?;
-            }
-            execute(
-                connection,
-                "DELETE FROM publication
-                 WHERE id NOT IN (SELECT publication FROM publication_target)",
-                [],
             )?;
             Ok(())
         })
@@ -476,58 +422,6 @@ fn execute(connection: &Connection, sql: &str, values: impl Params) -> rusqlite:
     connection.prepare_cached(sql)?.execute(values)
 }
 
-fn put_endpoint(connection: &Connection, endpoint: &Endpoint) -> rusqlite::Result<()> {
-    let (owner, id) = foreign_columns(endpoint.foreign.as_ref());
-    let path = endpoint.sandbox.path.to_string_lossy();
-    execute(
-        connection,
-        "INSERT INTO endpoint VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
-         ?13, ?14, ?15, ?16)
-         ON CONFLICT (port) DO UPDATE SET name = ?2, domain = ?3, sandbox_path = ?4,
-         sandbox_inode = ?5, ifname = ?6, mac = ?7, backend = ?8, phase = ?9,
-         foreign_owner = ?10, foreign_id = ?11, flags = ?12, mac_limit = ?13,
-         down = ?14, attached_at = ?15, gw_priority = ?16",
-        params![
-            endpoint.port.0,
-            endpoint.name.as_str(),
-            endpoint.domain.0,
-            path,
-            endpoint.sandbox.inode.cast_signed(),
-            endpoint.ifname,
-            endpoint.mac.to_string(),
-            endpoint.backend.label(),
-            phase_label(endpoint.phase),
-            owner,
-            id,
-            port_settings::changed(endpoint.settings.flags),
-            endpoint.settings.mac_limit,
-            endpoint.settings.state == AdminState::Down,
-            endpoint.attached_at.cast_signed(),
-            endpoint.gw_priority
-        ],
-    )?;
-    vlans::put_endpoint(connection, endpoint)?;
-    dns::put_endpoint(connection, endpoint)?;
-    routes::put(connection, endpoint)?;
-    choices::put(connection, endpoint)?;
-    let port = endpoint.port.0;
-    execute(
-        connection,
-        "DELETE FROM endpoint_address WHERE port = ?1",
-        [port],
-    )?;
-    for address in &endpoint.addresses {
-        execute(
-            connection,
-            "INSERT INTO endpoint_address VALUES (?1, ?2)",
-            params![port, address.to_string()],
-        )?;
-    }
-    storm::put(connection, endpoint)?;
-    links::put(connection, endpoint)?;
-    mac_nat::put(connection, endpoint)
-}
-
 fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId, Network>> {
     let mut networks = BTreeMap::new();
     let mut statement = connection.prepare("SELECT * FROM network")?;
@@ -581,61 +475,6 @@ fn load_networks(connection: &Connection) -> rusqlite::Result<BTreeMap<DomainId,
     Ok(networks)
 }
 
-fn load_endpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<PortId, Endpoint>> {
-    let mut endpoints = BTreeMap::new();
-    let mut statement = connection.prepare("SELECT * FROM endpoint")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let endpoint = Endpoint {
-            port: PortId(row.get("port")?),
-            name: text(row, "name")?,
-            domain: DomainId(row.get("domain")?),
-            sandbox: Sandbox {
-                path: PathBuf::from(row.get::<_, String>("sandbox_path")?),
-                inode: row.get::<_, i64>("sandbox_inode")?.cast_unsigned(),
-            },
-            ifname: row.get("ifname")?,
-            mac: text(row, "mac")?,
-            addresses: Vec::new(),
-            backend: text(row, "backend")?,
-            choice: None,
-            phase: phase(row)?,
-            settings: PortSettings {
-                flags: port_settings::flags(&row.get::<_, String>("flags")?).map_err(unreadable)?,
-                mac_limit: row.get("mac_limit")?,
-                state: match row.get("down")? {
-                    true => AdminState::Down,
-                    false => AdminState::Up,
-                },
-                ..PortSettings::default()
-            },
-            attached_at: row.get::<_, i64>("attached_at")?.cast_unsigned(),
-            vlans: PortVlans::default(),
-            dns: EndpointDns::default(),
-            gw_priority: row.get("gw_priority")?,
-            routes: Vec::new(),
-            foreign: foreign(row)?,
-        };
-        endpoints.insert(endpoint.port, endpoint);
-    }
-    let mut statement = connection.prepare("SELECT * FROM endpoint_address ORDER BY rowid")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let address: IpAddr = text(row, "address")?;
-        if let Some(endpoint) = endpoints.get_mut(&PortId(row.get("port")?)) {
-            endpoint.addresses.push(address);
-        }
-    }
-    vlans::load_endpoints(connection, &mut endpoints)?;
-    dns::load_endpoints(connection, &mut endpoints)?;
-    routes::load(connection, &mut endpoints)?;
-    choices::load(connection, &mut endpoints)?;
-    storm::load(connection, &mut endpoints)?;
-    links::load(connection, &mut endpoints)?;
-    mac_nat::load(connection, &mut endpoints)?;
-    Ok(endpoints)
-}
-
 fn foreign_columns(foreign: Option<&ForeignId>) -> (Option<&str>, Option<&str>) {
     match foreign {
         Some(foreign) => (Some(&foreign.owner), Some(&foreign.id)),
@@ -647,22 +486,6 @@ fn foreign(row: &Row<'_>) -> rusqlite::Result<Option<ForeignId>> {
     let owner: Option<String> = row.get("foreign_owner")?;
     let id: Option<String> = row.get("foreign_id")?;
     Ok(owner.zip(id).map(|(owner, id)| ForeignId { owner, id }))
-}
-
-const fn phase_label(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Attaching => "attaching",
-        Phase::Attached => "attached",
-        Phase::Detaching => "detaching",
-    }
-}
-
-fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
-    Ok(match row.get::<_, String>("phase")?.as_str() {
-        "attached" => Phase::Attached,
-        "attaching" => Phase::Attaching,
-        _ => Phase::Detaching,
-    })
 }
 
 /// Reads a column whose type has a text form.

@@ -16,6 +16,7 @@ mod egress;
 mod links;
 mod mac_nat;
 mod mirror;
+mod orders;
 mod own_frames;
 mod ports;
 mod service;
@@ -605,55 +606,6 @@ impl Dataplane {
                 .map_or(AGEING_DEFAULT, |domain| domain.ageing)
         };
         self.fdb.sweep(self.now(), ageing)
-    }
-
-    /// Gives one worker a command and waits until it is done.
-    fn order_one(&self, worker: usize, command: Command) -> Result<(), Error> {
-        let (done, answer) = bounded(1);
-        let handle = self.workers.get(worker).ok_or(Error::Silent)?;
-        handle
-            .orders
-            .send(Order { command, done })
-            .map_err(|_| Error::Silent)?;
-        let _ = self.shared.wakers[worker].wake();
-        match answer.recv_timeout(ACKNOWLEDGE_MAX) {
-            Ok(outcome) => outcome.map_err(Error::Refused),
-            Err(_) => Err(Error::Silent),
-        }
-    }
-
-    /// Gives each worker a command and waits until all are done; a refusal is returned.
-    fn order_all(&self, mut command: impl FnMut(usize) -> Command) -> Result<(), Error> {
-        self.order_many(&[()], |worker, ()| command(worker))
-    }
-
-    /// Gives each worker a command for each subject, by one wake-up, and waits until all are done; a
-    /// refusal is returned.
-    fn order_many<T>(
-        &self,
-        subjects: &[T],
-        mut command: impl FnMut(usize, &T) -> Command,
-    ) -> Result<(), Error> {
-        let (done, answers) = bounded(self.workers.len() * subjects.len());
-        for (index, worker) in self.workers.iter().enumerate() {
-            for subject in subjects {
-                let order = Order {
-                    command: command(index, subject),
-                    done: done.clone(),
-                };
-                worker.orders.send(order).map_err(|_| Error::Silent)?;
-            }
-            let _ = self.shared.wakers[index].wake();
-        }
-        let mut outcome = Ok(());
-        for _ in 0..self.workers.len() * subjects.len() {
-            match answers.recv_timeout(ACKNOWLEDGE_MAX) {
-                Ok(Ok(())) => {}
-                Ok(Err(refusal)) => outcome = Err(Error::Refused(refusal)),
-                Err(_) => return Err(Error::Silent),
-            }
-        }
-        outcome
     }
 }
 

@@ -5,20 +5,21 @@ use crate::flood_settings::FloodSettings;
 use crate::link::saved::SavedIp;
 use crate::model::dns::{EndpointDns, endpoint_dns, network_dns};
 use crate::model::{
-    Backend, BackendChoice, Confirmation, FdbSetting, FileTarget, Holder, LoopDetect,
+    Backend, BackendChoice, Confirmation, Endpoint, FdbSetting, FileTarget, Holder, LoopDetect,
     MIRROR_FILE_PORT_FIRST, MTU_DEFAULT, MdbSetting, MirrorFileSetting, MirrorIngress,
-    MirrorSetting, NicBefore, NicOrigin, NicSetting, NicStage, Publication, PublicationTarget,
-    Purpose, RuleBody, RulePorts, RuleSetting, StpFrames,
+    MirrorSetting, NicBefore, NicOrigin, NicSetting, NicStage, Phase, Publication,
+    PublicationTarget, Purpose, RuleBody, RulePorts, RuleSetting, Sandbox, StpFrames,
 };
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_core::link::{Impairment, LinkSpec};
 
 use crate::port_settings::{AdminState, PortSettings};
 use crate::vlans::{NetworkVlans, VlanFiltering};
-use dataplane_core::addr::{MacAddr, VlanId};
+use dataplane_core::addr::{MacAddr, PortId, VlanId};
 use dataplane_core::fdb::FdbKind;
-use dataplane_core::l2::{Mirror, MirrorDirection, MirrorSource, PortFlags};
+use dataplane_core::l2::{Mirror, MirrorDirection, MirrorSource, PortFlags, PortVlans};
 use dataplane_core::nat::{Balance, Duty, Transport};
 use dataplane_core::policy::{Action, Protocol, RuleSlot};
 use std::sync::atomic::{AtomicUsize, Ordering};
