@@ -35,6 +35,7 @@ mod identification;
 mod index;
 mod journal;
 mod keep;
+mod lock;
 mod mss;
 mod open;
 mod packet;

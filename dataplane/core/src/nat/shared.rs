@@ -1,17 +1,16 @@
 //! The tables that all workers share, and the two ways of seeing them.
 //!
 //! # Thread-safety
-//! [`SHARDS`] shards, each behind a mutex of its own that is held for one translation. Lock order:
-//! at most one shard at a time; under it, the counts (lock-free, or a lock of the endpoint map
-//! that is never held across a call). A thread that panicked with a shard locked leaves it as it
-//! was: the lock's poison is ignored, because a worker must not follow it down.
+//! [`SHARDS`] shards, each behind a lock of its own that is held for one translation (`lock.rs`).
+//! Lock order: at most one shard at a time; under it, the counts (lock-free, or a lock of the
+//! endpoint map that is never held across a call).
 
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 use dashmap::DashMap;
@@ -25,6 +24,7 @@ use super::account::{Account, Totals};
 use super::forward::StaticRule;
 use super::hash::HashKey;
 use super::identification::Identifications;
+use super::lock::{Held, Lock};
 use super::packet::End;
 use super::session::{Mapping, Session, SessionInfo};
 use super::table::NatShard;
@@ -34,7 +34,7 @@ use super::{NatConfig, SHARDS};
 /// The NAT's tables, shared by all workers.
 #[derive(Debug)]
 pub struct Nat {
-    pub(super) shards: Vec<CachePadded<Mutex<NatShard>>>,
+    pub(super) shards: Vec<CachePadded<Lock<NatShard>>>,
     pub(super) counts: Counts,
     key: HashKey,
     /// The shard at which the next budgeted sweep begins.
@@ -63,7 +63,7 @@ impl Nat {
     pub fn new(seed: u64) -> Arc<Self> {
         let key = HashKey::new(seed);
         let shards = (0..SHARDS)
-            .map(|_| CachePadded::new(Mutex::new(NatShard::new(key))))
+            .map(|_| CachePadded::new(Lock::new(NatShard::new(key))))
             .collect();
         Arc::new(Self {
             shards,
@@ -90,7 +90,7 @@ impl Nat {
     pub fn accounts(&self) -> BTreeMap<Account, Totals> {
         let mut all: BTreeMap<Account, Totals> = BTreeMap::new();
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let ended = shard.accounts.iter();
             let live = shard
                 .iter()
@@ -105,19 +105,19 @@ impl Nat {
     /// Sessions of an account that have not ended. Looks at no session.
     pub fn live_sessions(&self, account: Account) -> u64 {
         let shards = self.shards.iter();
-        shards.map(|s| lock(s).accounts.get(account).live).sum()
+        shards.map(|s| s.lock().accounts.get(account).live).sum()
     }
 
     /// Makes every account zero but for the number of live sessions.
     pub fn zero_accounts(&self) {
-        self.shards.iter().for_each(|s| lock(s).zero_accounts());
+        self.shards.iter().for_each(|s| s.lock().zero_accounts());
     }
 
     /// Forgets accounts whose sessions have ended for good: rules, targets and networks come and go
     /// for as long as the process lives.
     pub fn forget_accounts(&self, condemned: impl Fn(Account) -> bool) {
         for shard in &self.shards {
-            lock(shard).accounts.forget(&condemned);
+            shard.lock().accounts.forget(&condemned);
         }
     }
 
@@ -132,7 +132,7 @@ impl Nat {
     pub fn sessions(&self, max: usize) -> Vec<SessionInfo> {
         let mut listed = Vec::new();
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let left = max - listed.len();
             let sessions = shard.iter().take(left);
             listed.extend(sessions.map(|(_, session, mapping)| SessionInfo::new(session, mapping)));
@@ -150,7 +150,7 @@ impl Nat {
             ..Gauges::default()
         };
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = shard.lock();
             gauges.sessions += shard.session_count();
             gauges.mappings += shard.mapping_count();
             gauges.sessions_in_fullest_shard =
@@ -168,7 +168,9 @@ impl Nat {
             let shard = (start + step) % SHARDS;
             self.sweep.store(shard, Ordering::Relaxed);
             let left = budget - removed;
-            removed += lock(&self.shards[shard]).expire(now, &config.timeouts, left, &self.counts);
+            removed += self.shards[shard]
+                .lock()
+                .expire(now, &config.timeouts, left, &self.counts);
             if removed == budget {
                 break;
             }
@@ -183,7 +185,7 @@ impl Nat {
             |session: &Session, mapping: &Mapping| condemned(&SessionInfo::new(session, mapping));
         self.shards
             .iter()
-            .map(|shard| lock(shard).remove_where(&mut condemned, &self.counts))
+            .map(|shard| shard.lock().remove_where(&mut condemned, &self.counts))
             .sum()
     }
 
@@ -192,13 +194,13 @@ impl Nat {
     /// timed out.
     pub fn forget_fragments(&self, condemned: impl Fn(DomainId, IpAddr) -> bool) {
         for shard in &self.shards {
-            lock(shard).fragments.forget_inside(&condemned);
+            shard.lock().fragments.forget_inside(&condemned);
         }
     }
 
     /// Locks a shard.
-    pub(super) fn shard(&self, index: usize) -> MutexGuard<'_, NatShard> {
-        lock(&self.shards[index])
+    pub(super) fn shard(&self, index: usize) -> Held<'_, NatShard> {
+        self.shards[index].lock()
     }
 
     pub(super) const fn counts(&self) -> &Counts {
@@ -215,7 +217,7 @@ impl Nat {
     pub fn state_hash(&self) -> u64 {
         let mut sum = self.session_count() as u64;
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = shard.lock();
             for fragment in shard.fragments.iter() {
                 sum = sum.wrapping_add(digest(fragment));
             }
@@ -258,11 +260,6 @@ fn digest(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
-}
-
-#[inline]
-pub(super) fn lock(shard: &Mutex<NatShard>) -> MutexGuard<'_, NatShard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many sessions there are, in all and for each inside address.
@@ -393,7 +390,7 @@ impl Tables {
     pub fn shard(&mut self, index: usize) -> Shard<'_> {
         match self {
             Self::Live(nat) => Shard {
-                table: Table::Live(lock(&nat.shards[index])),
+                table: Table::Live(nat.shards[index].lock()),
                 counts: &nat.counts,
             },
             Self::Overlay(overlay) => {
@@ -403,7 +400,7 @@ impl Tables {
                     counts,
                     ..
                 } = &mut **overlay;
-                let copy = || lock(&nat.shards[index]).clone();
+                let copy = || nat.shards[index].lock().clone();
                 Shard {
                     table: Table::Overlay(shards.entry(index).or_insert_with(copy)),
                     counts,
@@ -473,7 +470,7 @@ pub(super) struct Shard<'a> {
 }
 
 pub(super) enum Table<'a> {
-    Live(MutexGuard<'a, NatShard>),
+    Live(Held<'a, NatShard>),
     Overlay(&'a mut NatShard),
 }
 

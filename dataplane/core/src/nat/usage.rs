@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use crate::addr::DomainId;
 
 use super::session::NatProtocol;
-use super::shared::{Nat, lock};
+use super::shared::Nat;
 
 /// How much of the NAT's limits is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Nat {
     pub fn usage(&self, endpoints_max: usize) -> Usage {
         let mut pools = Pools::default();
         for shard in &self.shards {
-            for pool in lock(shard).pools.iter() {
+            for pool in shard.lock().pools.iter() {
                 *pools.entry(pool.protocol, pool.external) += pool.ports;
             }
         }
