@@ -9,6 +9,12 @@ pub(super) struct Slab<T> {
     free: Vec<u32>,
 }
 
+/// Slots that the first value takes room for: so many that the kernel maps them by themselves
+/// (`M_MMAP_THRESHOLD` of mallopt(3)). Only pages that are used take memory then, and a slab that grows
+/// has its pages moved by the kernel; one that grew from a few slots spent a fifth of the time of a new
+/// session on copies and on pages that were soon given back.
+const SLOTS_FIRST: usize = 4_096;
+
 /// Why indexing cannot fail: the tables and lists of a shard name a slot only while it is filled.
 const OCCUPIED: &str = "an index is taken out of every table and list before its slot is emptied";
 
@@ -30,9 +36,18 @@ impl<T> Slab<T> {
             self.slots[index as usize] = Some(value);
             return index;
         }
+        if self.slots.len() == self.slots.capacity() {
+            self.make_room();
+        }
         // A shard holds no more than `sessions_max` values, and u32::MAX stands for "none".
         self.slots.push(Some(value));
         (self.slots.len() - 1) as u32
+    }
+
+    #[cold]
+    fn make_room(&mut self) {
+        let more = self.slots.len().max(SLOTS_FIRST);
+        self.slots.reserve_exact(more);
     }
 
     pub fn remove(&mut self, index: u32) {
@@ -90,5 +105,20 @@ mod tests {
         slab[a] = "e";
         let all: Vec<_> = slab.iter().map(|(_, text)| *text).collect();
         assert_eq!(all, ["e", "d", "c"]);
+    }
+
+    #[test]
+    fn nothing_is_copied_before_the_first_room_is_used_up() {
+        let mut slab = Slab::new();
+        slab.insert([0_u64; 8]);
+        let place = slab.slots.as_ptr();
+        for value in 1..SLOTS_FIRST as u64 {
+            slab.insert([value; 8]);
+        }
+        assert_eq!(slab.slots.as_ptr(), place);
+        slab.insert([u64::MAX; 8]);
+        assert_eq!(slab.slots.capacity(), 2 * SLOTS_FIRST);
+        let last = SLOTS_FIRST as u32;
+        assert_eq!([slab[0], slab[last]], [[0; 8], [u64::MAX; 8]]);
     }
 }
