@@ -10,8 +10,7 @@
 
 use core::hint::black_box;
 
-use crate::addr::PortId;
-use crate::fdb::FdbKey;
+use crate::addr::{MacAddr, PortId};
 use crate::frame::FrameBuf;
 use crate::headers::ETHERNET_SIZE;
 use crate::l2;
@@ -35,23 +34,26 @@ pub fn look_ahead<'f>(sw: &Switch, ingress: PortId, frames: impl Iterator<Item =
     let Some(domain) = port.and_then(|port| sw.topology.bridge_domain(port)) else {
         return;
     };
-    // Zeros for what is not filled in: a line like any other.
     let mut lines = [0; LINES];
-    let mut rest = lines.iter_mut();
-    let mut last = None;
+    let mut filled = 0;
+    let mut last = MacAddr::ZERO;
     for frame in frames {
         let Some(ethernet) = frame.bytes().first_chunk::<ETHERNET_SIZE>() else {
             continue;
         };
+        let Some([first, second]) = lines[filled..].first_chunk_mut() else {
+            break;
+        };
         let [dst, src] = l2::addresses(ethernet);
+        *first = sw.fdb.line_of(domain.id, dst);
+        filled += 1;
         // Most senders have more than one frame in a batch.
-        let new = [Some(dst), Some(src).filter(|src| last != Some(*src))];
-        for (mac, line) in new.into_iter().flatten().zip(&mut rest) {
-            *line = sw.fdb.line_of(FdbKey::new(domain.id, l2::TRANSPARENT, mac));
+        if src != last {
+            *second = sw.fdb.line_of(domain.id, src);
+            filled += 1;
+            last = src;
         }
-        last = Some(src);
     }
-    let filled = LINES - rest.len();
     // Otherwise the compiler may leave the reads out.
     black_box(sw.fdb.read_lines(&lines[..filled]));
 }

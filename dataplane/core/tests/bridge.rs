@@ -291,6 +291,8 @@ fn reading_ahead_changes_nothing_and_takes_any_frame() {
     let before = world.fdb.state_hash();
     for port in [1, 8, 9, 4_000] {
         look_ahead(&world.sw, PortId(port), frames.iter());
+        // More than are read ahead.
+        look_ahead(&world.sw, PortId(port), frames.iter().cycle().take(500));
     }
     assert_eq!(world.fdb.state_hash(), before);
     let out = world.send(2, &plain(station(1), mac(2)));

@@ -19,9 +19,15 @@ impl FdbKey {
     #[inline]
     pub const fn new(domain: DomainId, vlan: VlanId, mac: MacAddr) -> Self {
         Self {
-            domain_mac: (domain.0 as u64) << 48 | mac.to_u64(),
+            domain_mac: Self::transparent_word(domain, mac),
             vlan,
         }
+    }
+
+    /// A key that is not told apart by its VLAN, in one word.
+    #[inline(always)]
+    pub(super) const fn transparent_word(domain: DomainId, mac: MacAddr) -> u64 {
+        (domain.0 as u64) << 48 | mac.to_u64()
     }
 
     /// The bridge domain.

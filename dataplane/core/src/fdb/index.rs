@@ -108,6 +108,12 @@ impl Index {
         first.map_or(0, |word| word.load(Relaxed))
     }
 
+    #[cfg(test)]
+    pub fn has_on_line(&self, at: usize, key: u64) -> bool {
+        let line = self.line(at).map(|line| probe(line, key));
+        matches!(line, Some(Probe::Found(_)))
+    }
+
     /// Writes the entry of a key, if the key has a slot or can have one. The caller holds the lock
     /// of the key's shard.
     pub fn put(&self, key: u64, entry: FdbEntry) {

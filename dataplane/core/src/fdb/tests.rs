@@ -394,3 +394,14 @@ fn stations_without_a_slot_are_found_in_the_table_of_record() {
         assert_eq!(view.lookup(numbered(n), at(0), AGEING), on(moved));
     }
 }
+
+#[test]
+fn what_is_read_ahead_is_where_a_lookup_looks() {
+    let (_, mut view) = table();
+    for n in 0..100u16 {
+        let (domain, mac) = (DomainId(n % 7), MacAddr([2, 0, 0, 0, 1, n as u8]));
+        let key = FdbKey::new(domain, VlanId(0), mac);
+        assert_eq!(view.learn(key, P1, at(1), AGEING), Learn::New);
+        assert!(view.has_on_line(view.line_of(domain, mac), key), "{key:?}");
+    }
+}

@@ -10,7 +10,7 @@ use rustc_hash::FxBuildHasher;
 use super::entry::{FdbEntry, FdbKey, age};
 use super::index::Index;
 use super::{Fdb, FdbKind, Learn, Place};
-use crate::addr::PortId;
+use crate::addr::{DomainId, MacAddr, PortId};
 use crate::time::Instant;
 
 /// Moves that one worker lets through in a second. Each takes a lock and a cache line from every
@@ -87,11 +87,18 @@ impl FdbView {
         self.lookup_slowly(key, now, ageing)
     }
 
-    /// Where the index has what `learn` or `lookup` will ask of a station.
-    #[inline]
-    pub(crate) fn line_of(&self, key: FdbKey) -> usize {
+    /// Where the index has what `learn` or `lookup` will ask of a station of a domain that is transparent
+    /// to tags; any line where it has nothing of it.
+    #[inline(always)]
+    pub(crate) fn line_of(&self, domain: DomainId, mac: MacAddr) -> usize {
+        self.index.line_of(FdbKey::transparent_word(domain, mac))
+    }
+
+    /// Whether the line at a position has a key.
+    #[cfg(test)]
+    pub(super) fn has_on_line(&self, at: usize, key: FdbKey) -> bool {
         let word = self.shared.word(key);
-        word.map_or(0, |word| self.index.line_of(word))
+        word.is_some_and(|word| self.index.has_on_line(at, word))
     }
 
     /// Reads these lines of the index, so that they are in the cache. The value is for the caller to
