@@ -77,6 +77,12 @@ impl HashKey {
         self.join(inside, self.ip(external).rotate_left(32))
     }
 
+    /// The hash of an inside address.
+    #[inline]
+    pub fn endpoint(&self, domain: DomainId, inside: IpAddr) -> u64 {
+        self.join(self.ip(inside), u64::from(domain.0))
+    }
+
     /// What a target draws for a client, when one of several is chosen.
     pub fn draw(&self, client: IpAddr, target: u16) -> u64 {
         self.join(self.ip(client), u64::from(target) << 17 | 1)

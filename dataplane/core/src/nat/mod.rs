@@ -26,6 +26,7 @@
 
 mod account;
 mod config;
+mod endpoints;
 mod follow;
 mod forward;
 mod fragment;

@@ -3,7 +3,7 @@
 //! # Thread-safety
 //! [`SHARDS`] shards, each behind a lock of its own that is held for one translation (`lock.rs`).
 //! Lock order: at most one shard at a time; under it, the counts (lock-free, or a lock of the
-//! endpoint map that is never held across a call).
+//! endpoints' counts that is never held across a call).
 
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -21,6 +21,7 @@ use crate::time::Instant;
 use crate::verdict::DropReason;
 
 use super::account::{Account, Totals};
+use super::endpoints::Endpoints;
 use super::forward::StaticRule;
 use super::hash::HashKey;
 use super::identification::Identifications;
@@ -67,7 +68,7 @@ impl Nat {
             .collect();
         Arc::new(Self {
             shards,
-            counts: Counts::default(),
+            counts: Counts::new(key),
             key,
             sweep: AtomicUsize::new(0),
             fragment_ids: AtomicU32::new(0),
@@ -82,8 +83,7 @@ impl Nat {
 
     /// Sessions of one inside address.
     pub fn session_count_of(&self, domain: DomainId, inside: IpAddr) -> usize {
-        let count = self.counts.endpoints.get(&(domain, inside));
-        count.map_or(0, |count| *count as usize)
+        self.counts.endpoints.get(domain, inside)
     }
 
     /// What every target and network has carried. Looks at each session, one shard after the other.
@@ -234,8 +234,8 @@ impl Nat {
                 )));
             }
         }
-        for entry in &self.counts.endpoints {
-            sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
+        for held in self.counts.endpoints.all() {
+            sum = sum.wrapping_add(digest(&held));
         }
         for entry in &self.counts.rotations {
             sum = sum.wrapping_add(digest(&(entry.key(), entry.value())));
@@ -263,16 +263,23 @@ fn digest(value: &impl Hash) -> u64 {
 }
 
 /// How many sessions there are, in all and for each inside address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
     pub sessions: AtomicUsize,
-    /// Only endpoints that hold a session, so no more entries than sessions.
-    pub endpoints: DashMap<(DomainId, IpAddr), u32, FxBuildHasher>,
+    pub endpoints: Endpoints,
     /// Of the rules whose targets take turns.
     rotations: DashMap<u32, Rotation, FxBuildHasher>,
 }
 
 impl Counts {
+    fn new(key: HashKey) -> Self {
+        Self {
+            sessions: AtomicUsize::new(0),
+            endpoints: Endpoints::new(key),
+            rotations: DashMap::default(),
+        }
+    }
+
     /// Counts a session that is about to be made.
     ///
     /// # Errors
@@ -288,29 +295,18 @@ impl Counts {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             return Err(DropReason::NatTableFull);
         }
-        let mut held = self.endpoints.entry((domain, inside)).or_insert(0);
-        if *held as usize >= config.sessions_per_endpoint_max {
-            let none = *held == 0;
-            drop(held);
-            if none {
-                self.endpoints
-                    .remove_if(&(domain, inside), |_, held| *held == 0);
-            }
+        let max = config.sessions_per_endpoint_max;
+        if !self.endpoints.take(domain, inside, max) {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             return Err(DropReason::NatQuota);
         }
-        *held += 1;
         Ok(())
     }
 
     /// Forgets a session that was counted.
     pub fn release(&self, domain: DomainId, inside: IpAddr) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
-        if let Some(mut held) = self.endpoints.get_mut(&(domain, inside)) {
-            *held -= 1;
-        }
-        self.endpoints
-            .remove_if(&(domain, inside), |_, held| *held == 0);
+        self.endpoints.give_back(domain, inside);
     }
 
     /// The target of a rule whose turn it is.
@@ -324,7 +320,7 @@ impl Counts {
     fn copy(&self) -> Self {
         Self {
             sessions: AtomicUsize::new(self.sessions.load(Ordering::Relaxed)),
-            endpoints: self.endpoints.clone(),
+            endpoints: self.endpoints.copy(),
             rotations: self.rotations.clone(),
         }
     }

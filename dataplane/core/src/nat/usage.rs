@@ -54,12 +54,12 @@ impl Nat {
         }
         let mut pools = pools.0;
         pools.sort_unstable();
-        let held = self.counts.endpoints.iter();
+        let held = self.counts.endpoints.all().into_iter();
         let mut endpoints: Vec<_> = held
-            .map(|entry| EndpointUsage {
-                domain: entry.key().0,
-                inside: entry.key().1,
-                sessions: *entry.value() as usize,
+            .map(|held| EndpointUsage {
+                domain: held.domain,
+                inside: held.inside,
+                sessions: held.sessions as usize,
             })
             .collect();
         // The address breaks the tie, so that a listing does not jump.
