@@ -262,7 +262,8 @@ pub const fn sentence(flag: &Flag) -> &'static str {
         Flag::ReceiverLimited => "the receiver's own socket lost frames",
         Flag::Reordered => "frames came out of order",
         Flag::Duplicated => "frames came twice",
-        Flag::CeilingReached => "the search ended at the highest rate that it may try",
+        Flag::CeilingReached => "the search ended at the highest value that it may try",
+        Flag::FloorReached => "even the lowest value that the search may try failed",
     }
 }
 

@@ -1,7 +1,6 @@
 //! Runs of invented systems: what is found, what is not, and what is refused.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::invented::Invented;
@@ -36,7 +35,13 @@ fn results(plan: &Plan, hall: &mut dyn Hall, seed: u64) -> Results {
         ..Manifest::default()
     };
     let record = Record::begin(dir.path(), Results::empty(plan, manifest)).unwrap();
-    let ending = run::run(plan, hall, &record, &AtomicBool::new(false), &Silent);
+    let ending = run::run(
+        plan,
+        hall,
+        &record,
+        &crate::measure::Stop::default(),
+        &Silent,
+    );
     assert_eq!(ending, Ending::Whole);
     let (path, results) = record.finish(None).unwrap();
     assert_eq!(
@@ -114,7 +119,7 @@ impl Subject for RealInstance {
         BTreeMap::new()
     }
 
-    fn sample(&mut self, _request: &Request) -> Result<Sample, String> {
+    fn sample(&mut self, _request: &Request) -> Result<Sample, Refusal> {
         // More frames in the name of the same count: exactly so much more work. In CPU time and the
         // least of a few, because others use this machine.
         let frames = WORK_FRAMES + WORK_FRAMES * self.extra / 100;
@@ -169,7 +174,7 @@ impl Subject for LimitedInstance {
         BTreeMap::new()
     }
 
-    fn sample(&mut self, _task: &Request) -> Result<Sample, String> {
+    fn sample(&mut self, _task: &Request) -> Result<Sample, Refusal> {
         let limit = self.limited.then_some(Flag::GeneratorLimited);
         Ok(Sample {
             metrics: vec![Metric::more("rate", "1/s", self.value)],
@@ -221,7 +226,7 @@ impl Subject for OfferedInstance {
         BTreeMap::new()
     }
 
-    fn sample(&mut self, _task: &Request) -> Result<Sample, String> {
+    fn sample(&mut self, _task: &Request) -> Result<Sample, Refusal> {
         Ok(Sample {
             metrics: vec![
                 Metric::less("p50", "µs", self.latency),

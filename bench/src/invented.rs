@@ -79,7 +79,7 @@ impl Subject for Instance {
         BTreeMap::from([("version".to_owned(), "invented figures".to_owned())])
     }
 
-    fn sample(&mut self, request: &Request) -> Result<Sample, String> {
+    fn sample(&mut self, request: &Request) -> Result<Sample, Refusal> {
         if !self.pause.is_zero() {
             std::thread::park_timeout(self.pause);
         }
@@ -98,6 +98,27 @@ impl Subject for Instance {
                     Metric::more("rate", "frames/s", rate),
                     Metric::less("cpu", "ns/frame", 1.4e9 / rate),
                 ]
+            }
+            MeasureName::Rfc2544Throughput => {
+                let pdr = 1.2 * speed;
+                vec![
+                    Metric::more("ndr", "Mframes/s", 0.8 * pdr),
+                    Metric::more("pdr", "Mframes/s", pdr),
+                    Metric::less("cpu", "ns/frame", 1.4e3 / pdr),
+                ]
+            }
+            MeasureName::Rfc2544Latency => [(50, 60.0), (10, 40.0), (90, 200.0)]
+                .into_iter()
+                .flat_map(|(percent, micros)| {
+                    let name = |q: &str| format!("{q}-at-{percent}");
+                    [
+                        Metric::less(&name("p50"), "µs", micros / speed),
+                        Metric::less(&name("p99"), "µs", 4.0 * micros / speed),
+                    ]
+                })
+                .collect(),
+            MeasureName::Rfc2544BackToBack => {
+                vec![Metric::more("burst", "frames", 20_000.0 * speed)]
             }
             MeasureName::RoundTrip => {
                 vec![Metric::less("round-trip-p50", "µs", 5.7 / speed)]

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 13] = [
+pub const ALL: [(&str, &str); 16] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -18,6 +18,18 @@ pub const ALL: [(&str, &str); 13] = [
     (
         "pair-connections",
         include_str!("../scenarios/pair-connections.toml"),
+    ),
+    (
+        "rfc2544-throughput",
+        include_str!("../scenarios/rfc2544-throughput.toml"),
+    ),
+    (
+        "rfc2544-latency",
+        include_str!("../scenarios/rfc2544-latency.toml"),
+    ),
+    (
+        "rfc2544-back-to-back",
+        include_str!("../scenarios/rfc2544-back-to-back.toml"),
     ),
     ("backends", include_str!("../scenarios/backends.toml")),
     (

@@ -23,10 +23,16 @@ struct Arguments {
 enum Command {
     /// Runs a scenario: a TOML file, or the name of one that comes with the program.
     ///
-    /// Needs root, for network namespaces. Ctrl-C keeps what has been measured.
+    /// Needs root, for network namespaces. Ctrl-C keeps what has been measured, and a search that it
+    /// ends says what it knew by then.
+    ///
+    /// A scenario's `measure` is one of tcp-bulk, frames, frames-at-loss, round-trip, connections,
+    /// idle, and of RFC 2544 rfc2544-throughput (NDR and PDR), rfc2544-latency and
+    /// rfc2544-back-to-back. docs/manual/experiments.md has every key.
     #[command(after_help = "Examples:\n  \
         bench run smoke\n  \
         bench run pair-bulk --repeats 9 --only-system causeway\n  \
+        bench run rfc2544-throughput --only-system causeway\n  \
         bench run my.toml --install --out results\n  \
         bench run my.toml --invented 0.02      # what would the report look like?")]
     Run {

@@ -27,6 +27,20 @@ pub const DURATION_MS_MAX: u64 = 60_000;
 pub const DURATION_MS_MIN: u64 = 100;
 /// Most round trips of one measurement.
 pub const ROUND_TRIPS_MAX: u32 = 10_000_000;
+/// Shortest trial of RFC 2544, in milliseconds: some scheduler periods.
+pub const TRIAL_MS_MIN: u64 = 100;
+/// Longest trial of RFC 2544, in milliseconds: what it asks for.
+pub const TRIAL_MS_MAX: u64 = 60_000;
+/// Finest resolution of a search: a hundredth of what rounds differ by.
+pub const RESOLUTION_MIN: f64 = 0.0001;
+/// Coarsest resolution of a search: nearly the step of its climb.
+pub const RESOLUTION_MAX: f64 = 0.5;
+/// Largest share of frames that may be lost: the other half is all that came.
+pub const LOSS_MAX: f64 = 0.5;
+/// Longest burst, in frames: minutes of the slowest system's time.
+pub const BURST_MAX: u32 = 10_000_000;
+/// Sizes of frames on Ethernet: RFC 2544 section 9.1.
+const RFC2544_SIZES: [u16; 7] = [64, 128, 256, 512, 1_024, 1_280, 1_518];
 /// Highest rate, in frames a second: ten times what a core can send.
 pub const RATE_MAX: f64 = 1e8;
 /// What a frame has around its packet: addresses, type and check sequence.
@@ -39,6 +53,13 @@ const MTU_MAX: u16 = 65_521;
 const TEXT_SIZE_MAX: usize = 1 << 20;
 /// Longest discarded measurement before the first one that counts.
 const WARM_UP_MAX: Duration = Duration::from_millis(300);
+
+/// What a trial takes beside its own time: its warm-up, and waiting for silence.
+const TRIAL_AROUND: Duration = Duration::from_millis(200);
+/// Trials of a discarded search are this short at most.
+const WARM_UP_TRIAL_MS: u64 = TRIAL_MS_MIN;
+/// Frames of a discarded burst at most.
+const WARM_UP_BURST: u32 = 10_000;
 
 /// Sandboxes of a star or a mesh whose scenario does not say.
 const STAR_PORTS_DEFAULT: u16 = 8;
@@ -162,6 +183,9 @@ pub fn warm_up(load: Load) -> Load {
         duration_ms,
         warm_up_ms: load.warm_up_ms.min(duration_ms / 3),
         round_trips: load.round_trips.min(500),
+        trial_ms: load.trial_ms.min(WARM_UP_TRIAL_MS),
+        resolution: RESOLUTION_MAX,
+        burst_max: load.burst_max.min(WARM_UP_BURST),
         ..load
     }
 }
@@ -184,12 +208,22 @@ fn measurement_time(measure: MeasureName, load: &Load) -> Duration {
     match measure {
         // A search tries about eight rates.
         MeasureName::FramesAtLoss => duration * 8,
+        // A search for two rates makes about thirty trials, and waits after each for what is on
+        // its way.
+        MeasureName::Rfc2544Throughput => trial(load) * 30,
+        MeasureName::Rfc2544Latency => trial(load) * 20,
+        MeasureName::Rfc2544BackToBack => TRIAL_AROUND * 25,
         MeasureName::RoundTrip => Duration::from_micros(u64::from(load.round_trips) * 50),
         MeasureName::TcpBulk
         | MeasureName::Frames
         | MeasureName::Connections
         | MeasureName::Idle => duration,
     }
+}
+
+/// What a trial takes with what is around it.
+fn trial(load: &Load) -> Duration {
+    Duration::from_millis(load.trial_ms) + TRIAL_AROUND
 }
 
 type Check = Result<(), (&'static str, String)>;
@@ -245,12 +279,39 @@ fn check_load(scenario: &Scenario) -> Check {
     check(rates.contains(&load.rate_max), "rate-max", || {
         format!("{} frames a second; give 1 to {RATE_MAX:e}", load.rate_max)
     })?;
-    check((0.0..=0.5).contains(&load.loss_max), "loss-max", || {
-        format!(
-            "a loss of {} cannot be asked for; give 0 to 0.5",
-            load.loss_max
-        )
-    })?;
+    for (key, loss) in [
+        ("loss-max", load.loss_max),
+        ("pdr-loss-max", load.pdr_loss_max),
+    ] {
+        check((0.0..=LOSS_MAX).contains(&loss), key, || {
+            format!("a loss of {loss} cannot be asked for; give 0 to {LOSS_MAX}")
+        })?;
+    }
+    check(
+        (TRIAL_MS_MIN..=TRIAL_MS_MAX).contains(&load.trial_ms),
+        "trial-ms",
+        || {
+            format!(
+                "a trial of {} ms; give {TRIAL_MS_MIN} to {TRIAL_MS_MAX}",
+                load.trial_ms
+            )
+        },
+    )?;
+    check(
+        (RESOLUTION_MIN..=RESOLUTION_MAX).contains(&load.resolution),
+        "resolution",
+        || {
+            format!(
+                "a resolution of {}; give {RESOLUTION_MIN} to {RESOLUTION_MAX}",
+                load.resolution
+            )
+        },
+    )?;
+    check(
+        (1..=BURST_MAX).contains(&load.burst_max),
+        "burst-max",
+        || format!("bursts of {} frames; give 1 to {BURST_MAX}", load.burst_max),
+    )?;
     check(
         (100..=ROUND_TRIPS_MAX).contains(&load.round_trips),
         "round-trips",
@@ -284,7 +345,7 @@ fn check_axes(scenario: &Scenario) -> Check {
     check(tcp || axes.congestion.is_empty(), "congestion", || {
         format!("{} does not use TCP; remove `congestion`", word(&measure))
     })?;
-    let datagrams = matches!(measure, MeasureName::Frames | MeasureName::FramesAtLoss);
+    let datagrams = measure.sends_frames();
     check(
         datagrams || axes.frame_size.is_empty(),
         "frame-size",
@@ -355,10 +416,7 @@ fn check_points(scenario: &Scenario, points: &[PlannedPoint]) -> Check {
             points.len()
         )
     })?;
-    let datagrams = matches!(
-        scenario.measure,
-        MeasureName::Frames | MeasureName::FramesAtLoss
-    );
+    let datagrams = scenario.measure.sends_frames();
     for point in points.iter().filter(|_| datagrams) {
         let most = point.setup.mtu.saturating_add(FRAME_OVERHEAD);
         check(point.frame_size <= most, "frame-size", || {
@@ -425,7 +483,11 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
         p.setup.workers = *v;
     });
     let points = vary(points, "flows", &axes.flows, |p, v| p.flows = *v);
-    vary(points, "frame-size", &axes.frame_size, |p, v| {
+    let frame_sizes = match axes.frame_size.is_empty() && scenario.measure.is_of_rfc2544() {
+        true => &RFC2544_SIZES[..],
+        false => &axes.frame_size,
+    };
+    vary(points, "frame-size", frame_sizes, |p, v| {
         p.frame_size = *v;
     })
 }

@@ -37,6 +37,33 @@ fn every_combination_of_the_axes_is_a_point_and_the_last_axis_changes_fastest() 
 }
 
 #[test]
+fn a_benchmark_of_rfc_2544_has_its_sizes_unless_it_is_given_others() {
+    let sizes = |text: &str| -> Vec<u16> {
+        let points = read(text).expect("a plan").points.into_iter();
+        points.map(|point| point.frame_size).collect()
+    };
+    for measure in ["throughput", "latency", "back-to-back"] {
+        let head = HEAD.replace("frames", &format!("rfc2544-{measure}"));
+        assert_eq!(sizes(&head), [64, 128, 256, 512, 1_024, 1_280, 1_518]);
+        assert_eq!(sizes(&format!("{head}[axes]\nframe-size = [96]\n")), [96]);
+    }
+    assert_eq!(sizes(HEAD), [64], "the other measures have one size");
+}
+
+#[test]
+fn a_discarded_measurement_is_short_whatever_is_measured() {
+    let load = Load {
+        trial_ms: 60_000,
+        resolution: 0.001,
+        burst_max: BURST_MAX,
+        ..Load::default()
+    };
+    let discarded = warm_up(load);
+    assert_eq!(discarded.trial_ms, TRIAL_MS_MIN);
+    assert!(discarded.resolution > 0.4 && discarded.burst_max <= 10_000);
+}
+
+#[test]
 fn the_baseline_is_the_first_system_and_takes_part_twice() {
     let labels = |text: &str| -> Vec<String> {
         let contestants = read(text).unwrap().contestants().into_iter();
@@ -143,6 +170,22 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
         (
             format!("{HEAD}[load]\nloss-max = nan\n"),
             "line 6: a loss of NaN cannot be asked for; give 0 to 0.5",
+        ),
+        (
+            format!("{HEAD}[load]\npdr-loss-max = 1.5\n"),
+            "line 6: a loss of 1.5 cannot be asked for; give 0 to 0.5",
+        ),
+        (
+            format!("{HEAD}[load]\nresolution = 0\n"),
+            "line 6: a resolution of 0; give 0.0001 to 0.5",
+        ),
+        (
+            format!("{HEAD}[load]\ntrial-ms = 99\n"),
+            "line 6: a trial of 99 ms; give 100 to 60000",
+        ),
+        (
+            format!("{HEAD}[load]\nburst-max = 0\n"),
+            "line 6: bursts of 0 frames; give 1 to 10000000",
         ),
         (
             HEAD.replace("\"t\"", "\"../t\""),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::measure::{Request, measure};
+use crate::measure::{MeasureError, Request, measure};
 use crate::result::Sample;
 use crate::run::{Hall, Refusal, Subject};
 use crate::system::{self, Setup, StartError, System, SystemName};
@@ -27,8 +27,11 @@ impl Subject for System {
         self.facts.clone()
     }
 
-    fn sample(&mut self, request: &Request) -> Result<Sample, String> {
-        let sample = measure(request, self).map_err(|error| error.to_string())?;
+    fn sample(&mut self, request: &Request) -> Result<Sample, Refusal> {
+        let sample = measure(request, self).map_err(|error| match error {
+            MeasureError::Stopped(known) => Refusal::Stopped(known),
+            other => Refusal::Failed(other.to_string()),
+        })?;
         for (who, place) in &sample.places {
             self.facts.insert(format!("cpus of {who}"), place.clone());
         }

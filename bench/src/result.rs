@@ -142,6 +142,8 @@ pub enum Flag {
     Duplicated,
     /// The search for a rate ended at the highest rate that it may try.
     CeilingReached,
+    /// Even the lowest value that a search may try failed: the figure is 0.
+    FloorReached,
 }
 
 /// A system that could not take part.

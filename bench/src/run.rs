@@ -8,15 +8,15 @@
 //! failed [`FAILURES_MAX`] times. Only `out` is final, for the point; an absent system is out for
 //! the run.
 //!
-//! The run is stopped between two measurements by its `stop` flag. What has been measured until
+//! The run is stopped between two measurements by its `stop` flag, and a search between two
+//! trials. What has been measured until
 //! then is in the [`Record`], which others may read at any time.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::measure::Request;
+use crate::measure::{Request, Stop};
 use crate::plan::{Contestant, Plan, PlannedPoint, warm_up};
 use crate::record::{Entry, Record};
 use crate::result::{Absent, Sample, Taken};
@@ -44,8 +44,8 @@ pub trait Subject {
     /// Measures it once.
     ///
     /// # Errors
-    /// What went wrong, in a sentence.
-    fn sample(&mut self, request: &Request) -> Result<Sample, String>;
+    /// [`Refusal::Failed`] with what went wrong, in a sentence, or [`Refusal::Stopped`].
+    fn sample(&mut self, request: &Request) -> Result<Sample, Refusal>;
 }
 
 /// Why a system does not take part.
@@ -55,8 +55,10 @@ pub enum Refusal {
     Absent(String),
     /// It cannot do what this point asks.
     Impossible(String),
-    /// It should have started.
+    /// It should have started, or have been measured.
     Failed(String),
+    /// The measurement was asked to end before it had a figure; what it knew by then.
+    Stopped(String),
 }
 
 /// Who wants to know how the run goes.
@@ -84,7 +86,7 @@ pub fn run(
     plan: &Plan,
     hall: &mut dyn Hall,
     record: &Record,
-    stop: &AtomicBool,
+    stop: &Stop,
     watch: &dyn Watch,
 ) -> Ending {
     let contestants = plan.contestants();
@@ -135,7 +137,7 @@ struct Visit<'a> {
     point: &'a PlannedPoint,
     seats: Vec<Seat<'a>>,
     record: &'a Record,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     watch: &'a dyn Watch,
 }
 
@@ -143,7 +145,7 @@ impl Visit<'_> {
     fn rounds(&mut self, hall: &mut dyn Hall, absent: &mut BTreeSet<SystemName>) -> Ending {
         for round in 0..self.plan.scenario.repeats {
             for seat in 0..self.seats.len() {
-                if self.stop.load(Ordering::Relaxed) {
+                if self.stop.is_asked() {
                     return Ending::Stopped;
                 }
                 let label = &self.seats[seat].contestant.label;
@@ -168,7 +170,10 @@ impl Visit<'_> {
         let seat = &mut self.seats[seat];
         let contestant = seat.contestant;
         let state = std::mem::replace(&mut seat.state, State::Waiting);
-        let request = request(self.plan, self.point, self.index, round);
+        let request = Request {
+            stop: self.stop.clone(),
+            ..request(self.plan, self.point, self.index, round)
+        };
         // The lab panics with the object in its message when the kernel refuses something. Nothing
         // of the instance is used after that: it is dropped.
         let work =
@@ -193,8 +198,16 @@ impl Visit<'_> {
             }
             Err(refusal) => refusal,
         };
-        // A signal from the terminal reaches the systems too: that they die of it is no failure.
-        if self.stop.load(Ordering::Relaxed) {
+        // A signal from the terminal reaches the systems too: that they die of it is no failure. What
+        // a search knew by then is kept as words, because it is no figure.
+        if self.stop.is_asked() {
+            if let Refusal::Stopped(known) = refusal {
+                self.record.enter(Entry::Failure {
+                    point: self.index,
+                    system: contestant.label.clone(),
+                    reason: known,
+                });
+            }
             return;
         }
         let (reason, out) = match refusal {
@@ -210,7 +223,7 @@ impl Visit<'_> {
                 (reason, true)
             }
             Refusal::Impossible(reason) => (reason, true),
-            Refusal::Failed(reason) => {
+            Refusal::Failed(reason) | Refusal::Stopped(reason) => {
                 seat.failures += 1;
                 (reason, seat.failures >= FAILURES_MAX)
             }
@@ -246,11 +259,11 @@ fn measured(
                 load: warm_up(request.load),
                 ..request.clone()
             };
-            subject.sample(&discarded).map_err(Refusal::Failed)?;
+            subject.sample(&discarded)?;
             subject
         }
     };
-    let sample = subject.sample(request).map_err(Refusal::Failed)?;
+    let sample = subject.sample(request)?;
     Ok((subject, sample))
 }
 
@@ -264,6 +277,7 @@ fn request(plan: &Plan, point: &PlannedPoint, index: usize, round: u32) -> Reque
         frame_size: point.frame_size,
         congestion: point.congestion.clone(),
         seed: fastrand::Rng::with_seed(plan.scenario.seed ^ place).u64(..),
+        stop: Stop::default(),
     }
 }
 
@@ -271,4 +285,80 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("it panicked without a message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan;
+    use crate::result::{Manifest, Metric, Results};
+
+    /// The third measurement is a search that is asked to end.
+    struct Searching {
+        stop: Stop,
+        made: u32,
+    }
+
+    struct Instance {
+        stop: Option<Stop>,
+    }
+
+    impl Hall for Searching {
+        fn start(&mut self, _: SystemName, _: &Setup) -> Result<Box<dyn Subject>, Refusal> {
+            self.made += 1;
+            let stop = (self.made == 3).then(|| self.stop.clone());
+            Ok(Box::new(Instance { stop }))
+        }
+    }
+
+    impl Subject for Instance {
+        fn facts(&self) -> BTreeMap<String, String> {
+            BTreeMap::new()
+        }
+
+        fn sample(&mut self, request: &Request) -> Result<Sample, Refusal> {
+            if let Some(stop) = &self.stop {
+                stop.ask();
+            }
+            match request.stop.is_asked() {
+                true => Err(Refusal::Stopped("between 100 and 200".to_owned())),
+                false => Ok(Sample {
+                    metrics: vec![Metric::more("ndr", "Mframes/s", 1.0)],
+                    ..Sample::default()
+                }),
+            }
+        }
+    }
+
+    struct Silent;
+
+    impl Watch for Silent {
+        fn begins(&self, _: usize, _: &str, _: u32) {}
+        fn ended(&self) {}
+        fn note(&self, _: &str) {}
+    }
+
+    #[test]
+    fn a_search_that_is_stopped_leaves_what_was_measured_and_its_words_but_no_figure() {
+        let text = "name = \"t\"\ntopology = \"pair\"\nmeasure = \"rfc2544-throughput\"\n\
+                    systems = [\"bridge\", \"causeway\"]\nnoise-floor = false\n";
+        let plan = plan::read(text).expect("a plan");
+        let dir = tempfile::tempdir().expect("a directory");
+        let results = Results::empty(&plan, Manifest::default());
+        let record = Record::begin(dir.path(), results).expect("a record");
+        let stop = Stop::default();
+        let mut hall = Searching {
+            stop: stop.clone(),
+            made: 0,
+        };
+        let ending = run(&plan, &mut hall, &record, &stop, &Silent);
+        assert_eq!((ending, hall.made), (Ending::Stopped, 3));
+        let partial = Some("interrupted".to_owned());
+        let (_, results) = record.finish(partial).expect("a document");
+        let systems = &results.points[0].systems;
+        let counts: Vec<usize> = systems.iter().map(|system| system.samples.len()).collect();
+        assert_eq!(counts, [1, 1], "what was measured before is kept");
+        assert_eq!(systems[0].failure.as_deref(), Some("between 100 and 200"));
+        assert_eq!(systems[1].failure, None);
+    }
 }

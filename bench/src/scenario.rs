@@ -85,6 +85,13 @@ pub enum MeasureName {
     Frames,
     /// The highest rate of datagrams with no more than `loss-max` lost, by search.
     FramesAtLoss,
+    /// The rates of which nothing is lost (NDR) and no more than `pdr-loss-max` (PDR), by search: RFC
+    /// 2544 section 26.1.
+    Rfc2544Throughput,
+    /// Latency at 10, 50 and 90 % of the PDR: RFC 2544 section 26.2.
+    Rfc2544Latency,
+    /// The longest burst of which nothing is lost: RFC 2544 section 26.4.
+    Rfc2544BackToBack,
     /// Round trips of one byte, one after the other.
     RoundTrip,
     /// New TCP connections, one after the other per flow.
@@ -109,6 +116,14 @@ pub struct Load {
     pub rate_max: f64,
     /// Round trips of one measurement.
     pub round_trips: u32,
+    /// Milliseconds of one trial of RFC 2544 (which itself asks for 60,000).
+    pub trial_ms: u64,
+    /// Share of frames that may be lost at the PDR.
+    pub pdr_loss_max: f64,
+    /// How near to each other a search's last two values are, as a share.
+    pub resolution: f64,
+    /// Frames of the longest burst that is tried.
+    pub burst_max: u32,
     /// Where the ends run.
     pub placement: Placement,
 }
@@ -122,7 +137,38 @@ impl Default for Load {
             loss_max: 0.01,
             rate_max: 4e6,
             round_trips: 10_000,
+            trial_ms: 500,
+            pdr_loss_max: 0.005,
+            resolution: 0.02,
+            burst_max: 1_000_000,
             placement: Placement::Free,
+        }
+    }
+}
+
+impl MeasureName {
+    /// Whether it sends datagrams of a size that the scenario chooses.
+    pub const fn sends_frames(self) -> bool {
+        match self {
+            Self::Frames
+            | Self::FramesAtLoss
+            | Self::Rfc2544Throughput
+            | Self::Rfc2544Latency
+            | Self::Rfc2544BackToBack => true,
+            Self::TcpBulk | Self::RoundTrip | Self::Connections | Self::Idle => false,
+        }
+    }
+
+    /// Whether it is a benchmark of RFC 2544, which says what sizes of frames it is made with.
+    pub const fn is_of_rfc2544(self) -> bool {
+        match self {
+            Self::Rfc2544Throughput | Self::Rfc2544Latency | Self::Rfc2544BackToBack => true,
+            Self::Frames
+            | Self::FramesAtLoss
+            | Self::TcpBulk
+            | Self::RoundTrip
+            | Self::Connections
+            | Self::Idle => false,
         }
     }
 }
@@ -144,7 +190,8 @@ pub enum Placement {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Axes {
-    /// Bytes of a frame, its check sequence included.
+    /// Bytes of a frame, its check sequence included. Benchmarks of RFC 2544 have its seven sizes
+    /// when none is given.
     pub frame_size: Vec<u16>,
     /// Sandboxes on the switch.
     pub ports: Vec<u16>,

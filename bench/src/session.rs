@@ -10,7 +10,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::leftover;
 use crate::manifest;
+use crate::measure::Stop;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::record::Record;
@@ -91,9 +91,9 @@ pub fn run(plan: &Plan, mut hall: Box<dyn Hall>, out: &Path) -> anyhow::Result<S
         out,
         Results::empty(plan, manifest::look(Some(plan))),
     )?);
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Stop::default();
     let progress = Arc::new(Progress::new(plan));
-    let (its_record, its_stop) = (Arc::clone(&record), Arc::clone(&stop));
+    let (its_record, its_stop) = (Arc::clone(&record), stop.clone());
     let (its_progress, its_plan) = (Arc::clone(&progress), plan.clone());
     thread::Builder::new()
         .name("bench-run".to_owned())
@@ -113,7 +113,7 @@ pub fn run(plan: &Plan, mut hall: Box<dyn Hall>, out: &Path) -> anyhow::Result<S
             (None, Some("the run panicked".to_owned()))
         }
         Ok(Event::Signal(signal)) => {
-            stop.store(true, Ordering::Relaxed);
+            stop.ask();
             progress.note(&format!("{}: stopping", signal.name()));
             let mut partial = format!("interrupted by {}", signal.name());
             if let Some(forced) = await_end(&inbox) {

@@ -86,6 +86,16 @@ fn relay(socket: &UdpSocket, harm: Harm, stop: &AtomicBool) -> Done {
 
 /// Measures 10,000 datagrams in half a second through a relay.
 fn through(harm: Harm, flows: u16) -> (Sample, Done) {
+    let mut request = Request::new(MeasureName::Frames);
+    request.flows = flows;
+    request.load.rate = 20_000.0;
+    request.load.warm_up_ms = 0;
+    request.load.duration_ms = 500;
+    measured_through(harm, &request)
+}
+
+/// Measures through a relay.
+fn measured_through(harm: Harm, request: &Request) -> (Sample, Done) {
     let lab = Lab::new("bench-relay");
     let (from, ns) = (lab.namespace("from"), lab.namespace("relay"));
     lab.cable(&from, "eth0", &ns, "eth0");
@@ -110,12 +120,7 @@ fn through(harm: Harm, flows: u16) -> (Sample, Done) {
         listen: SERVER.parse().expect("an address"),
         connect: RELAY.parse().expect("an address"),
     }];
-    let mut request = Request::new(MeasureName::Frames);
-    request.flows = flows;
-    request.load.rate = 20_000.0;
-    request.load.warm_up_ms = 0;
-    request.load.duration_ms = 500;
-    let sample = measure(&request, &system).expect("a sample");
+    let sample = measure(request, &system).expect("a sample");
     stop.store(true, Ordering::Relaxed);
     (sample, thread.join().expect("a relay that does not panic"))
 }
@@ -183,4 +188,47 @@ fn a_stall_is_paid_by_everything_that_was_due_meanwhile() {
     assert!(figure(&sample, "p99.9") > 0.9 * stall);
     assert!(figure(&sample, "max") >= 0.95 * stall);
     assert!(figure(&sample, "p99") > 0.7 * stall);
+}
+
+#[test]
+fn a_relay_that_loses_one_in_a_thousand_has_a_rate_of_bounded_loss_far_above_that_of_none() {
+    if !lab::require_root("frames") {
+        return;
+    }
+    let harm = Harm {
+        lose: 1_000,
+        ..Harm::default()
+    };
+    let mut request = Request::new(MeasureName::Rfc2544Throughput);
+    request.load.trial_ms = 200;
+    request.load.rate_max = 40_000.0;
+    request.load.resolution = 0.1;
+    let (sample, done) = measured_through(harm, &request);
+    println!("{done:?}: {:?}", sample.metrics);
+    // Of 40,000 a second each trial loses eight: the first rate that may lose none is below 5,000.
+    let (ndr, pdr) = (figure(&sample, "ndr"), figure(&sample, "pdr"));
+    assert!(ndr < pdr / 2.0, "{ndr} {pdr}");
+    let bits = figure(&sample, "pdr-bits");
+    assert!((bits - pdr * 64.0 * 8.0 * 1e-3).abs() < 1e-9, "{bits}");
+    assert!(figure(&sample, "trials") > 5.0);
+}
+
+#[test]
+fn a_burst_that_a_relay_thins_out_is_as_long_as_what_it_leaves_whole() {
+    if !lab::require_root("frames") {
+        return;
+    }
+    // The hundredth datagram of all, and every hundredth after it: no burst of 100 comes through.
+    let harm = Harm {
+        lose: 100,
+        ..Harm::default()
+    };
+    let mut request = Request::new(MeasureName::Rfc2544BackToBack);
+    request.load.burst_max = 1_000;
+    let (sample, done) = measured_through(harm, &request);
+    println!("{done:?}: {:?}", sample.metrics);
+    let burst = figure(&sample, "burst");
+    assert!((1.0..100.0).contains(&burst), "{burst}");
+    let bytes = figure(&sample, "burst-bytes");
+    assert!((bytes - burst * 0.064).abs() < 1e-9, "{bytes}");
 }

@@ -6,6 +6,8 @@
 //! on the machine.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hdrhistogram::Histogram;
 
@@ -18,6 +20,7 @@ pub mod congestion;
 mod connections;
 pub(crate) mod cpu;
 mod frames;
+pub mod highest;
 mod idle;
 mod placement;
 mod round_trip;
@@ -31,7 +34,7 @@ pub const FRAME_SIZE_MIN: u16 = 64;
 pub const DURATION_MS_MAX: u64 = 600_000;
 
 /// What is measured, and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// What.
     pub measure: MeasureName,
@@ -45,6 +48,24 @@ pub struct Request {
     pub congestion: Option<String>,
     /// Seed of everything random.
     pub seed: u64,
+    /// Whether the run is to end: a search then makes no more trials.
+    pub stop: Stop,
+}
+
+/// Whether somebody has asked for an end. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks for an end.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked for.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Request {
@@ -57,6 +78,7 @@ impl Request {
             frame_size: FRAME_SIZE_MIN,
             congestion: None,
             seed: 0,
+            stop: Stop::default(),
         }
     }
 }
@@ -78,6 +100,9 @@ pub enum MeasureError {
     /// It never got so far.
     #[error("{0}")]
     Stuck(String),
+    /// It was asked to end before it had a figure; what it knew by then.
+    #[error("{0}")]
+    Stopped(String),
 }
 
 /// Makes an error of a refused action; says which one.
@@ -101,6 +126,9 @@ pub fn measure(request: &Request, system: &System) -> Result<Sample, MeasureErro
         MeasureName::TcpBulk => tcp::bulk(request, system),
         MeasureName::Frames => frames::frames(request, system),
         MeasureName::FramesAtLoss => frames::search::frames_at_loss(request, system),
+        MeasureName::Rfc2544Throughput => frames::rfc2544::throughput(request, system),
+        MeasureName::Rfc2544Latency => frames::rfc2544::latency(request, system),
+        MeasureName::Rfc2544BackToBack => frames::rfc2544::back_to_back(request, system),
         MeasureName::RoundTrip => round_trip::round_trips(request, system),
         MeasureName::Idle => idle::idle(request, system),
         MeasureName::Connections => connections::connections(request, system),

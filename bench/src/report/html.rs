@@ -322,8 +322,11 @@ fn facts(manifest: &Manifest) -> Markup {
 
 /// A metric's name as a heading.
 fn capital(word: &str) -> String {
-    if word == "cpu" {
-        return "CPU time".to_owned();
+    match word {
+        "cpu" => return "CPU time".to_owned(),
+        "ndr" => return "Rate without loss (NDR)".to_owned(),
+        "pdr" => return "Rate with bounded loss (PDR)".to_owned(),
+        _ => {}
     }
     let spaced = word.replace('-', " ");
     let mut letters = spaced.chars();

@@ -103,6 +103,9 @@ fn compared(primitives: &Primitives, results: &Results, point: &PointView) -> Ve
             vec![("throughput", 8.0 * bytes / nanos), ("cpu", nanos / bytes)]
         }
         MeasureName::Frames
+        | MeasureName::Rfc2544Throughput
+        | MeasureName::Rfc2544Latency
+        | MeasureName::Rfc2544BackToBack
         | MeasureName::RoundTrip
         | MeasureName::Connections
         | MeasureName::Idle => Vec::new(),

@@ -12,7 +12,18 @@ use crate::result::{Flag, Results};
 const MANY: usize = 5;
 
 /// Metrics that are shown beside the main one unless all of them are 0; the pages have every one.
-const SHOWN: [&str; 5] = ["cpu", "loss", "p99", "connect-p99", "fairness"];
+const SHOWN: [&str; 10] = [
+    "pdr",
+    "burst-rate",
+    "cpu",
+    "loss",
+    "p99",
+    "p99-at-10",
+    "p99-at-50",
+    "p99-at-90",
+    "connect-p99",
+    "fairness",
+];
 
 /// Where a table is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::payload::Tag;
 use super::way::{HEADERS_SIZE, Way};
-use super::{Pace, SOCKET_BUFFER_SIZE};
+use super::{Offer, Pace, SOCKET_BUFFER_SIZE};
 use crate::measure::cpu;
 
 /// Time between two bursts: short against the queues on the way, long against the price of a
@@ -44,6 +44,8 @@ pub struct Lane {
     socket: PacketSocket,
     frames: Vec<FrameBuf>,
     filled: usize,
+    /// Frames that this end had no memory for: they were never offered.
+    withheld: u64,
 }
 
 /// The first frame of a flow, and the lane that it leaves by.
@@ -67,6 +69,17 @@ pub struct Generator<'a> {
     pub uncounted: u64,
     /// Datagrams in all.
     total: u64,
+    /// Whether a schedule is kept to.
+    timing: Timing,
+}
+
+/// When datagrams are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timing {
+    /// As they are due.
+    Scheduled,
+    /// With nothing between them.
+    AtOnce,
 }
 
 /// What was offered.
@@ -143,6 +156,7 @@ impl Lane {
             socket,
             frames: vec![FrameBuf::with_capacity(frame_size); BATCH_MAX],
             filled: 0,
+            withheld: 0,
         })
     }
 
@@ -168,7 +182,12 @@ impl Lane {
                 Err(error) => match error.kind() {
                     io::ErrorKind::NotConnected | io::ErrorKind::InvalidInput => return Err(error),
                     io::ErrorKind::Interrupted => 0,
-                    // No room at the interface: this one is lost.
+                    // No room in this end's own socket.
+                    io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
+                        self.withheld += 1;
+                        1
+                    }
+                    // No room at the interface, which is where the switch begins: it is lost.
                     _ => 1,
                 },
             };
@@ -184,8 +203,27 @@ fn enlarge(fd: &BorrowedFd<'_>) -> io::Result<()> {
 }
 
 impl<'a> Generator<'a> {
-    /// A schedule.
-    pub fn new(lanes: &'a mut [Lane], flows: &'a [Flow], run: u32, pace: Pace) -> Self {
+    /// A schedule, or a burst.
+    pub fn new(lanes: &'a mut [Lane], flows: &'a [Flow], run: u32, offer: Offer) -> Self {
+        let pace = match offer {
+            Offer::Paced(pace) => pace,
+            Offer::Burst { frames, .. } => {
+                return Self {
+                    lanes,
+                    flows,
+                    run,
+                    rate: f64::INFINITY,
+                    burst: BURST_MAX,
+                    uncounted: 0,
+                    total: frames,
+                    timing: Timing::AtOnce,
+                };
+            }
+        };
+        Self::scheduled(lanes, flows, run, pace)
+    }
+
+    fn scheduled(lanes: &'a mut [Lane], flows: &'a [Flow], run: u32, pace: Pace) -> Self {
         let frames = |time: Duration| (pace.rate * time.as_secs_f64()) as u64;
         let uncounted = frames(pace.warm_up);
         Self {
@@ -196,10 +234,11 @@ impl<'a> Generator<'a> {
             burst: frames(TICK).clamp(1, BURST_MAX),
             uncounted,
             total: uncounted + frames(pace.duration).max(1),
+            timing: Timing::Scheduled,
         }
     }
 
-    /// Sends the schedule.
+    /// Sends the schedule, or the burst.
     ///
     /// # Errors
     /// When an interface fails for good; a datagram that it has no room for is lost.
@@ -210,9 +249,14 @@ impl<'a> Generator<'a> {
         // What the warm-up could not send is not sent any more, so that a late generator begins to
         // count without a debt.
         self.phase(0..self.uncounted)?;
-        let (frames, seconds, lateness) = self.phase(self.uncounted..self.total)?;
+        let withheld = |lanes: &[Lane]| lanes.iter().map(|lane| lane.withheld).sum::<u64>();
+        let before = withheld(self.lanes);
+        let (frames, seconds, lateness) = match self.timing {
+            Timing::Scheduled => self.phase(self.uncounted..self.total)?,
+            Timing::AtOnce => self.at_once()?,
+        };
         Ok(Sent {
-            frames,
+            frames: frames - (withheld(self.lanes) - before),
             seconds,
             cpu_seconds: cpu::thread_seconds()? - cpu,
             lateness,
@@ -251,6 +295,15 @@ impl<'a> Generator<'a> {
         }
         let seconds = clock.origin.elapsed().max(end).as_secs_f64();
         Ok((next - range.start, seconds, lateness))
+    }
+
+    /// Sends everything with nothing between; how many, in how many seconds, and never late.
+    fn at_once(&mut self) -> io::Result<(u64, f64, Histogram<u64>)> {
+        let lateness = Histogram::new_with_bounds(1, LATENESS_MAX, 2)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let clock = Clock::new(self, 0)?;
+        self.send(&clock, 0..self.total)?;
+        Ok((self.total, clock.origin.elapsed().as_secs_f64(), lateness))
     }
 
     /// Sends a range of the schedule.

@@ -32,7 +32,9 @@ use crate::system::{Path, System};
 mod drops;
 pub mod generator;
 pub mod payload;
+pub mod rates;
 pub mod receiver;
+pub mod rfc2544;
 pub mod search;
 pub mod way;
 
@@ -86,7 +88,21 @@ pub struct Pace {
     pub placement: Placement,
 }
 
-/// What became of the datagrams of one pace.
+/// What a tester is to send.
+#[derive(Clone, Copy, Debug)]
+pub enum Offer {
+    /// Datagrams at a pace.
+    Paced(Pace),
+    /// Datagrams with nothing between them.
+    Burst {
+        /// How many.
+        frames: u64,
+        /// Where the ends run.
+        placement: Placement,
+    },
+}
+
+/// What became of the datagrams of one offer.
 pub struct Outcome {
     /// What was offered.
     pub sent: Sent,
@@ -124,7 +140,7 @@ pub fn frames(request: &Request, system: &System) -> Result<Sample, MeasureError
         duration: Duration::from_millis(request.load.duration_ms),
         placement: request.load.placement,
     };
-    let outcome = course.run(system, pace)?;
+    let outcome = course.run(system, Offer::Paced(pace))?;
     let mut sample = sample(&outcome);
     let latency = &outcome.arrived.latency;
     let quantile = |q| latency.value_at_quantile(q) as f64 * 1e-3;
@@ -261,20 +277,14 @@ impl Course {
         )))
     }
 
-    /// Offers datagrams at a pace and waits for the last of them.
+    /// Offers datagrams and waits for the last of them.
     ///
     /// # Errors
-    /// When a socket fails, or the pace needs too much memory.
-    pub fn run(&mut self, system: &System, pace: Pace) -> Result<Outcome, MeasureError> {
-        let placement = pace.placement;
-        let total = (pace.warm_up + pace.duration).as_secs_f64();
-        if pace.rate * total > FRAMES_MAX {
-            return Err(MeasureError::Request(format!(
-                "{} frames a second for {total} s; the product is at most {FRAMES_MAX}",
-                pace.rate
-            )));
-        }
-        let mut generator = Generator::new(&mut self.lanes, &self.flows, self.run, pace);
+    /// When a socket fails, or there are too many.
+    pub fn run(&mut self, system: &System, offer: Offer) -> Result<Outcome, MeasureError> {
+        let placement = offer.placement();
+        offer.check()?;
+        let mut generator = Generator::new(&mut self.lanes, &self.flows, self.run, offer);
         let receiver = Receiver {
             servers: &self.servers,
             flows: self.flows.len(),
@@ -305,14 +315,18 @@ impl Course {
         let arrived = arrived.map_err(|_| panicked())?;
         let arrived = arrived.map_err(refused("receive datagrams"))?;
         // The warm-up's share is left out, as it costs what the rest costs.
-        let share = pace.duration.as_secs_f64() / total;
+        let share = offer.counted_share();
         let ends = Ends {
             sender: sent.cpu_seconds,
             receiver: arrived.cpu_seconds,
         };
         let (mut cpu, machine) = after?.since(&before?, ends);
         cpu.values_mut().for_each(|seconds| *seconds *= share);
-        let offered_all = sent.rate() >= OFFERED_LEAST * pace.rate;
+        let offered_all = match offer {
+            Offer::Paced(pace) => sent.rate() >= OFFERED_LEAST * pace.rate,
+            // It is as fast as this tester is.
+            Offer::Burst { .. } => true,
+        };
         let flags = flags(offered_all, &sent, &arrived);
         Ok(Outcome {
             sent,
@@ -321,6 +335,42 @@ impl Course {
             cpu: (cpu, machine * share),
             flags,
         })
+    }
+}
+
+impl Offer {
+    const fn placement(self) -> Placement {
+        match self {
+            Self::Paced(pace) => pace.placement,
+            Self::Burst { placement, .. } => placement,
+        }
+    }
+
+    fn check(self) -> Result<(), MeasureError> {
+        let (frames, shown) = match self {
+            Self::Paced(pace) => {
+                let total = (pace.warm_up + pace.duration).as_secs_f64();
+                let shown = format!("{} frames a second for {total} s", pace.rate);
+                (pace.rate * total, shown)
+            }
+            Self::Burst { frames, .. } => (frames as f64, format!("a burst of {frames} frames")),
+        };
+        match frames > FRAMES_MAX {
+            false => Ok(()),
+            true => Err(MeasureError::Request(format!(
+                "{shown}; at most {FRAMES_MAX} frames"
+            ))),
+        }
+    }
+
+    /// Share of the datagrams that count.
+    fn counted_share(self) -> f64 {
+        match self {
+            Self::Paced(pace) => {
+                pace.duration.as_secs_f64() / (pace.warm_up + pace.duration).as_secs_f64()
+            }
+            Self::Burst { .. } => 1.0,
+        }
     }
 }
 
@@ -344,7 +394,7 @@ fn server(path: &Path, measure: MeasureName) -> Result<UdpSocket, MeasureError> 
         socket.set_nonblocking(true).map_err(|e| errno(&e))?;
         socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER_SIZE)?;
         // A search does not look at times, and they are not for free.
-        let stamped = measure == MeasureName::Frames;
+        let stamped = matches!(measure, MeasureName::Frames | MeasureName::Rfc2544Latency);
         socket::setsockopt(&socket, sockopt::ReceiveTimestampns, &stamped)?;
         Ok(socket)
     };

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{Course, Outcome, Pace, sample};
+use super::{Course, Offer, Outcome, Pace, sample};
 use crate::measure::{MeasureError, Request};
 use crate::result::{Flag, Sample};
 use crate::system::System;
@@ -48,7 +48,7 @@ pub fn frames_at_loss(request: &Request, system: &System) -> Result<Sample, Meas
             duration: duration.max(PROBE_MIN),
             placement: load.placement,
         };
-        let outcome = course.run(system, pace)?;
+        let outcome = course.run(system, Offer::Paced(pace))?;
         let probe = Probe {
             delivered: outcome.rate(),
             lost_little: outcome.loss() <= load.loss_max,
