@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 use std::time::Duration;
 
+use crate::frame_size::mean;
 use crate::measure::Request;
 use crate::result::{Metric, Sample};
 use crate::run::{Hall, Refusal, Subject};
@@ -92,7 +93,7 @@ impl Subject for Instance {
                 Metric::less("cpu", "s/GB", 0.6 / speed),
             ],
             MeasureName::Frames | MeasureName::FramesAtLoss => {
-                let size = f64::from(request.frame_size);
+                let size = mean(&request.frame_sizes);
                 let rate = 1e6 * speed / (1.0 + size / 4_000.0);
                 vec![
                     Metric::more("rate", "frames/s", rate),

@@ -11,6 +11,7 @@ pub mod bar;
 pub mod compare;
 mod core_alone;
 pub mod diff;
+pub mod frame_size;
 mod in_memory;
 pub mod instructions;
 pub mod invented;

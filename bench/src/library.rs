@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 16] = [
+pub const ALL: [(&str, &str); 17] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -31,6 +31,7 @@ pub const ALL: [(&str, &str); 16] = [
         "rfc2544-back-to-back",
         include_str!("../scenarios/rfc2544-back-to-back.toml"),
     ),
+    ("imix", include_str!("../scenarios/imix.toml")),
     ("backends", include_str!("../scenarios/backends.toml")),
     (
         "backends-frames",

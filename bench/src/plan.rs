@@ -11,6 +11,7 @@ use std::time::Duration;
 use dataplane::WORKERS_MAX;
 use dataplane_port::BATCH_MAX;
 
+use crate::frame_size::{FRAME_OVERHEAD, FrameSize};
 use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN, congestion};
 use crate::scenario::{Instances, Load, MeasureName, Scenario};
 use crate::system::{BackendName, Setup, Shape, SystemName, WaitingMode};
@@ -40,11 +41,17 @@ pub const LOSS_MAX: f64 = 0.5;
 /// Longest burst, in frames: minutes of the slowest system's time.
 pub const BURST_MAX: u32 = 10_000_000;
 /// Sizes of frames on Ethernet: RFC 2544 section 9.1.
-const RFC2544_SIZES: [u16; 7] = [64, 128, 256, 512, 1_024, 1_280, 1_518];
+const RFC2544_SIZES: [FrameSize; 7] = [
+    FrameSize::Bytes(64),
+    FrameSize::Bytes(128),
+    FrameSize::Bytes(256),
+    FrameSize::Bytes(512),
+    FrameSize::Bytes(1_024),
+    FrameSize::Bytes(1_280),
+    FrameSize::Bytes(1_518),
+];
 /// Highest rate, in frames a second: ten times what a core can send.
 pub const RATE_MAX: f64 = 1e8;
-/// What a frame has around its packet: addresses, type and check sequence.
-const FRAME_OVERHEAD: u16 = 18;
 /// Smallest MTU: what IPv6 asks for, so that every topology can use it.
 const MTU_MIN: u16 = 1_280;
 /// Largest MTU that Linux gives a TAP or a veth.
@@ -63,7 +70,8 @@ const WARM_UP_BURST: u32 = 10_000;
 
 /// Sandboxes of a star or a mesh whose scenario does not say.
 const STAR_PORTS_DEFAULT: u16 = 8;
-const MTU_DEFAULT: u16 = 1_500;
+/// MTU of scenarios that do not say.
+pub const MTU_DEFAULT: u16 = 1_500;
 
 /// Why a scenario is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,8 +109,8 @@ pub struct PlannedPoint {
     pub setup: Setup,
     /// Flows side by side.
     pub flows: u16,
-    /// Bytes of a frame, its check sequence included.
-    pub frame_size: u16,
+    /// Bytes of its frames, their check sequence included.
+    pub frame_size: FrameSize,
     /// Congestion control of TCP; `None` is the machine's default.
     pub congestion: Option<String>,
 }
@@ -371,7 +379,6 @@ fn check_axes(scenario: &Scenario) -> Check {
 fn check_values(scenario: &Scenario) -> Check {
     let axes = &scenario.axes;
     let lists = [
-        ("frame-size", &axes.frame_size, FRAME_SIZE_MIN, u16::MAX),
         ("ports", &axes.ports, 2, PORTS_MAX),
         ("workers", &axes.workers, 1, WORKERS_MAX as u16),
         ("batch", &axes.batch, 1, BATCH_MAX as u16),
@@ -385,6 +392,18 @@ fn check_values(scenario: &Scenario) -> Check {
         }
         check(distinct(values), key, || twice(key))?;
     }
+    let too_small = axes.frame_size.iter().find_map(|size| match size {
+        FrameSize::Bytes(bytes) if *bytes < FRAME_SIZE_MIN => Some(bytes),
+        FrameSize::Bytes(_) | FrameSize::Imix | FrameSize::Genome(_) => None,
+    });
+    if let Some(bytes) = too_small {
+        let most = u16::MAX;
+        let message = format!("`frame-size` {bytes}; give {FRAME_SIZE_MIN} to {most}");
+        return Err(("frame-size", message));
+    }
+    check(distinct(&axes.frame_size), "frame-size", || {
+        twice("frame-size")
+    })?;
     check(distinct(&axes.backend), "backend", || twice("backend"))?;
     check(distinct(&axes.gso), "gso", || twice("gso"))?;
     check(distinct(&axes.waiting), "waiting", || twice("waiting"))?;
@@ -419,10 +438,12 @@ fn check_points(scenario: &Scenario, points: &[PlannedPoint]) -> Check {
     let datagrams = scenario.measure.sends_frames();
     for point in points.iter().filter(|_| datagrams) {
         let most = point.setup.mtu.saturating_add(FRAME_OVERHEAD);
-        check(point.frame_size <= most, "frame-size", || {
+        let sizes = point.frame_size.sizes(point.setup.mtu);
+        let largest = sizes.into_iter().max().unwrap_or_default();
+        check(largest <= most, "frame-size", || {
             format!(
-                "frames of {} bytes do not fit an MTU of {}; at most {most}, or raise `mtu`",
-                point.frame_size, point.setup.mtu
+                "frames of {largest} bytes do not fit an MTU of {}; at most {most}, or raise `mtu`",
+                point.setup.mtu
             )
         })?;
     }
@@ -460,7 +481,7 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
             waiting: WaitingMode::default(),
         },
         flows: 1,
-        frame_size: FRAME_SIZE_MIN,
+        frame_size: FrameSize::Bytes(FRAME_SIZE_MIN),
         congestion: None,
     };
     let points = vec![plain];
@@ -488,7 +509,7 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
         false => &axes.frame_size,
     };
     vary(points, "frame-size", frame_sizes, |p, v| {
-        p.frame_size = *v;
+        p.frame_size = v.clone();
     })
 }
 

@@ -40,7 +40,13 @@ fn every_combination_of_the_axes_is_a_point_and_the_last_axis_changes_fastest() 
 fn a_benchmark_of_rfc_2544_has_its_sizes_unless_it_is_given_others() {
     let sizes = |text: &str| -> Vec<u16> {
         let points = read(text).expect("a plan").points.into_iter();
-        points.map(|point| point.frame_size).collect()
+        points
+            .map(|point| {
+                let sizes = point.frame_size.sizes(point.setup.mtu);
+                assert_eq!(sizes.len(), 1);
+                sizes[0]
+            })
+            .collect()
     };
     for measure in ["throughput", "latency", "back-to-back"] {
         let head = HEAD.replace("frames", &format!("rfc2544-{measure}"));
@@ -48,6 +54,20 @@ fn a_benchmark_of_rfc_2544_has_its_sizes_unless_it_is_given_others() {
         assert_eq!(sizes(&format!("{head}[axes]\nframe-size = [96]\n")), [96]);
     }
     assert_eq!(sizes(HEAD), [64], "the other measures have one size");
+}
+
+#[test]
+fn a_mix_of_sizes_is_a_value_of_the_axis() {
+    let text = format!("{HEAD}[axes]\nmtu = [9000]\nframe-size = [64, \"imix\", \"az\"]\n");
+    let plan = read(&text).expect("a plan");
+    let words: Vec<&str> = plan
+        .points
+        .iter()
+        .map(|point| point.axes["frame-size"].as_str())
+        .collect();
+    assert_eq!(words, ["64", "imix", "az"]);
+    let sizes = |index: usize| plan.points[index].frame_size.sizes(9_000);
+    assert_eq!((sizes(1).len(), sizes(2)), (12, vec![64, 9_018]));
 }
 
 #[test]
@@ -119,6 +139,24 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
         (
             axes("frame-size = [64, 1519]"),
             "line 6: frames of 1519 bytes do not fit an MTU of 1500; at most 1518, or raise `mtu`",
+        ),
+        (
+            axes("frame-size = [64, \"imx\"]"),
+            "line 6: `imx` is no size of frames; give 64 to 65535, \"imix\", or a genome of RFC 6985: \
+             letters from a to j and z, at most 64",
+        ),
+        (
+            axes("frame-size = [65536]"),
+            "line 6: `65536` is no size of frames; give 64 to 65535, \"imix\", or a genome of RFC \
+             6985: letters from a to j and z, at most 64",
+        ),
+        (
+            axes("frame-size = [\"adh\"]"),
+            "line 6: frames of 2112 bytes do not fit an MTU of 1500; at most 1518, or raise `mtu`",
+        ),
+        (
+            axes("frame-size = [\"imix\", \"imix\"]"),
+            "line 6: a value of `frame-size` is listed twice; each is one point",
         ),
         (
             axes("frame-size = [63]"),

@@ -274,7 +274,7 @@ fn request(plan: &Plan, point: &PlannedPoint, index: usize, round: u32) -> Reque
         measure: plan.scenario.measure,
         load: plan.scenario.load,
         flows: point.flows,
-        frame_size: point.frame_size,
+        frame_sizes: point.frame_size.sizes(point.setup.mtu),
         congestion: point.congestion.clone(),
         seed: fastrand::Rng::with_seed(plan.scenario.seed ^ place).u64(..),
         stop: Stop::default(),

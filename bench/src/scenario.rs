@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::frame_size::FrameSize;
 use crate::system::{BackendName, Shape, SystemName, WaitingMode};
 
 /// What is compared on which work.
@@ -190,9 +191,9 @@ pub enum Placement {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Axes {
-    /// Bytes of a frame, its check sequence included. Benchmarks of RFC 2544 have its seven sizes
-    /// when none is given.
-    pub frame_size: Vec<u16>,
+    /// Bytes of a frame, its check sequence included, or a mix of several sizes. Benchmarks of RFC
+    /// 2544 have its seven sizes when none is given.
+    pub frame_size: Vec<FrameSize>,
     /// Sandboxes on the switch.
     pub ports: Vec<u16>,
     /// Worker threads of Causeway.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bench::frame_size::FrameSize;
 use bench::measure::{Request, measure};
 use bench::result::{Flag, Sample};
 use bench::scenario::MeasureName;
@@ -40,6 +41,7 @@ struct Done {
     lost: u64,
     repeated: u64,
     swapped: u64,
+    bytes: u64,
 }
 
 fn relay(socket: &UdpSocket, harm: Harm, stop: &AtomicBool) -> Done {
@@ -58,6 +60,7 @@ fn relay(socket: &UdpSocket, harm: Harm, stop: &AtomicBool) -> Done {
             continue;
         }
         done.seen += 1;
+        done.bytes += size as u64;
         if done.seen == harm.stall_at {
             let start = Instant::now();
             while start.elapsed() < STALL {
@@ -231,4 +234,25 @@ fn a_burst_that_a_relay_thins_out_is_as_long_as_what_it_leaves_whole() {
     assert!((1.0..100.0).contains(&burst), "{burst}");
     let bytes = figure(&sample, "burst-bytes");
     assert!((bytes - burst * 0.064).abs() < 1e-9, "{bytes}");
+}
+
+#[test]
+fn a_mix_of_sizes_is_sent_in_turn_and_its_bytes_are_counted() {
+    if !lab::require_root("frames") {
+        return;
+    }
+    let mut request = Request::new(MeasureName::Frames);
+    request.flows = 2;
+    request.frame_sizes = FrameSize::Imix.sizes(1_500);
+    request.load.rate = 20_000.0;
+    request.load.warm_up_ms = 0;
+    request.load.duration_ms = 600;
+    let (sample, done) = measured_through(Harm::default(), &request);
+    println!("{done:?}: {:?}", sample.metrics);
+    assert_eq!((done.seen, figure(&sample, "loss")), (12_000, 0.0));
+    // 6,000 of each flow are 500 whole turns.
+    assert!((figure(&sample, "mean-size") - 4_246.0 / 12.0).abs() < 1e-9);
+    assert_eq!(done.bytes, 12_000 / 12 * (4_246 - 12 * 46), "payloads");
+    let bits = figure(&sample, "bits");
+    assert!((bits - 1e-3 * figure(&sample, "throughput") * 8.0 * 4_246.0 / 12.0).abs() < 1e-9);
 }

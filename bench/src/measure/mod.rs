@@ -42,8 +42,8 @@ pub struct Request {
     pub load: Load,
     /// Flows side by side.
     pub flows: u16,
-    /// Bytes of a frame, its check sequence included; for datagrams.
-    pub frame_size: u16,
+    /// Bytes of each frame of a flow in turn, its check sequence included; for datagrams.
+    pub frame_sizes: Vec<u16>,
     /// Congestion control of TCP; the system's default when absent.
     pub congestion: Option<String>,
     /// Seed of everything random.
@@ -75,7 +75,7 @@ impl Request {
             measure,
             load: Load::default(),
             flows: 1,
-            frame_size: FRAME_SIZE_MIN,
+            frame_sizes: vec![FRAME_SIZE_MIN],
             congestion: None,
             seed: 0,
             stop: Stop::default(),
@@ -150,10 +150,11 @@ fn check(request: &Request) -> Result<(), MeasureError> {
             "{duration} ms of load; give 1 to {DURATION_MS_MAX}, warm-up included"
         ));
     }
-    if request.frame_size < FRAME_SIZE_MIN {
-        let size = request.frame_size;
+    let smallest = request.frame_sizes.iter().min();
+    if smallest.is_none_or(|size| *size < FRAME_SIZE_MIN) {
         return bad(format!(
-            "frames of {size} bytes; the smallest has {FRAME_SIZE_MIN}"
+            "frames of {:?} bytes; there is at least one, and the smallest has {FRAME_SIZE_MIN}",
+            request.frame_sizes
         ));
     }
     if !(load.rate > 0.0 && load.rate_max > 0.0 && load.loss_max >= 0.0 && load.loss_max < 1.0) {

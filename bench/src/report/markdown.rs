@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::compare::{MetricView, PointView, shown, summary, view};
-use crate::plan::{AGAIN, word};
+use crate::frame_size::FrameSize;
+use crate::measure::FRAME_SIZE_MIN;
+use crate::plan::{AGAIN, MTU_DEFAULT, word};
 use crate::primitives::{LARGE, Primitives};
 use crate::report::table::{self, Style, table};
 use crate::result::{Manifest, Results};
@@ -85,16 +87,21 @@ fn reality(primitives: &Primitives, results: &[Results]) -> String {
     )
 }
 
+/// Bytes of a frame at a point, as a mean; of the smallest frame where no axis says.
+fn frame_size(point: &PointView) -> f64 {
+    let word = |axis: &str| point.axes.get(axis).map(String::as_str);
+    let mtu = word("mtu").and_then(|mtu| mtu.parse().ok());
+    let size = word("frame-size").and_then(|word| word.parse::<FrameSize>().ok());
+    size.map_or(f64::from(FRAME_SIZE_MIN), |size| {
+        size.mean(mtu.unwrap_or(MTU_DEFAULT))
+    })
+}
+
 fn compared(primitives: &Primitives, results: &Results, point: &PointView) -> Vec<[String; 6]> {
-    let axis = |name: &str| {
-        point
-            .axes
-            .get(name)
-            .and_then(|value| value.parse::<f64>().ok())
-    };
     let estimates = match results.scenario.measure {
         MeasureName::FramesAtLoss => {
-            let nanos = primitives.frame_nanos(axis("frame-size").unwrap_or(64.0));
+            let size = frame_size(point);
+            let nanos = primitives.frame_nanos(size);
             vec![("throughput", 1e3 / nanos), ("cpu", nanos)]
         }
         MeasureName::TcpBulk => {

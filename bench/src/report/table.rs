@@ -12,8 +12,11 @@ use crate::result::{Flag, Results};
 const MANY: usize = 5;
 
 /// Metrics that are shown beside the main one unless all of them are 0; the pages have every one.
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 13] = [
     "pdr",
+    "pdr-bits",
+    "bits",
+    "mean-size",
     "burst-rate",
     "cpu",
     "loss",

@@ -48,12 +48,12 @@ pub struct Lane {
     withheld: u64,
 }
 
-/// The first frame of a flow, and the lane that it leaves by.
+/// The first frames of a flow, and the lane that they leave by.
 pub struct Flow {
     /// Which of the lanes.
     pub lane: usize,
-    /// The whole frame.
-    pub frame: Vec<u8>,
+    /// Whole frames, at least one, which are sent in turn.
+    pub frames: Vec<Vec<u8>>,
 }
 
 /// The schedule of one run, and the lanes to send it by.
@@ -312,13 +312,15 @@ impl<'a> Generator<'a> {
         for index in range {
             let number = index % flows;
             let flow = &self.flows[number as usize];
+            let sequence = index / flows;
+            let frame = &flow.frames[sequence as usize % flow.frames.len()];
             let tag = Tag {
                 run: self.run,
                 flow: number as u16,
-                sequence: (index / flows) as u32,
+                sequence: sequence as u32,
                 due: clock.epoch + clock.due(index).as_nanos() as u64,
             };
-            self.lanes[flow.lane].put(&flow.frame, &tag)?;
+            self.lanes[flow.lane].put(frame, &tag)?;
         }
         self.lanes.iter_mut().try_for_each(Lane::flush)
     }

@@ -71,6 +71,8 @@ pub struct Course {
     lanes: Vec<Lane>,
     /// One for each client.
     flows: Vec<Flow>,
+    /// Bytes of the frames of each flow in turn.
+    sizes: Vec<u16>,
     /// Names this measurement, so that datagrams of another are not taken for its.
     pub run: u32,
 }
@@ -108,6 +110,8 @@ pub struct Outcome {
     pub sent: Sent,
     /// What came.
     pub arrived: Arrivals,
+    /// Bytes of the frames of each flow in turn.
+    pub sizes: Vec<u16>,
     /// Whether the generator kept to the pace.
     pub offered_all: bool,
     /// CPU seconds by who spent them, and in all.
@@ -128,6 +132,16 @@ impl Outcome {
     /// Datagrams a second that came.
     pub fn rate(&self) -> f64 {
         self.arrived.unique as f64 / self.sent.seconds
+    }
+
+    /// Bits of frames a second that came.
+    pub fn bits(&self) -> f64 {
+        8.0 * self.arrived.bytes as f64 / self.sent.seconds
+    }
+
+    /// Bytes of a frame that came, as a mean.
+    pub fn mean_size(&self) -> f64 {
+        self.arrived.bytes as f64 / self.arrived.unique as f64
     }
 }
 
@@ -169,9 +183,13 @@ pub fn sample(outcome: &Outcome) -> Sample {
         Metric::more("throughput", "Mframes/s", outcome.rate() * 1e-6),
         Metric::less("loss", "%", 100.0 * outcome.loss()),
         Metric::less("cpu", "ns/frame", per_frame),
+        Metric::more("bits", "Gbit/s", outcome.bits() * 1e-9),
         Metric::less("reordered", "frames", arrived.reordered as f64),
         Metric::less("duplicates", "frames", arrived.duplicates as f64),
     ];
+    if outcome.sizes.len() > 1 {
+        metrics.push(Metric::more("mean-size", "bytes", outcome.mean_size()));
+    }
     if arrived.by_flow.len() > 1 {
         let rates: Vec<f64> = arrived.by_flow.iter().map(|count| *count as f64).collect();
         metrics.push(Metric::more("fairness", "Jain", super::tcp::jain(&rates)));
@@ -208,6 +226,7 @@ impl Course {
             ends,
             lanes: Vec::new(),
             flows: Vec::new(),
+            sizes: request.frame_sizes.clone(),
             run: fastrand::Rng::with_seed(request.seed).u32(1..),
         };
         for flow in 0..course.clients.len() {
@@ -219,8 +238,8 @@ impl Course {
 
     /// Opens the lanes and writes the frames: a greeting has found the way of every flow.
     fn build(&mut self, request: &Request, paths: &[Path]) -> Result<(), MeasureError> {
-        let payload_size = usize::from(request.frame_size - AROUND_PAYLOAD);
-        let frame_size = usize::from(request.frame_size);
+        let largest = request.frame_sizes.iter().copied().max();
+        let frame_size = usize::from(largest.unwrap_or(FRAME_SIZE_MIN));
         let used = paths.iter().take(self.clients.len());
         let (mut ways, mut senders) = (Vec::new(), Vec::new());
         // Read once for each sandbox: of a mesh each has many ways.
@@ -249,8 +268,12 @@ impl Course {
         }
         for (flow, client) in self.clients.iter().enumerate() {
             let (lane, way) = &ways[flow % paths.len()];
-            let frame = way.frame(client, payload_size)?;
-            self.flows.push(Flow { lane: *lane, frame });
+            let frame = |size: &u16| way.frame(client, usize::from(size - AROUND_PAYLOAD));
+            let frames = request.frame_sizes.iter().map(frame);
+            self.flows.push(Flow {
+                lane: *lane,
+                frames: frames.collect::<Result<_, _>>()?,
+            });
         }
         Ok(())
     }
@@ -288,6 +311,7 @@ impl Course {
         let receiver = Receiver {
             servers: &self.servers,
             flows: self.flows.len(),
+            sizes: &self.sizes,
             run: self.run,
             uncounted: generator.uncounted,
         };
@@ -331,6 +355,7 @@ impl Course {
         Ok(Outcome {
             sent,
             arrived,
+            sizes: self.sizes.clone(),
             offered_all,
             cpu: (cpu, machine * share),
             flags,

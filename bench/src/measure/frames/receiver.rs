@@ -33,6 +33,8 @@ pub struct Receiver<'a> {
     pub servers: &'a [(Namespace, UdpSocket)],
     /// Flows that are sent.
     pub flows: usize,
+    /// Bytes of the frames of each flow in turn, at least one.
+    pub sizes: &'a [u16],
     /// The run that datagrams must belong to.
     pub run: u32,
     /// Datagrams of the schedule before those that count.
@@ -43,6 +45,8 @@ pub struct Receiver<'a> {
 pub struct Arrivals {
     /// Datagrams, each counted once.
     pub unique: u64,
+    /// Bytes of their frames, check sequences included.
+    pub bytes: u64,
     /// Of each flow.
     pub by_flow: Vec<u64>,
     /// Datagrams that came after a later one of their flow.
@@ -156,6 +160,7 @@ impl Receiver<'_> {
             return;
         }
         arrivals.unique += 1;
+        arrivals.bytes += u64::from(self.sizes[tag.sequence as usize % self.sizes.len()]);
         arrivals.by_flow[flow] += 1;
         arrivals.reordered += u64::from(order == Order::Late);
         arrivals
@@ -175,6 +180,7 @@ impl Arrivals {
         let latency = Histogram::new_with_bounds(1, LATENCY_MAX, 3);
         Ok(Self {
             unique: 0,
+            bytes: 0,
             by_flow: vec![0; flows],
             reordered: 0,
             duplicates: 0,

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use super::rates::{Rate, Traffic, partial_drop_rate, rates};
 use super::{Course, Offer, Outcome, Pace, sample};
+use crate::frame_size::{bytes_of, mean};
 use crate::measure::highest::{Bounds, End, Trial, highest};
 use crate::measure::{MeasureError, Request};
 use crate::result::{Flag, Metric, OFFERED, Sample};
@@ -49,7 +50,7 @@ pub fn throughput(request: &Request, system: &System) -> Result<Sample, MeasureE
         &mut |rate| bench.trial(rate as f64),
     )?;
     let best = bench.best(found.pdr)?;
-    let frame_bits = 8.0 * f64::from(request.frame_size);
+    let frame_bits = 8.0 * mean(&request.frame_sizes);
     let mut sample = sample(best);
     let mut metrics = vec![
         Metric::more("ndr", "Mframes/s", found.ndr.delivered * 1e-6),
@@ -70,7 +71,7 @@ pub fn throughput(request: &Request, system: &System) -> Result<Sample, MeasureE
         sample
             .metrics
             .into_iter()
-            .filter(|m| m.name != "throughput"),
+            .filter(|m| m.name != "throughput" && m.name != "bits"),
     );
     metrics.push(Metric::less("trials", "trials", found.trials as f64));
     sample.metrics = metrics;
@@ -165,7 +166,7 @@ pub fn back_to_back(request: &Request, system: &System) -> Result<Sample, Measur
             Metric::more(
                 "burst-bytes",
                 "kB",
-                frames * f64::from(request.frame_size) * 1e-3,
+                bytes_of(&request.frame_sizes, found.value) as f64 * 1e-3,
             ),
             Metric::less("burst-time", "ms", 1e3 * frames / rate),
             Metric::more("burst-rate", "Mframes/s", rate * 1e-6),
