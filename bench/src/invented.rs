@@ -100,7 +100,13 @@ impl Subject for Instance {
                     Metric::less("cpu", "ns/frame", 1.4e9 / rate),
                 ]
             }
-            MeasureName::Rfc2544Throughput => {
+            MeasureName::Rfc2889Capacity => {
+                vec![Metric::more("addresses", "addresses", 8_192.0 * speed)]
+            }
+            MeasureName::Rfc2889LearningRate => {
+                vec![Metric::more("learning-rate", "addresses/s", 2e5 * speed)]
+            }
+            MeasureName::Rfc2544Throughput | MeasureName::Rfc2889Broadcast => {
                 let pdr = 1.2 * speed;
                 vec![
                     Metric::more("ndr", "Mframes/s", 0.8 * pdr),

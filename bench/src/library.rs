@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 17] = [
+pub const ALL: [(&str, &str); 20] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -32,6 +32,18 @@ pub const ALL: [(&str, &str); 17] = [
         include_str!("../scenarios/rfc2544-back-to-back.toml"),
     ),
     ("imix", include_str!("../scenarios/imix.toml")),
+    (
+        "rfc2889-capacity",
+        include_str!("../scenarios/rfc2889-capacity.toml"),
+    ),
+    (
+        "rfc2889-learning-rate",
+        include_str!("../scenarios/rfc2889-learning-rate.toml"),
+    ),
+    (
+        "rfc2889-broadcast",
+        include_str!("../scenarios/rfc2889-broadcast.toml"),
+    ),
     ("backends", include_str!("../scenarios/backends.toml")),
     (
         "backends-frames",

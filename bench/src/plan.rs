@@ -12,6 +12,7 @@ use dataplane::WORKERS_MAX;
 use dataplane_port::BATCH_MAX;
 
 use crate::frame_size::{FRAME_OVERHEAD, FrameSize};
+use crate::measure::addresses::ADDRESSES_MAX;
 use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN, congestion};
 use crate::scenario::{Instances, Load, MeasureName, Scenario};
 use crate::system::{BackendName, Setup, Shape, SystemName, WaitingMode};
@@ -67,6 +68,9 @@ const TRIAL_AROUND: Duration = Duration::from_millis(200);
 const WARM_UP_TRIAL_MS: u64 = TRIAL_MS_MIN;
 /// Frames of a discarded burst at most.
 const WARM_UP_BURST: u32 = 10_000;
+
+/// Addresses of a discarded trial at most.
+const WARM_UP_ADDRESSES: u32 = 256;
 
 /// Sandboxes of a star or a mesh whose scenario does not say.
 const STAR_PORTS_DEFAULT: u16 = 8;
@@ -194,6 +198,8 @@ pub fn warm_up(load: Load) -> Load {
         trial_ms: load.trial_ms.min(WARM_UP_TRIAL_MS),
         resolution: RESOLUTION_MAX,
         burst_max: load.burst_max.min(WARM_UP_BURST),
+        addresses: load.addresses.min(WARM_UP_ADDRESSES),
+        addresses_max: load.addresses_max.min(WARM_UP_ADDRESSES),
         ..load
     }
 }
@@ -220,7 +226,13 @@ fn measurement_time(measure: MeasureName, load: &Load) -> Duration {
         // its way.
         MeasureName::Rfc2544Throughput => trial(load) * 30,
         MeasureName::Rfc2544Latency => trial(load) * 20,
-        MeasureName::Rfc2544BackToBack => TRIAL_AROUND * 25,
+        MeasureName::Rfc2544BackToBack | MeasureName::Rfc2889LearningRate => TRIAL_AROUND * 25,
+        MeasureName::Rfc2889Broadcast => trial(load) * 31,
+        // Each address is learned and tested, by a climb and a narrowing.
+        MeasureName::Rfc2889Capacity => {
+            let once = f64::from(load.addresses_max) / load.rate;
+            TRIAL_AROUND * 20 + Duration::from_secs_f64(4.0 * once)
+        }
         MeasureName::RoundTrip => Duration::from_micros(u64::from(load.round_trips) * 50),
         MeasureName::TcpBulk
         | MeasureName::Frames
@@ -315,6 +327,14 @@ fn check_load(scenario: &Scenario) -> Check {
             )
         },
     )?;
+    for (key, count) in [
+        ("addresses", load.addresses),
+        ("addresses-max", load.addresses_max),
+    ] {
+        check((1..=ADDRESSES_MAX).contains(&count), key, || {
+            format!("{count} addresses; give 1 to {ADDRESSES_MAX}")
+        })?;
+    }
     check(
         (1..=BURST_MAX).contains(&load.burst_max),
         "burst-max",
@@ -364,12 +384,22 @@ fn check_axes(scenario: &Scenario) -> Check {
             )
         },
     )?;
-    let quiet = measure == MeasureName::Idle;
-    check(!quiet || axes.flows.is_empty(), "flows", || {
-        "idle has no flows; remove `flows`".to_owned()
+    let one = measure == MeasureName::Idle || measure.ports_min().is_some();
+    check(!one || axes.flows.is_empty(), "flows", || {
+        format!("{} has no choice of flows; remove `flows`", word(&measure))
     })?;
-    let many = matches!(scenario.topology, Shape::Star | Shape::Mesh);
-    check(many || axes.ports.is_empty(), "ports", || {
+    let switched = matches!(scenario.topology, Shape::Star | Shape::Mesh);
+    check(
+        switched || measure.ports_min().is_none(),
+        "topology",
+        || {
+            format!(
+                "{} is of many ports on one switch; use topology = \"star\"",
+                word(&measure)
+            )
+        },
+    )?;
+    check(switched || axes.ports.is_empty(), "ports", || {
         "only a star or a mesh has a choice of ports; use topology = \"star\"".to_owned()
     })?;
     check_values(scenario)
@@ -435,6 +465,16 @@ fn check_points(scenario: &Scenario, points: &[PlannedPoint]) -> Check {
             points.len()
         )
     })?;
+    let ports_min = scenario.measure.ports_min().unwrap_or_default();
+    for point in points {
+        let ports = point.setup.ports;
+        check(ports >= ports_min, "ports", || {
+            format!(
+                "`ports` {ports}; {} takes {ports_min} to {PORTS_MAX}",
+                word(&scenario.measure)
+            )
+        })?;
+    }
     let datagrams = scenario.measure.sends_frames();
     for point in points.iter().filter(|_| datagrams) {
         let most = point.setup.mtu.saturating_add(FRAME_OVERHEAD);
@@ -504,7 +544,7 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
         p.setup.workers = *v;
     });
     let points = vary(points, "flows", &axes.flows, |p, v| p.flows = *v);
-    let frame_sizes = match axes.frame_size.is_empty() && scenario.measure.is_of_rfc2544() {
+    let frame_sizes = match axes.frame_size.is_empty() && scenario.measure.has_sizes_of_its_own() {
         true => &RFC2544_SIZES[..],
         false => &axes.frame_size,
     };

@@ -222,6 +222,26 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
             "line 6: a trial of 99 ms; give 100 to 60000",
         ),
         (
+            HEAD.replace("frames", "rfc2889-capacity"),
+            "line 2: rfc2889-capacity is of many ports on one switch; use topology = \"star\"",
+        ),
+        (
+            axes("ports = [2]")
+                .replace("frames", "rfc2889-learning-rate")
+                .replace("pair", "star"),
+            "line 6: `ports` 2; rfc2889-learning-rate takes 3 to 2000",
+        ),
+        (
+            axes("flows = [2]")
+                .replace("frames", "rfc2889-broadcast")
+                .replace("pair", "star"),
+            "line 6: rfc2889-broadcast has no choice of flows; remove `flows`",
+        ),
+        (
+            format!("{HEAD}[load]\naddresses-max = 0\n"),
+            "line 6: 0 addresses; give 1 to 4194304",
+        ),
+        (
             format!("{HEAD}[load]\nburst-max = 0\n"),
             "line 6: bursts of 0 frames; give 1 to 10000000",
         ),

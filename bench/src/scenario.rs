@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::frame_size::FrameSize;
+use crate::measure::addresses;
 use crate::system::{BackendName, Shape, SystemName, WaitingMode};
 
 /// What is compared on which work.
@@ -93,6 +94,12 @@ pub enum MeasureName {
     Rfc2544Latency,
     /// The longest burst of which nothing is lost: RFC 2544 section 26.4.
     Rfc2544BackToBack,
+    /// How many addresses are cached: RFC 2889 section 5.7.
+    Rfc2889Capacity,
+    /// How fast addresses are learned: RFC 2889 section 5.8.
+    Rfc2889LearningRate,
+    /// Rates and latency of broadcast frames: RFC 2889 section 5.10.
+    Rfc2889Broadcast,
     /// Round trips of one byte, one after the other.
     RoundTrip,
     /// New TCP connections, one after the other per flow.
@@ -125,6 +132,10 @@ pub struct Load {
     pub resolution: f64,
     /// Frames of the longest burst that is tried.
     pub burst_max: u32,
+    /// Addresses of one trial of `rfc2889-learning-rate`.
+    pub addresses: u32,
+    /// Addresses that `rfc2889-capacity` tries at most.
+    pub addresses_max: u32,
     /// Where the ends run.
     pub placement: Placement,
 }
@@ -142,6 +153,8 @@ impl Default for Load {
             pdr_loss_max: 0.005,
             resolution: 0.02,
             burst_max: 1_000_000,
+            addresses: 4_096,
+            addresses_max: 65_536,
             placement: Placement::Free,
         }
     }
@@ -155,21 +168,50 @@ impl MeasureName {
             | Self::FramesAtLoss
             | Self::Rfc2544Throughput
             | Self::Rfc2544Latency
-            | Self::Rfc2544BackToBack => true,
-            Self::TcpBulk | Self::RoundTrip | Self::Connections | Self::Idle => false,
+            | Self::Rfc2544BackToBack
+            | Self::Rfc2889Broadcast => true,
+            Self::TcpBulk
+            | Self::Rfc2889Capacity
+            | Self::Rfc2889LearningRate
+            | Self::RoundTrip
+            | Self::Connections
+            | Self::Idle => false,
         }
     }
 
-    /// Whether it is a benchmark of RFC 2544, which says what sizes of frames it is made with.
-    pub const fn is_of_rfc2544(self) -> bool {
+    /// Whether an RFC says what sizes of frames it is made with: 2544 section 9.1, 2889 section 5.10.
+    pub const fn has_sizes_of_its_own(self) -> bool {
         match self {
-            Self::Rfc2544Throughput | Self::Rfc2544Latency | Self::Rfc2544BackToBack => true,
+            Self::Rfc2544Throughput
+            | Self::Rfc2544Latency
+            | Self::Rfc2544BackToBack
+            | Self::Rfc2889Broadcast => true,
             Self::Frames
             | Self::FramesAtLoss
+            | Self::Rfc2889Capacity
+            | Self::Rfc2889LearningRate
             | Self::TcpBulk
             | Self::RoundTrip
             | Self::Connections
             | Self::Idle => false,
+        }
+    }
+
+    /// Ports that take part at least, of a switch that is between all of them; `None` where the
+    /// topology does not matter.
+    pub const fn ports_min(self) -> Option<u16> {
+        match self {
+            Self::Rfc2889Capacity | Self::Rfc2889LearningRate => Some(addresses::PORTS_MIN),
+            Self::Rfc2889Broadcast => Some(2),
+            Self::Frames
+            | Self::FramesAtLoss
+            | Self::Rfc2544Throughput
+            | Self::Rfc2544Latency
+            | Self::Rfc2544BackToBack
+            | Self::TcpBulk
+            | Self::RoundTrip
+            | Self::Connections
+            | Self::Idle => None,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! passes and ends the search.
 
 use super::MeasureError;
+use crate::result::{Flag, Sample};
 
 /// How much a climb or a descent changes the value.
 const STEP: u64 = 2;
@@ -109,6 +110,19 @@ pub fn highest(
         }
     }
     Ok(search.found(End::Narrowed))
+}
+
+/// Says by a flag that a figure is a bound.
+pub fn flag(sample: &mut Sample, end: End) {
+    let flag = match end {
+        End::Narrowed => return,
+        End::Ceiling => Flag::CeilingReached,
+        End::TesterLimit => Flag::GeneratorLimited,
+        End::Floor => Flag::FloorReached,
+    };
+    if !sample.flags.contains(&flag) {
+        sample.flags.push(flag);
+    }
 }
 
 struct Search<'a> {

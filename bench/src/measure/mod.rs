@@ -16,6 +16,7 @@ use crate::result::Sample;
 use crate::scenario::{Load, MeasureName};
 use crate::system::System;
 
+pub mod addresses;
 pub mod congestion;
 mod connections;
 pub(crate) mod cpu;
@@ -129,6 +130,9 @@ pub fn measure(request: &Request, system: &System) -> Result<Sample, MeasureErro
         MeasureName::Rfc2544Throughput => frames::rfc2544::throughput(request, system),
         MeasureName::Rfc2544Latency => frames::rfc2544::latency(request, system),
         MeasureName::Rfc2544BackToBack => frames::rfc2544::back_to_back(request, system),
+        MeasureName::Rfc2889Capacity => addresses::capacity(request, system),
+        MeasureName::Rfc2889LearningRate => addresses::learning_rate(request, system),
+        MeasureName::Rfc2889Broadcast => frames::rfc2544::broadcast(request, system),
         MeasureName::RoundTrip => round_trip::round_trips(request, system),
         MeasureName::Idle => idle::idle(request, system),
         MeasureName::Connections => connections::connections(request, system),

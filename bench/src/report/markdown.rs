@@ -113,6 +113,9 @@ fn compared(primitives: &Primitives, results: &Results, point: &PointView) -> Ve
         | MeasureName::Rfc2544Throughput
         | MeasureName::Rfc2544Latency
         | MeasureName::Rfc2544BackToBack
+        | MeasureName::Rfc2889Capacity
+        | MeasureName::Rfc2889LearningRate
+        | MeasureName::Rfc2889Broadcast
         | MeasureName::RoundTrip
         | MeasureName::Connections
         | MeasureName::Idle => Vec::new(),

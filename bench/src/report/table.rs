@@ -12,7 +12,8 @@ use crate::result::{Flag, Results};
 const MANY: usize = 5;
 
 /// Metrics that are shown beside the main one unless all of them are 0; the pages have every one.
-const SHOWN: [&str; 13] = [
+const SHOWN: [&str; 14] = [
+    "pdr-copies",
     "pdr",
     "pdr-bits",
     "bits",

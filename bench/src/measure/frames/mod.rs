@@ -29,6 +29,7 @@ use crate::result::{Flag, Metric, OFFERED, Sample};
 use crate::scenario::{MeasureName, Placement};
 use crate::system::{Path, System};
 
+mod broadcast;
 mod drops;
 pub mod generator;
 pub mod payload;
@@ -71,6 +72,8 @@ pub struct Course {
     lanes: Vec<Lane>,
     /// One for each client.
     flows: Vec<Flow>,
+    /// Places that each datagram is to reach: one, or all servers.
+    copies: usize,
     /// Bytes of the frames of each flow in turn.
     sizes: Vec<u16>,
     /// Names this measurement, so that datagrams of another are not taken for its.
@@ -110,6 +113,8 @@ pub struct Outcome {
     pub sent: Sent,
     /// What came.
     pub arrived: Arrivals,
+    /// Places that each datagram was to reach.
+    pub copies: usize,
     /// Bytes of the frames of each flow in turn.
     pub sizes: Vec<u16>,
     /// Whether the generator kept to the pace.
@@ -123,20 +128,25 @@ pub struct Outcome {
 impl Outcome {
     /// Share of the datagrams sent that did not come.
     pub fn loss(&self) -> f64 {
-        match self.sent.frames {
+        match self.due() {
             0 => 0.0,
-            sent => 1.0 - self.arrived.unique as f64 / sent as f64,
+            due => 1.0 - self.arrived.unique as f64 / due as f64,
         }
     }
 
-    /// Datagrams a second that came.
-    pub fn rate(&self) -> f64 {
-        self.arrived.unique as f64 / self.sent.seconds
+    /// Datagrams that should have come, at all places together.
+    pub const fn due(&self) -> u64 {
+        self.sent.frames * self.copies as u64
     }
 
-    /// Bits of frames a second that came.
+    /// Datagrams a second that came, as a mean of the places that each was to reach.
+    pub fn rate(&self) -> f64 {
+        self.arrived.unique as f64 / self.copies as f64 / self.sent.seconds
+    }
+
+    /// Bits of frames a second that came, as a mean of those places.
     pub fn bits(&self) -> f64 {
-        8.0 * self.arrived.bytes as f64 / self.sent.seconds
+        8.0 * self.arrived.bytes as f64 / self.copies as f64 / self.sent.seconds
     }
 
     /// Bytes of a frame that came, as a mean.
@@ -177,7 +187,7 @@ pub fn sample(outcome: &Outcome) -> Sample {
     let arrived = &outcome.arrived;
     let per_frame = match arrived.unique {
         0 => f64::NAN,
-        frames => 1e9 * outcome.cpu.1 / frames as f64,
+        frames => 1e9 * outcome.cpu.1 * outcome.copies as f64 / frames as f64,
     };
     let mut metrics = vec![
         Metric::more("throughput", "Mframes/s", outcome.rate() * 1e-6),
@@ -208,6 +218,9 @@ impl Course {
     /// # Errors
     /// With the flow that does not come through.
     pub fn open(request: &Request, system: &System) -> Result<Self, MeasureError> {
+        if request.measure == MeasureName::Rfc2889Broadcast {
+            return broadcast::open(request, system);
+        }
         let (mut servers, mut ends, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for path in &system.paths {
             let end = places.iter().position(|place| *place == path.listen);
@@ -226,6 +239,7 @@ impl Course {
             ends,
             lanes: Vec::new(),
             flows: Vec::new(),
+            copies: 1,
             sizes: request.frame_sizes.clone(),
             run: fastrand::Rng::with_seed(request.seed).u32(1..),
         };
@@ -311,6 +325,7 @@ impl Course {
         let receiver = Receiver {
             servers: &self.servers,
             flows: self.flows.len(),
+            copies: self.copies,
             sizes: &self.sizes,
             run: self.run,
             uncounted: generator.uncounted,
@@ -351,15 +366,17 @@ impl Course {
             // It is as fast as this tester is.
             Offer::Burst { .. } => true,
         };
-        let flags = flags(offered_all, &sent, &arrived);
-        Ok(Outcome {
+        let mut outcome = Outcome {
             sent,
             arrived,
+            copies: self.copies,
             sizes: self.sizes.clone(),
             offered_all,
             cpu: (cpu, machine * share),
-            flags,
-        })
+            flags: Vec::new(),
+        };
+        outcome.flags = flags(&outcome);
+        Ok(outcome)
     }
 }
 
@@ -400,9 +417,10 @@ impl Offer {
 }
 
 /// A system that loses of what it was offered could not have carried more of a higher offer.
-fn flags(offered_all: bool, sent: &Sent, arrived: &Arrivals) -> Vec<Flag> {
-    let came = arrived.unique as f64 >= OFFERED_LEAST * sent.frames as f64;
-    let limited = !offered_all && came;
+fn flags(outcome: &Outcome) -> Vec<Flag> {
+    let arrived = &outcome.arrived;
+    let came = arrived.unique as f64 >= OFFERED_LEAST * outcome.due() as f64;
+    let limited = !outcome.offered_all && came;
     let flags = [
         (limited, Flag::GeneratorLimited),
         (arrived.overflowed > 0, Flag::ReceiverLimited),
@@ -419,7 +437,10 @@ fn server(path: &Path, measure: MeasureName) -> Result<UdpSocket, MeasureError> 
         socket.set_nonblocking(true).map_err(|e| errno(&e))?;
         socket::setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER_SIZE)?;
         // A search does not look at times, and they are not for free.
-        let stamped = matches!(measure, MeasureName::Frames | MeasureName::Rfc2544Latency);
+        let stamped = matches!(
+            measure,
+            MeasureName::Frames | MeasureName::Rfc2544Latency | MeasureName::Rfc2889Broadcast
+        );
         socket::setsockopt(&socket, sockopt::ReceiveTimestampns, &stamped)?;
         Ok(socket)
     };

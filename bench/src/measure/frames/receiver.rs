@@ -33,6 +33,8 @@ pub struct Receiver<'a> {
     pub servers: &'a [(Namespace, UdpSocket)],
     /// Flows that are sent.
     pub flows: usize,
+    /// Sockets that each datagram is to reach: one, or each of them.
+    pub copies: usize,
     /// Bytes of the frames of each flow in turn, at least one.
     pub sizes: &'a [u16],
     /// The run that datagrams must belong to.
@@ -43,11 +45,11 @@ pub struct Receiver<'a> {
 
 /// What came.
 pub struct Arrivals {
-    /// Datagrams, each counted once.
+    /// Datagrams, each counted once at each socket that it is to reach.
     pub unique: u64,
     /// Bytes of their frames, check sequences included.
     pub bytes: u64,
-    /// Of each flow.
+    /// Of each flow, at each socket that it is to reach.
     pub by_flow: Vec<u64>,
     /// Datagrams that came after a later one of their flow.
     pub reordered: u64,
@@ -108,17 +110,19 @@ impl Receiver<'_> {
     pub fn run(&self, done: &AtomicBool) -> io::Result<Arrivals> {
         let cpu = cpu::thread_seconds()?;
         let overflowed = self.overflowed()?;
-        let mut arrivals = Arrivals::new(self.flows)?;
-        let mut seen = vec![Seen::default(); self.flows];
+        let mut arrivals = Arrivals::new(self.flows * self.copies)?;
+        let mut seen = vec![Seen::default(); self.flows * self.copies];
         let mut buffers = vec![[0; PAYLOAD_SIZE_MIN]; CALL_MAX];
         let space = nix::cmsg_space!(TimeSpec);
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(CALL_MAX, Some(space));
         let (mut last, mut done_at) = (Instant::now(), None);
         loop {
             let mut most = 0;
-            for (_, server) in self.servers {
+            for (index, (_, server)) in self.servers.iter().enumerate() {
+                let first = index % self.copies * self.flows;
+                let end = first + self.flows;
                 let count = receive(server, &mut headers, &mut buffers, |payload, at| {
-                    self.count(payload, at, &mut seen, &mut arrivals);
+                    self.count(payload, at, (&mut seen[first..end], first), &mut arrivals);
                 })?;
                 most = most.max(count);
             }
@@ -143,7 +147,15 @@ impl Receiver<'_> {
         Ok(arrivals)
     }
 
-    fn count(&self, payload: &[u8], at: u64, seen: &mut [Seen], arrivals: &mut Arrivals) {
+    /// Counts a datagram among those that its socket has `seen`, the first of which is that flow of
+    /// all.
+    fn count(
+        &self,
+        payload: &[u8],
+        at: u64,
+        (seen, first): (&mut [Seen], usize),
+        arrivals: &mut Arrivals,
+    ) {
         let Some(tag) = Tag::read(payload).filter(|tag| tag.run == self.run) else {
             return; // a greeting, or another run's straggler
         };
@@ -161,7 +173,7 @@ impl Receiver<'_> {
         }
         arrivals.unique += 1;
         arrivals.bytes += u64::from(self.sizes[tag.sequence as usize % self.sizes.len()]);
-        arrivals.by_flow[flow] += 1;
+        arrivals.by_flow[first + flow] += 1;
         arrivals.reordered += u64::from(order == Order::Late);
         arrivals
             .latency

@@ -1,5 +1,5 @@
 //! The benchmarks of RFC 2544 for one device: throughput (26.1), latency (26.2) and back-to-back
-//! frames (26.4).
+//! frames (26.4); and of RFC 2889 the one that is made in the same way, of broadcasts (5.10).
 //!
 //! # What differs from the RFC, and why
 //! - A trial lasts `trial-ms`, half a second unless the scenario says more, where section 24 asks
@@ -20,9 +20,9 @@ use std::time::Duration;
 use super::rates::{Rate, Traffic, partial_drop_rate, rates};
 use super::{Course, Offer, Outcome, Pace, sample};
 use crate::frame_size::{bytes_of, mean};
-use crate::measure::highest::{Bounds, End, Trial, highest};
+use crate::measure::highest::{Bounds, Trial, flag, highest};
 use crate::measure::{MeasureError, Request};
-use crate::result::{Flag, Metric, OFFERED, Sample};
+use crate::result::{Metric, OFFERED, Sample};
 use crate::system::System;
 
 /// Where a search for a rate starts, in frames a second: the slowest system here does ten times
@@ -133,6 +133,56 @@ pub fn latency(request: &Request, system: &System) -> Result<Sample, MeasureErro
     Ok(main)
 }
 
+/// The rates of broadcasts of which nothing, or little, is lost at any port, and their latency at the
+/// main load: RFC 2889 section 5.10.
+pub fn broadcast(request: &Request, system: &System) -> Result<Sample, MeasureError> {
+    let mut bench = Bench::open(request, system)?;
+    let loss_max = request.load.pdr_loss_max;
+    let found = rates(
+        bounds(request),
+        loss_max,
+        &|| request.stop.is_asked(),
+        &mut |rate| bench.trial(rate as f64),
+    )?;
+    let best = bench.best(found.pdr)?;
+    let (receivers, bits) = (best.copies as f64, best.bits());
+    let mut best = sample(best);
+    let rate = found.pdr.delivered * f64::from(LATENCY_LOAD_MAIN) / 100.0;
+    let outcome = bench.run(rate)?;
+    let times = &outcome.arrived.latency;
+    let micros = |q| times.value_at_quantile(q) as f64 * 1e-3;
+    let mut metrics = vec![
+        Metric::more("ndr", "Mframes/s", found.ndr.delivered * 1e-6),
+        Metric::more("pdr", "Mframes/s", found.pdr.delivered * 1e-6),
+        Metric::more("pdr-bits", "Gbit/s", bits * 1e-9),
+        Metric::more(
+            "pdr-copies",
+            "Mframes/s",
+            found.pdr.delivered * receivers * 1e-6,
+        ),
+    ];
+    best.metrics
+        .retain(|metric| metric.name != "throughput" && metric.name != "bits");
+    metrics.append(&mut best.metrics);
+    metrics.extend([
+        Metric::more(OFFERED, "Mframes/s", outcome.sent.rate() * 1e-6),
+        Metric::less(&format!("p50-at-{LATENCY_LOAD_MAIN}"), "µs", micros(0.5)),
+        Metric::less(&format!("p99-at-{LATENCY_LOAD_MAIN}"), "µs", micros(0.99)),
+        Metric::less(
+            &format!("p99.9-at-{LATENCY_LOAD_MAIN}"),
+            "µs",
+            micros(0.999),
+        ),
+        Metric::less("trials", "trials", found.trials as f64),
+    ]);
+    best.metrics = metrics;
+    best.latency = crate::measure::quantiles(times);
+    for rate in [found.ndr, found.pdr] {
+        flag(&mut best, rate.found.end);
+    }
+    Ok(best)
+}
+
 /// The longest burst of which nothing is lost.
 pub fn back_to_back(request: &Request, system: &System) -> Result<Sample, MeasureError> {
     let mut bench = Bench::open(request, system)?;
@@ -241,7 +291,7 @@ impl<'a> Bench<'a> {
 
 fn traffic(outcome: &Outcome) -> Traffic {
     Traffic {
-        offered: outcome.sent.frames,
+        offered: outcome.due(),
         came: outcome.arrived.unique,
         missed_by_tester: outcome.arrived.overflowed,
         delivered: outcome.rate(),
@@ -256,18 +306,5 @@ fn bounds(request: &Request) -> Bounds {
         first: RATE_FIRST.min(most),
         most,
         resolution: request.load.resolution,
-    }
-}
-
-/// Says by a flag that a figure is a bound.
-fn flag(sample: &mut Sample, end: End) {
-    let flag = match end {
-        End::Narrowed => return,
-        End::Ceiling => Flag::CeilingReached,
-        End::TesterLimit => Flag::GeneratorLimited,
-        End::Floor => Flag::FloorReached,
-    };
-    if !sample.flags.contains(&flag) {
-        sample.flags.push(flag);
     }
 }

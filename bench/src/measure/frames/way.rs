@@ -54,6 +54,23 @@ impl Ways {
         })
     }
 
+    /// The way to every station of the subnet that an address is the broadcast address of.
+    ///
+    /// # Errors
+    /// When the sandbox has no route to the address.
+    pub fn to_all(&self, to: IpAddr) -> Result<Way, MeasureError> {
+        let stuck = |what: &str| stuck(&format!("to {to}: {what}"));
+        let route = self.routes.iter().find(|route| route.prefix.contains(to));
+        let route = route.ok_or_else(|| stuck("no route"))?;
+        let link = self.links.iter().find(|link| link.index == route.link);
+        let link = link.ok_or_else(|| stuck("its interface is gone"))?;
+        Ok(Way {
+            own: link.mac.ok_or_else(|| stuck("its interface has no MAC"))?,
+            next_hop: MacAddr::BROADCAST,
+            interface: link.name.clone(),
+        })
+    }
+
     /// The way to an address that something has just been sent to, so that the kernel knows the
     /// MAC of the next hop.
     ///
