@@ -12,6 +12,7 @@ use bench::record::{self, Document};
 use bench::report::table::Style;
 use bench::report::{csv, html, markdown, table};
 use bench::run::Hall;
+use bench::scenario::MeasureName;
 use bench::session::{self, Session};
 use bench::system::{self, SystemName};
 use bench::{
@@ -96,12 +97,17 @@ fn invented(noise: f64, plan: &Plan) -> anyhow::Result<invented::Invented> {
 }
 
 fn real(plan: &Plan, options: &RunOptions) -> anyhow::Result<Real> {
-    Netns::create_unnamed()
-        .context("network namespaces cannot be made here; run as root, or try --invented 0.02")?;
+    if plan.scenario.measure != MeasureName::CoreFrames {
+        Netns::create_unnamed().context(
+            "network namespaces cannot be made here; run as root, or try --invented 0.02",
+        )?;
+    }
     if options.install {
         system::install(&plan.scenario.systems).context("cannot install")?;
     }
-    Ok(Real)
+    Ok(Real {
+        measure: plan.scenario.measure,
+    })
 }
 
 /// Shows what was measured, and says where it is.

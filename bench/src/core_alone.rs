@@ -26,13 +26,14 @@ const GATEWAY_MAC: MacAddr = MacAddr([2, 0xca, 0, 0, 0, 1]);
 const UPLINK_MAC: MacAddr = MacAddr([2, 0xca, 0, 0, 0, 2]);
 
 /// Frames between two reads of the clock, as a busy worker has them.
-const BATCH: usize = 64;
+pub const BATCH: usize = 64;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn switch() -> Switch {
+/// A switch with a network of two ports, a gateway and an uplink, and large limits.
+pub fn switch() -> Switch {
     let mut topology = Topology::default();
     let mut domain = Domain::new(NETWORK, "net");
     domain.subnets.push(Prefix::new(ip("10.0.0.0"), 8));
@@ -202,7 +203,8 @@ pub fn zipf_million(rng: &mut fastrand::Rng) -> usize {
     (((rng.f64() * harmonic).exp() - 1.0) as usize).min((1 << 20) - 1)
 }
 
-fn datagram(src_port: u16, dst: [u8; 4]) -> Vec<u8> {
+/// A datagram from the station at the source to an outside address.
+pub fn datagram(src_port: u16, dst: [u8; 4]) -> Vec<u8> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(station(0).0, GATEWAY_MAC.0)
         .ipv4([10, 0, 0, 2], dst, 64)
@@ -308,7 +310,7 @@ pub fn million_stations() -> u64 {
 
 /// Makes a datagram the one of session `n`: its inside port and its remote. The checksums are left
 /// as they are, because the NAT changes them and judges only those of ICMP errors.
-fn address(bytes: &mut [u8], n: usize) {
+pub fn name_session(bytes: &mut [u8], n: usize) {
     let port = 2_000 + (n % SESSION_PORTS) as u16;
     let [_, _, high, low] = ((n / SESSION_PORTS) as u32).to_be_bytes();
     bytes[32..34].copy_from_slice(&[high, low]);
@@ -380,7 +382,7 @@ impl Translating {
         let template = datagram(0, [198, 51, 100, 9]);
         self.send(SOURCE, count, |buf, n| {
             buf.copy_from(&template, Offload::NONE);
-            address(buf.bytes_mut(), n);
+            name_session(buf.bytes_mut(), n);
         })
     }
 

@@ -100,6 +100,15 @@ impl Subject for Instance {
                     Metric::less("cpu", "ns/frame", 1.4e9 / rate),
                 ]
             }
+            MeasureName::CoreFrames => {
+                let (stations, sessions) = (request.scale.stations, request.scale.sessions);
+                let known = f64::from(stations.or(sessions).unwrap_or(1)) + 1.0;
+                vec![Metric::less(
+                    "cost",
+                    "ns/frame",
+                    (60.0 + 10.0 * known.log2()) / speed,
+                )]
+            }
             MeasureName::Rfc2889Capacity => {
                 vec![Metric::more("addresses", "addresses", 8_192.0 * speed)]
             }

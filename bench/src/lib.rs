@@ -10,6 +10,7 @@
 pub mod bar;
 pub mod compare;
 mod core_alone;
+pub mod core_scale;
 pub mod diff;
 pub mod frame_size;
 mod in_memory;

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 20] = [
+pub const ALL: [(&str, &str); 24] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -54,6 +54,19 @@ pub const ALL: [(&str, &str); 20] = [
     (
         "mesh-fairness",
         include_str!("../scenarios/mesh-fairness.toml"),
+    ),
+    (
+        "scale-stations",
+        include_str!("../scenarios/scale-stations.toml"),
+    ),
+    ("scale-ports", include_str!("../scenarios/scale-ports.toml")),
+    (
+        "scale-sessions",
+        include_str!("../scenarios/scale-sessions.toml"),
+    ),
+    (
+        "scale-sandboxes",
+        include_str!("../scenarios/scale-sandboxes.toml"),
     ),
     ("nat-bulk", include_str!("../scenarios/nat-bulk.toml")),
     (

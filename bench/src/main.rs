@@ -28,7 +28,8 @@ enum Command {
     ///
     /// A scenario's `measure` is one of tcp-bulk, frames, frames-at-loss, round-trip, connections,
     /// idle, and of RFC 2544 rfc2544-throughput (NDR and PDR), rfc2544-latency and
-    /// rfc2544-back-to-back, of RFC 2889 rfc2889-capacity, rfc2889-learning-rate and rfc2889-broadcast. Sizes of frames are
+    /// rfc2544-back-to-back, of RFC 2889 rfc2889-capacity, rfc2889-learning-rate and rfc2889-broadcast;
+    /// core-frames is of the core in memory. Sizes of frames are
     /// numbers, imix, or genomes of RFC 6985. docs/manual/experiments.md has every key.
     #[command(after_help = "Examples:\n  \
         bench run smoke\n  \

@@ -11,9 +11,10 @@ use std::time::Duration;
 use dataplane::WORKERS_MAX;
 use dataplane_port::BATCH_MAX;
 
+use crate::core_scale::{SESSIONS_MAX, STATIONS_MAX};
 use crate::frame_size::{FRAME_OVERHEAD, FrameSize};
 use crate::measure::addresses::ADDRESSES_MAX;
-use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN, congestion};
+use crate::measure::{FLOWS_MAX, FRAME_SIZE_MIN, Scale, congestion};
 use crate::scenario::{Instances, Load, MeasureName, Scenario};
 use crate::system::{BackendName, Setup, Shape, SystemName, WaitingMode};
 
@@ -115,6 +116,8 @@ pub struct PlannedPoint {
     pub flows: u16,
     /// Bytes of its frames, their check sequence included.
     pub frame_size: FrameSize,
+    /// What the core in memory has to remember.
+    pub scale: Scale,
     /// Congestion control of TCP; `None` is the machine's default.
     pub congestion: Option<String>,
 }
@@ -237,6 +240,7 @@ fn measurement_time(measure: MeasureName, load: &Load) -> Duration {
         MeasureName::TcpBulk
         | MeasureName::Frames
         | MeasureName::Connections
+        | MeasureName::CoreFrames
         | MeasureName::Idle => duration,
     }
 }
@@ -402,7 +406,47 @@ fn check_axes(scenario: &Scenario) -> Check {
     check(switched || axes.ports.is_empty(), "ports", || {
         "only a star or a mesh has a choice of ports; use topology = \"star\"".to_owned()
     })?;
+    check_core(scenario)?;
     check_values(scenario)
+}
+
+/// The core in memory has axes of its own, and none of those of devices.
+fn check_core(scenario: &Scenario) -> Check {
+    let axes = &scenario.axes;
+    let name = word(&MeasureName::CoreFrames);
+    if scenario.measure != MeasureName::CoreFrames {
+        let of_core = [
+            ("stations", axes.stations.is_empty()),
+            ("sessions", axes.sessions.is_empty()),
+        ];
+        return of_core.into_iter().try_for_each(|(key, absent)| {
+            check(absent, key, || {
+                format!("only {name} has `{key}`; remove it, or measure that")
+            })
+        });
+    }
+    check(
+        scenario.systems == [SystemName::Causeway],
+        "systems",
+        || format!("{name} is of causeway's core alone; use systems = [\"causeway\"]"),
+    )?;
+    for (key, absent) in [
+        ("workers", axes.workers.is_empty()),
+        ("backend", axes.backend.is_empty()),
+        ("batch", axes.batch.is_empty()),
+        ("waiting", axes.waiting.is_empty()),
+        ("mtu", axes.mtu.is_empty()),
+        ("gso", axes.gso.is_empty()),
+    ] {
+        check(absent, key, || {
+            format!("{name} is in memory, without `{key}`; remove it")
+        })?;
+    }
+    let bridged = axes.ports.is_empty() && axes.stations.is_empty();
+    check(axes.sessions.is_empty() || bridged, "sessions", || {
+        "frames of sessions are routed, whatever `ports` and `stations` are; split the scenario"
+            .to_owned()
+    })
 }
 
 /// Single values that cannot be, whatever the others are.
@@ -416,6 +460,17 @@ fn check_values(scenario: &Scenario) -> Check {
         ("mtu", &axes.mtu, MTU_MIN, MTU_MAX),
     ];
     for (key, values, least, most) in lists {
+        let wrong = values.iter().find(|v| !(least..=most).contains(*v));
+        if let Some(wrong) = wrong {
+            return Err((key, format!("`{key}` {wrong}; give {least} to {most}")));
+        }
+        check(distinct(values), key, || twice(key))?;
+    }
+    let scales = [
+        ("stations", &axes.stations, 1, STATIONS_MAX),
+        ("sessions", &axes.sessions, 0, SESSIONS_MAX),
+    ];
+    for (key, values, least, most) in scales {
         let wrong = values.iter().find(|v| !(least..=most).contains(*v));
         if let Some(wrong) = wrong {
             return Err((key, format!("`{key}` {wrong}; give {least} to {most}")));
@@ -522,6 +577,7 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
         },
         flows: 1,
         frame_size: FrameSize::Bytes(FRAME_SIZE_MIN),
+        scale: Scale::default(),
         congestion: None,
     };
     let points = vec![plain];
@@ -542,6 +598,12 @@ fn cross(scenario: &Scenario) -> Vec<PlannedPoint> {
     let points = vary(points, "ports", &axes.ports, |p, v| p.setup.ports = *v);
     let points = vary(points, "workers", &axes.workers, |p, v| {
         p.setup.workers = *v;
+    });
+    let points = vary(points, "stations", &axes.stations, |p, v| {
+        p.scale.stations = Some(*v);
+    });
+    let points = vary(points, "sessions", &axes.sessions, |p, v| {
+        p.scale.sessions = Some(*v);
     });
     let points = vary(points, "flows", &axes.flows, |p, v| p.flows = *v);
     let frame_sizes = match axes.frame_size.is_empty() && scenario.measure.has_sizes_of_its_own() {

@@ -109,12 +109,18 @@ fn a_planned_scenario_survives_its_json() {
 #[test]
 fn refusals_name_the_line_the_key_and_what_to_do() {
     let axes = |text: &str| format!("{HEAD}[axes]\n{text}\n");
+    let core = |text: &str| {
+        axes(text)
+            .replace("\"frames\"", "\"core-frames\"")
+            .replace("pair", "star")
+            .replace("\"bridge\", ", "")
+    };
     let golden: Vec<(String, &str)> = vec![
         (
             axes("worker = [1]"),
             "line 6: unknown key `worker`; the nearest known is `workers` (expected one of \
              `frame-size`, `ports`, `workers`, `backend`, `batch`, `flows`, `mtu`, `gso`, \
-             `waiting`, `congestion`)",
+             `waiting`, `stations`, `sessions`, `congestion`)",
         ),
         (
             HEAD.replace("\"causeway\"", "\"cuaseway\""),
@@ -220,6 +226,32 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
         (
             format!("{HEAD}[load]\ntrial-ms = 99\n"),
             "line 6: a trial of 99 ms; give 100 to 60000",
+        ),
+        (
+            axes("stations = [2]"),
+            "line 6: only core-frames has `stations`; remove it, or measure that",
+        ),
+        (
+            HEAD.replace("frames", "core-frames")
+                .replace("pair", "star"),
+            "line 4: core-frames is of causeway's core alone; use systems = [\"causeway\"]",
+        ),
+        (
+            core("sessions = [0, 1000001]"),
+            "line 6: `sessions` 1000001; give 0 to 1000000",
+        ),
+        (
+            core("stations = [0]"),
+            "line 6: `stations` 0; give 1 to 1048576",
+        ),
+        (
+            core("stations = [2]\nsessions = [2]"),
+            "line 7: frames of sessions are routed, whatever `ports` and `stations` are; split the \
+             scenario",
+        ),
+        (
+            core("workers = [1]"),
+            "line 6: core-frames is in memory, without `workers`; remove it",
         ),
         (
             HEAD.replace("frames", "rfc2889-capacity"),

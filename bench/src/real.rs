@@ -1,18 +1,31 @@
-//! The real systems, for [`crate::run`].
+//! The real systems, for [`crate::run`], and the core in memory where that is what is measured.
 
 use std::collections::BTreeMap;
 
+use crate::core_scale::CoreInMemory;
 use crate::measure::{MeasureError, Request, measure};
 use crate::result::Sample;
 use crate::run::{Hall, Refusal, Subject};
+use crate::scenario::MeasureName;
 use crate::system::{self, Setup, StartError, System, SystemName};
 
 /// Starts real systems in namespaces of their own.
 #[derive(Clone, Copy, Debug)]
-pub struct Real;
+pub struct Real {
+    /// What is measured of them.
+    pub measure: MeasureName,
+}
 
 impl Hall for Real {
     fn start(&mut self, name: SystemName, setup: &Setup) -> Result<Box<dyn Subject>, Refusal> {
+        if self.measure == MeasureName::CoreFrames {
+            return match name {
+                SystemName::Causeway => Ok(Box::new(CoreInMemory::new(setup.ports))),
+                other => Err(Refusal::Impossible(format!(
+                    "{other} has no core in memory"
+                ))),
+            };
+        }
         match system::start(name, setup) {
             Ok(system) => Ok(Box::new(system)),
             Err(StartError::Absent { reason, .. }) => Err(Refusal::Absent(reason)),

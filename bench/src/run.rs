@@ -274,6 +274,7 @@ fn request(plan: &Plan, point: &PlannedPoint, index: usize, round: u32) -> Reque
         measure: plan.scenario.measure,
         load: plan.scenario.load,
         flows: point.flows,
+        scale: point.scale,
         frame_sizes: point.frame_size.sizes(point.setup.mtu),
         congestion: point.congestion.clone(),
         seed: fastrand::Rng::with_seed(plan.scenario.seed ^ place).u64(..),

@@ -100,6 +100,8 @@ pub enum MeasureName {
     Rfc2889LearningRate,
     /// Rates and latency of broadcast frames: RFC 2889 section 5.10.
     Rfc2889Broadcast,
+    /// What a frame costs Causeway's core in memory, with no I/O, by what it has to remember.
+    CoreFrames,
     /// Round trips of one byte, one after the other.
     RoundTrip,
     /// New TCP connections, one after the other per flow.
@@ -171,6 +173,7 @@ impl MeasureName {
             | Self::Rfc2544BackToBack
             | Self::Rfc2889Broadcast => true,
             Self::TcpBulk
+            | Self::CoreFrames
             | Self::Rfc2889Capacity
             | Self::Rfc2889LearningRate
             | Self::RoundTrip
@@ -187,6 +190,7 @@ impl MeasureName {
             | Self::Rfc2544BackToBack
             | Self::Rfc2889Broadcast => true,
             Self::Frames
+            | Self::CoreFrames
             | Self::FramesAtLoss
             | Self::Rfc2889Capacity
             | Self::Rfc2889LearningRate
@@ -202,7 +206,7 @@ impl MeasureName {
     pub const fn ports_min(self) -> Option<u16> {
         match self {
             Self::Rfc2889Capacity | Self::Rfc2889LearningRate => Some(addresses::PORTS_MIN),
-            Self::Rfc2889Broadcast => Some(2),
+            Self::Rfc2889Broadcast | Self::CoreFrames => Some(2),
             Self::Frames
             | Self::FramesAtLoss
             | Self::Rfc2544Throughput
@@ -252,6 +256,10 @@ pub struct Axes {
     pub gso: Vec<bool>,
     /// How Causeway's workers wait.
     pub waiting: Vec<WaitingMode>,
+    /// Stations that the core in memory knows.
+    pub stations: Vec<u32>,
+    /// NAT sessions of the core in memory, beside the one that is always there.
+    pub sessions: Vec<u32>,
     /// Congestion control of TCP, such as `bbr` or `cubic`.
     pub congestion: Vec<String>,
 }

@@ -45,12 +45,23 @@ pub struct Request {
     pub flows: u16,
     /// Bytes of each frame of a flow in turn, its check sequence included; for datagrams.
     pub frame_sizes: Vec<u16>,
+    /// What the core in memory has to remember.
+    pub scale: Scale,
     /// Congestion control of TCP; the system's default when absent.
     pub congestion: Option<String>,
     /// Seed of everything random.
     pub seed: u64,
     /// Whether the run is to end: a search then makes no more trials.
     pub stop: Stop,
+}
+
+/// How much the core in memory has to remember.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scale {
+    /// Stations; one behind each port but the source's where it is not said.
+    pub stations: Option<u32>,
+    /// NAT sessions beside the one that is always there; frames are bridged where it is not said.
+    pub sessions: Option<u32>,
 }
 
 /// Whether somebody has asked for an end. Clones share it.
@@ -77,6 +88,7 @@ impl Request {
             load: Load::default(),
             flows: 1,
             frame_sizes: vec![FRAME_SIZE_MIN],
+            scale: Scale::default(),
             congestion: None,
             seed: 0,
             stop: Stop::default(),
@@ -133,6 +145,9 @@ pub fn measure(request: &Request, system: &System) -> Result<Sample, MeasureErro
         MeasureName::Rfc2889Capacity => addresses::capacity(request, system),
         MeasureName::Rfc2889LearningRate => addresses::learning_rate(request, system),
         MeasureName::Rfc2889Broadcast => frames::rfc2544::broadcast(request, system),
+        MeasureName::CoreFrames => Err(MeasureError::Request(
+            "the core is measured in memory, and this is a system with devices".to_owned(),
+        )),
         MeasureName::RoundTrip => round_trip::round_trips(request, system),
         MeasureName::Idle => idle::idle(request, system),
         MeasureName::Connections => connections::connections(request, system),

@@ -116,6 +116,7 @@ fn compared(primitives: &Primitives, results: &Results, point: &PointView) -> Ve
         | MeasureName::Rfc2889Capacity
         | MeasureName::Rfc2889LearningRate
         | MeasureName::Rfc2889Broadcast
+        | MeasureName::CoreFrames
         | MeasureName::RoundTrip
         | MeasureName::Connections
         | MeasureName::Idle => Vec::new(),

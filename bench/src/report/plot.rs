@@ -23,7 +23,18 @@ const GROUP: f64 = 24.0;
 /// Ratio of a numeric axis's ends beyond which it is logarithmic.
 const LOG_FROM: f64 = 8.0;
 /// Axes that are numbers.
-const NUMERIC: [&str; 6] = ["workers", "flows", "ports", "frame-size", "mtu", "batch"];
+const NUMERIC: [&str; 8] = [
+    "workers",
+    "flows",
+    "ports",
+    "stations",
+    "sessions",
+    "frame-size",
+    "mtu",
+    "batch",
+];
+/// How far left of the least positive value a logarithmic axis has its 0, as a ratio.
+const ZERO_BELOW: f64 = 4.0;
 
 /// The colour class of a system; the same in every plot.
 pub fn colour(system: &str) -> String {
@@ -191,12 +202,7 @@ pub fn against(view: &View, metric: &str, axis: &str) -> Vec<(String, Markup)> {
 
 fn lines(points: &[(f64, &MetricView)], axis: &str) -> Markup {
     let values: Vec<f64> = points.iter().map(|(value, _)| *value).collect();
-    let (low, high) = (values[0], values[values.len() - 1]);
-    let spacing = if high / low > LOG_FROM {
-        Spacing::Log
-    } else {
-        Spacing::Linear
-    };
+    let (low, high, spacing) = horizontal(&values);
     let inset = 26.0;
     let x = Scale::new(low, high, spacing, LEFT + inset, WIDTH - RIGHT - inset);
     let every = points.iter().flat_map(|(_, metric)| &metric.rows);
@@ -225,6 +231,23 @@ fn lines(points: &[(f64, &MetricView)], axis: &str) -> Markup {
         }
     };
     html! { (whole(WIDTH, HEIGHT, &name, &body)) (legend(&systems)) }
+}
+
+/// Ends and spacing of a numeric axis, of values in order. A logarithm has no 0: it is at the left
+/// end, apart from the others.
+fn horizontal(values: &[f64]) -> (f64, f64, Spacing) {
+    let (Some(first), Some(high)) = (values.first(), values.last()) else {
+        return (0.0, 1.0, Spacing::Linear);
+    };
+    let least = values.iter().find(|value| **value > 0.0).unwrap_or(high);
+    if high / least <= LOG_FROM {
+        return (*first, *high, Spacing::Linear);
+    }
+    let low = match *first > 0.0 {
+        true => *first,
+        false => least / ZERO_BELOW,
+    };
+    (low, *high, Spacing::Log)
 }
 
 /// Keeps the systems at one value apart.
@@ -428,5 +451,26 @@ fn stack(row: &Stack<'_>, who: &[String], x: Scale, top: f64) -> Markup {
             (system)
         }
         @for part in &parts { (part) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_over_decades_is_logarithmic_with_its_zero_at_the_left_end() {
+        let (low, high, spacing) = horizontal(&[0.0, 1e3, 1e6]);
+        assert_eq!((low, high, spacing), (250.0, 1e6, Spacing::Log));
+        let x = Scale::new(low, high, spacing, 100.0, 700.0);
+        let places = [0.0, 1e3, 1e6].map(|value| x.at(value));
+        assert!(
+            places[0] == 100.0 && places[1] > 150.0 && places[2] == 700.0,
+            "{places:?}"
+        );
+        assert_eq!(horizontal(&[2.0, 1e6]), (2.0, 1e6, Spacing::Log));
+        assert_eq!(horizontal(&[1.0, 2.0, 4.0]), (1.0, 4.0, Spacing::Linear));
+        assert_eq!(horizontal(&[0.0, 1.0]), (0.0, 1.0, Spacing::Linear));
+        assert_eq!(horizontal(&[]), (0.0, 1.0, Spacing::Linear));
     }
 }
