@@ -104,7 +104,15 @@ pub fn rates(
                 most: value,
                 ..bounds
             };
-            search(below, 0.0, stop, &mut ledger, make)?
+            let below = search(below, 0.0, stop, &mut ledger, make)?;
+            // What is above was not forbidden: it was found to fail, or not to be had.
+            match below.found.value == value {
+                true => Rate {
+                    delivered: below.delivered,
+                    ..pdr
+                },
+                false => below,
+            }
         }
     };
     Ok(Rates {
@@ -121,20 +129,20 @@ struct Ledger {
 }
 
 impl Ledger {
-    /// The highest rate up to `most` at which nothing was lost, with what came at it.
+    /// The highest rate up to `most` at which nothing was lost, with the most that came at it then.
     fn lossless_up_to(&self, most: u64) -> Option<(u64, f64)> {
-        let lossless = self
-            .made
-            .iter()
-            .filter(|(rate, traffic)| *rate <= most && traffic.judged(0.0) != Trial::Failed);
-        let highest = lossless.max_by_key(|(rate, _)| *rate);
-        highest.map(|(rate, traffic)| (*rate, traffic.delivered))
+        let up_to = self.made.iter().filter(|(rate, _)| *rate <= most);
+        let lossless = up_to.filter(|(_, traffic)| traffic.judged(0.0) != Trial::Failed);
+        let rate = lossless.map(|(rate, _)| *rate).max()?;
+        Some((rate, self.passed(rate, 0.0)?.delivered))
     }
 
+    /// The trial of a rate that passed; of several the one of which most came.
     fn passed(&self, rate: u64, loss_max: f64) -> Option<Traffic> {
         let at = self.made.iter().filter(|(tried, _)| *tried == rate);
-        let mut passed = at.filter(|(_, traffic)| traffic.judged(loss_max) != Trial::Failed);
-        passed.next().map(|(_, traffic)| *traffic)
+        let passed = at.filter(|(_, traffic)| traffic.judged(loss_max) != Trial::Failed);
+        let most = passed.max_by(|(_, a), (_, b)| a.delivered.total_cmp(&b.delivered));
+        most.map(|(_, traffic)| *traffic)
     }
 }
 
@@ -333,6 +341,46 @@ mod tests {
         let rates = rates.expect("simulated trials");
         assert!(is_within(rates.ndr, 300e3), "{rates:?}");
         assert!(is_within(rates.pdr, 700e3 * 1.005), "{rates:?}");
+    }
+
+    #[test]
+    fn the_rate_of_bounded_loss_is_no_ceiling_of_the_other() {
+        for capacity in (0..20).map(|step| 700e3 + 1e3 * f64::from(step)) {
+            let device = Simulated {
+                lossless: capacity,
+                capacity,
+                ..DEVICE
+            };
+            let mut tried = std::collections::BTreeSet::new();
+            let rates = rates(BOUNDS, LOSS_MAX, &|| false, &mut |rate| {
+                // One frame is lost when a rate is tried for the first time.
+                let unlucky = usize::from(tried.insert(rate));
+                Ok(Simulated { unlucky, ..device }.traffic(rate, 1))
+            });
+            let rates = rates.expect("simulated trials");
+            assert!(is_within(rates.pdr, capacity * 1.005), "{rates:?}");
+            assert!(is_within(rates.ndr, capacity), "{rates:?}");
+            assert_eq!(rates.ndr.found.end, End::Narrowed, "{capacity}: {rates:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_comes_without_loss_than_with_some() {
+        let mut trial = 0;
+        let rates = rates(BOUNDS, LOSS_MAX, &|| false, &mut |rate| {
+            trial += 1;
+            // A tester that becomes faster, in front of a device without limits.
+            let tester = Simulated {
+                lossless: 1e9,
+                capacity: 1e9,
+                offer: 210e3 + 100.0 * trial as f64,
+                ..DEVICE
+            };
+            Ok(tester.traffic(rate, trial))
+        });
+        let rates = rates.expect("simulated trials");
+        assert_eq!(rates.pdr.found.end, End::TesterLimit);
+        assert_eq!(rates.ndr, rates.pdr);
     }
 
     #[test]
