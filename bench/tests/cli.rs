@@ -182,9 +182,14 @@ fn send(child: &Child, signal: Signal) {
 
 #[test]
 fn an_interrupted_run_leaves_a_partial_result() {
-    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+    let searching = ENDLESS.replace("tcp-bulk", "rfc2544-throughput");
+    for (scenario, signal, status) in [
+        (ENDLESS, Signal::SIGINT, 130),
+        (ENDLESS, Signal::SIGTERM, 143),
+        (searching.as_str(), Signal::SIGINT, 130),
+    ] {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = endless(&dir, ENDLESS, &["--invented", "0.02"]);
+        let mut child = endless(&dir, scenario, &["--invented", "0.02"]);
         send(&child, signal);
         assert_eq!(child.wait().unwrap().code(), Some(status));
         let result = only(dir.path(), "json").expect("a result");
@@ -400,7 +405,13 @@ fn a_leftover_of_a_crash_is_said_and_cleaned() {
 /// The page that the reports' tests look at: several points, a numeric axis, latencies.
 fn page(dir: &TempDir) -> PathBuf {
     let mut results = Vec::new();
-    for scenario in ["pair-frames", "pair-latency", "workers"] {
+    for scenario in [
+        "pair-frames",
+        "pair-latency",
+        "workers",
+        "imix",
+        "scale-sessions",
+    ] {
         let out = dir.path().join(scenario);
         let out = utf8(&out);
         printed(&[
@@ -432,6 +443,37 @@ fn the_page_is_self_contained() {
     assert!(page.matches("<svg").count() >= 6);
     assert!(page.contains("prefers-color-scheme: dark"));
     assert!(!page.contains("NaN"), "every place is a number");
+}
+
+/// Where the label of a tick below a plot is.
+fn tick_at(page: &str, label: &str) -> f64 {
+    let end = format!("text-anchor=\"middle\">{label}</text>");
+    let at = page.find(&end).unwrap_or_else(|| panic!("no {label}"));
+    let (_, x) = page[..at].rsplit_once("x=\"").expect("its place");
+    let x = x.split('"').next().expect("a number");
+    x.parse().expect("a number")
+}
+
+#[test]
+fn a_scale_is_drawn_over_a_logarithmic_axis_with_its_zero_at_the_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = fs::read_to_string(page(&dir)).unwrap();
+    let (_, scale) = page.split_once("Cost by sessions").expect("a plot");
+    let (plot, _) = scale.split_once("</svg>").expect("its end");
+    let ticks = ["0", "10", "100", "1000", "10 k", "100 k", "1 M"];
+    let places = ticks.map(|label| tick_at(plot, label));
+    let steps: Vec<f64> = places.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(steps[0] > 30.0, "the zero is apart: {steps:?}");
+    for step in &steps[2..] {
+        assert!((step - steps[1]).abs() < 0.2, "decades are even: {steps:?}");
+    }
+    let (_, line) = plot.split_once("<polyline").expect("a line");
+    let (line, _) = line.split_once('>').expect("its end");
+    assert_eq!(
+        line.matches(',').count(),
+        ticks.len(),
+        "a point each: {line}"
+    );
 }
 
 #[test]
