@@ -610,6 +610,35 @@ fn a_rule_counts_every_packet_of_a_known_client() {
 }
 
 #[test]
+fn what_was_published_before_makes_no_answer_of_a_flow() {
+    let mut world = World::with(providers());
+    for edit in [Edit::AllowOutside, Edit::Publish] {
+        world.edit(|t| change(edit, t));
+    }
+    let (port, (bytes, _)) = answer(Provider::First, 5000, 1, Shape::Tcp(0), 64, 40);
+    world.send(port.0, &bytes);
+    let sends = |world: &mut World| {
+        let (bytes, _) = question(1, 5000, 1, Shape::Tcp(ACK), 64, 40);
+        let out = world.send(1, &bytes);
+        let policy = out
+            .steps
+            .iter()
+            .any(|s| matches!(s, Step::Policy(Ruling::Allowed(_), _)));
+        (
+            out.verdict,
+            policy,
+            world.sw.counters.rule_hits(RuleSlot(0)).0,
+        )
+    };
+    let routed = Verdict::Routed(PortId(9));
+    assert_eq!(sends(&mut world), (routed, true, 2), "an answer");
+    world.edit(|t| change(Edit::PublishElsewhere, t));
+    for _ in 0..3 {
+        assert_eq!(sends(&mut world), (routed, false, 2), "a flow of its own");
+    }
+}
+
+#[test]
 fn a_syn_of_a_known_flow_is_held_to_the_mtu() {
     let mut world = World::with(providers());
     world.edit(|t| change(Edit::ClampSegments, t));

@@ -135,6 +135,10 @@ impl NatView {
             Body::LaterFragment => return self.fragment_source(headers, domain, now),
             Body::StrayEcho => return None,
         };
+        // A session that is left of what was published before answers nobody: its flow goes on as any
+        // other does.
+        let transport = protocol.transport()?;
+        topology.statics.by_inside(transport, domain, inside)?;
         let key = FlowKey {
             protocol,
             domain,
