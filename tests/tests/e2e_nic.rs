@@ -10,9 +10,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use control::cli::client::Client;
 use dataplane_port::guard;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tests::daemon::{Daemon, path_text};
 use tests::lab::{DEADLINE, Namespace, block_on, ip, require_root, wait_until};
 use tests::rig::transfer;
@@ -430,6 +432,37 @@ fn who_stops_the_lifeline_with_the_daemon_has_the_card_back_at_once() {
         lifelines(&daemon).is_empty()
     });
     daemon.clean();
+}
+
+#[test]
+fn a_card_can_be_taken_as_soon_as_it_is_there() {
+    if !require_root("a_card_can_be_taken_as_soon_as_it_is_there") {
+        return;
+    }
+    let site = Site::bare("new-card");
+    let daemon = site.daemon(&[]);
+    // Sooner than any program could be started: nothing that was read of the host before will do.
+    let client = Client::new(&daemon.socket());
+    let cable = |card: &str| site.lab.cable(&site.host, card, &site.router, card);
+    for round in 0..5 {
+        let [created, set] = ["created", "set"].map(|how| format!("{how}{round}"));
+        daemon.run(&["network", "create", &set, "--lan-gateway", "none"]);
+        let network = json!({
+            "name": created, "lan_gateway": ["none"], "nic": { "name": created }
+        });
+        cable(&created);
+        block_on(client.create("/v1/networks", &network)).unwrap();
+        cable(&set);
+        let change = json!({ "nic": { "name": set } });
+        let path = format!("/v1/networks/{set}");
+        block_on(client.patch::<Value>(&path, &change)).unwrap();
+        for name in [created, set] {
+            let shown = daemon.run(&["network", "inspect", &name]);
+            let shown: Value = serde_json::from_str(&shown).unwrap();
+            assert!(shown.to_string().contains("\"nic\":{"), "{shown}");
+            daemon.run(&["network", "rm", &name]);
+        }
+    }
 }
 
 #[test]

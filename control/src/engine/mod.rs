@@ -353,6 +353,14 @@ impl Engine {
             .map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    /// Follows the host as it is now, for a request whose interface may have come a moment ago.
+    async fn look_at_host(&self, state: &mut State) -> Result<(), Error> {
+        for (action, error) in self.converge(state).await? {
+            tracing::warn!(?action, %error, "cannot repair the host");
+        }
+        Ok(())
+    }
+
     async fn observe(&self, state: &State) -> Result<Observed, Error> {
         let host_link = self
             .host_link

@@ -134,7 +134,7 @@ impl Engine {
         more: &str,
     ) -> Result<Network, Error> {
         let mut state = self.state().await;
-        self.complete_by_nic(&state, &mut request).await?;
+        self.complete_by_nic(&mut state, &mut request).await?;
         let nic = request.nic.take();
         let network = self.network_of_request(&state, request)?;
         check_routed(&state, &network)?;
@@ -168,12 +168,13 @@ impl Engine {
     /// and the router are the host's own; the MTU is the card's.
     async fn complete_by_nic(
         &self,
-        state: &State,
+        state: &mut State,
         request: &mut NetworkRequest,
     ) -> Result<(), Error> {
         let Some(nic) = &request.nic else {
             return Ok(());
         };
+        self.look_at_host(state).await?;
         let link = self.check_nic(state, &nic.name)?;
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         request.mtu = request.mtu.or(Some(mtu.clamp(MTU_MIN, MTU_MAX)));

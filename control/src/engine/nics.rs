@@ -82,6 +82,7 @@ impl Engine {
         let text = match change {
             NicChange::Put(request) => {
                 let text = format!("network '{network}' has the NIC '{}'", request.name);
+                self.look_at_host(&mut state).await?;
                 self.put_nic(&mut state, domain, request, NicOrigin::Change)
                     .await?;
                 text
