@@ -592,6 +592,25 @@ fn a_known_client_comes_by_the_uplink_that_its_port_is_published_for() {
 }
 
 #[test]
+fn a_known_client_is_led_by_the_picture_of_now() {
+    let mut world = World::with(providers());
+    for (edit, endpoint) in [
+        (Edit::Publish, 1),
+        (Edit::PublishElsewhere, 2),
+        (Edit::Publish, 1),
+    ] {
+        world.edit(|t| change(edit, t));
+        for _ in 0..3 {
+            let led = asks(&mut world, Provider::First);
+            assert_eq!(led, Verdict::Routed(PortId(endpoint)));
+        }
+    }
+    world.edit(|t| change(Edit::Withdraw, t));
+    let led = asks(&mut world, Provider::First);
+    assert!(!matches!(led, Verdict::Routed(_)), "{led:?}");
+}
+
+#[test]
 fn a_rule_counts_every_packet_of_a_known_client() {
     let mut world = World::with(providers());
     world.edit(|t| change(Edit::Publish, t));
