@@ -136,7 +136,7 @@ enum Command {
     },
     /// Prints every line of the bar that is built: least, stretch, reached.
     ///
-    /// Needs root, for network namespaces. Takes about seven minutes.
+    /// Needs root, for network namespaces. Takes twenty minutes and more.
     #[command(after_help = "Examples:\n  cargo run --release -p bench -- bar\n  \
                             cargo run --release -p bench -- bar --only bulk --only nat\n  \
                             cargo run --release -p bench -- bar --repeats 9 --json > bar.json")]
