@@ -88,9 +88,7 @@ impl Engine {
                 state.host = host.clone();
                 self.follow_uplinks(&mut state).await?;
                 self.prepare_nics(&mut state).await?;
-                for (action, error) in self.converge(&mut state).await? {
-                    tracing::warn!(?action, %error, "cannot repair the host");
-                }
+                self.look_at_host(&mut state).await?;
                 self.take_prepared_nics(&mut state).await;
                 self.listen_where_uplinks_are(&mut state).await;
                 state.followed = host;

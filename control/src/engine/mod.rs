@@ -353,7 +353,8 @@ impl Engine {
             .map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    /// Follows the host as it is now, for a request whose interface may have come a moment ago.
+    /// Follows the host as it is now: when it has told of a change, and for a request whose interface may
+    /// have come a moment ago.
     async fn look_at_host(&self, state: &mut State) -> Result<(), Error> {
         for (action, error) in self.converge(state).await? {
             tracing::warn!(?action, %error, "cannot repair the host");

@@ -17,6 +17,8 @@
 
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
+
 use super::rates::{Rate, Traffic, partial_drop_rate, rates};
 use super::{Course, Offer, Outcome, Pace, sample};
 use crate::frame_size::{bytes_of, mean};
@@ -103,13 +105,9 @@ pub fn latency(request: &Request, system: &System) -> Result<Sample, MeasureErro
         let rate = pdr.delivered * f64::from(percent) / 100.0;
         let outcome = bench.run(rate)?;
         let times = &outcome.arrived.latency;
-        let micros = |q| times.value_at_quantile(q) as f64 * 1e-3;
-        let figures = [
-            Metric::less(&format!("p50-at-{percent}"), "µs", micros(0.5)),
-            Metric::less(&format!("p99-at-{percent}"), "µs", micros(0.99)),
-            Metric::less(&format!("p99.9-at-{percent}"), "µs", micros(0.999)),
-            Metric::less(&format!("loss-at-{percent}"), "%", 100.0 * outcome.loss()),
-        ];
+        let loss = 100.0 * outcome.loss();
+        let loss = Metric::less(&format!("loss-at-{percent}"), "%", loss);
+        let figures = latency_at(percent, times).into_iter().chain([loss]);
         if percent == LATENCY_LOAD_MAIN {
             main = Sample {
                 metrics: vec![Metric::more(
@@ -133,6 +131,14 @@ pub fn latency(request: &Request, system: &System) -> Result<Sample, MeasureErro
     Ok(main)
 }
 
+/// The latencies that stand for those of all frames at a percentage of the rate of bounded loss.
+fn latency_at(percent: u32, times: &Histogram<u64>) -> [Metric; 3] {
+    [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)].map(|(name, quantile)| {
+        let micros = times.value_at_quantile(quantile) as f64 * 1e-3;
+        Metric::less(&format!("{name}-at-{percent}"), "µs", micros)
+    })
+}
+
 /// The rates of broadcasts of which nothing, or little, is lost at any port, and their latency at the
 /// main load: RFC 2889 section 5.10.
 pub fn broadcast(request: &Request, system: &System) -> Result<Sample, MeasureError> {
@@ -150,7 +156,6 @@ pub fn broadcast(request: &Request, system: &System) -> Result<Sample, MeasureEr
     let rate = found.pdr.delivered * f64::from(LATENCY_LOAD_MAIN) / 100.0;
     let outcome = bench.run(rate)?;
     let times = &outcome.arrived.latency;
-    let micros = |q| times.value_at_quantile(q) as f64 * 1e-3;
     let mut metrics = vec![
         Metric::more("ndr", "Mframes/s", found.ndr.delivered * 1e-6),
         Metric::more("pdr", "Mframes/s", found.pdr.delivered * 1e-6),
@@ -164,17 +169,10 @@ pub fn broadcast(request: &Request, system: &System) -> Result<Sample, MeasureEr
     best.metrics
         .retain(|metric| metric.name != "throughput" && metric.name != "bits");
     metrics.append(&mut best.metrics);
-    metrics.extend([
-        Metric::more(OFFERED, "Mframes/s", outcome.sent.rate() * 1e-6),
-        Metric::less(&format!("p50-at-{LATENCY_LOAD_MAIN}"), "µs", micros(0.5)),
-        Metric::less(&format!("p99-at-{LATENCY_LOAD_MAIN}"), "µs", micros(0.99)),
-        Metric::less(
-            &format!("p99.9-at-{LATENCY_LOAD_MAIN}"),
-            "µs",
-            micros(0.999),
-        ),
-        Metric::less("trials", "trials", found.trials as f64),
-    ]);
+    let offered = outcome.sent.rate() * 1e-6;
+    metrics.push(Metric::more(OFFERED, "Mframes/s", offered));
+    metrics.extend(latency_at(LATENCY_LOAD_MAIN, times));
+    metrics.push(Metric::less("trials", "trials", found.trials as f64));
     best.metrics = metrics;
     best.latency = crate::measure::quantiles(times);
     for rate in [found.ndr, found.pdr] {
