@@ -20,7 +20,7 @@ const LATENCY_MAX: u64 = 60_000_000_000;
 /// Measures.
 pub fn round_trips(request: &Request, system: &System) -> Result<Sample, MeasureError> {
     let placement = request.load.placement;
-    let connections = tcp::connect(system, request.flows)?;
+    let connections = tcp::connect(request, system)?;
     let read = || Used::now(system).map_err(refused("read CPU times of the switch"));
     let (start, before) = (Instant::now(), read()?);
     let (mut clients, mut servers) = (Vec::new(), Vec::new());

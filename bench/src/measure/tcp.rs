@@ -1,7 +1,7 @@
 //! Bytes by TCP streams.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ::tests::lab;
 use nix::sys::socket::{self, sockopt};
 use nix::sys::time::TimeVal;
+use socket2::{Domain, Socket, Type};
 
 use super::cpu::{self, Ends, Used};
 use super::{MeasureError, Request, placement, refused};
@@ -35,17 +36,19 @@ pub struct Connection {
     pub server: TcpStream,
 }
 
-/// Opens one connection for each of `flows`; flow `n` takes path `n` modulo their count.
+/// Opens one connection for each of the request's flows; flow `n` takes path `n` modulo their count.
 ///
 /// # Errors
 /// With the addresses.
-pub fn connect(system: &System, flows: u16) -> Result<Vec<Connection>, MeasureError> {
+pub fn connect(request: &Request, system: &System) -> Result<Vec<Connection>, MeasureError> {
+    let flows = request.flows;
+    let congestion = request.congestion.as_deref();
     let mut connections = Vec::with_capacity(flows.into());
     for (index, path) in system.paths.iter().enumerate() {
         let count = (0..flows).skip(index).step_by(system.paths.len()).count();
         let listener = listen(path)?;
         for _ in 0..count {
-            connections.push(connect_one(path, &listener)?);
+            connections.push(connect_one(path, &listener, congestion)?);
         }
     }
     Ok(connections)
@@ -62,13 +65,18 @@ pub fn listen(path: &Path) -> Result<TcpListener, MeasureError> {
 
 /// Opens a connection, again when it leads nowhere: a relay accepts by itself, and one of them
 /// (pasta) loses the first SYN that it passes on and never repeats it.
-fn connect_one(path: &Path, listener: &TcpListener) -> Result<Connection, MeasureError> {
+fn connect_one(
+    path: &Path,
+    listener: &TcpListener,
+    congestion: Option<&str>,
+) -> Result<Connection, MeasureError> {
     let timeout = TimeVal::new(LEADS_NOWHERE.as_secs() as i64, 0);
     socket::setsockopt(listener, sockopt::ReceiveTimeout, &timeout)
         .map_err(refused(format!("listen on {}", path.listen)))?;
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
     for attempt in 0..ATTEMPTS_MAX {
-        match try_connect(path, listener, attempt) {
+        let client = path.from.run(|| dial(path.connect, congestion));
+        match client.and_then(|client| accept(client, listener, attempt)) {
             Ok(connection) => return Ok(connection),
             Err(error) => last = error,
         }
@@ -79,10 +87,27 @@ fn connect_one(path: &Path, listener: &TcpListener) -> Result<Connection, Measur
     ))(last))
 }
 
-fn try_connect(path: &Path, listener: &TcpListener, attempt: u8) -> io::Result<Connection> {
-    let mut client = path
-        .from
-        .run(|| TcpStream::connect_timeout(&path.connect, lab::DEADLINE))?;
+/// Opens the client's end in the namespace of this thread.
+///
+/// The congestion control is set before the handshake. A connection that began with BBR keeps
+/// pacing its segments by a timer under whatever comes after it (`sk_pacing_status` in the kernel's
+/// net/sock.h is never taken back), and would measure neither.
+fn dial(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if let Some(name) = congestion {
+        socket
+            .set_tcp_congestion(name.as_bytes())
+            .map_err(|error| {
+                let text = format!("set congestion control '{name}': {error}");
+                io::Error::new(error.kind(), text)
+            })?;
+    }
+    socket.connect_timeout(&address.into(), lab::DEADLINE)?;
+    Ok(socket.into())
+}
+
+/// The other end of a client's connection; what earlier attempts left is dropped.
+fn accept(mut client: TcpStream, listener: &TcpListener, attempt: u8) -> io::Result<Connection> {
     client.write_all(&[attempt])?;
     loop {
         let (mut server, _) = listener.accept()?;
@@ -103,14 +128,7 @@ fn try_connect(path: &Path, listener: &TcpListener, attempt: u8) -> io::Result<C
 
 /// Streams from client to server.
 pub fn bulk(request: &Request, system: &System) -> Result<Sample, MeasureError> {
-    let connections = connect(system, request.flows)?;
-    for connection in &connections {
-        if let Some(name) = &request.congestion {
-            let value = std::ffi::OsString::from(name);
-            socket::setsockopt(&connection.client, sockopt::TcpCongestion, &value)
-                .map_err(refused(format!("set congestion control '{name}'")))?;
-        }
-    }
+    let connections = connect(request, system)?;
     let stop = Arc::new(AtomicBool::new(false));
     let flows: Vec<Flow> = connections
         .into_iter()
@@ -280,7 +298,48 @@ fn store_cpu(nanos: &AtomicU64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::jain;
+    use std::process::Command;
+
+    use super::*;
+    use ::tests::lab::Lab;
+
+    /// What `ss` tells of connections that have sent their SYN and have no answer.
+    fn half_open() -> String {
+        let command = ["-Htin", "state", "syn-sent"];
+        let output = Command::new("ss").args(command).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    #[test]
+    fn the_congestion_control_is_set_before_the_handshake() {
+        let lab = Lab::new("bench-congestion");
+        let ns = lab.namespace("one");
+        ns.set_up("lo");
+        let dialling = ns.run(|| {
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            listener
+                .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+                .unwrap();
+            listener.listen(0).unwrap();
+            let address = listener.local_addr().unwrap().as_socket().unwrap();
+            // The only place among those to be accepted; who comes after it is not answered.
+            let _first = dial(address, None).unwrap();
+            let (within, dialled) = (ns.clone(), address);
+            let dialling = std::thread::spawn(move || within.run(|| dial(dialled, Some("reno"))));
+            lab::wait_until(lab::DEADLINE, "a SYN under reno", || {
+                half_open().contains("reno")
+            });
+            dialling
+        });
+        // Nobody listens any more: the SYN that is sent again is refused.
+        assert!(dialling.join().unwrap().is_err());
+        let unknown = dial(([127, 0, 0, 1], 9).into(), Some("none-such")).unwrap_err();
+        let text = unknown.to_string();
+        assert!(
+            text.starts_with("set congestion control 'none-such'"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn jains_index_is_one_for_equals_and_a_share_for_a_winner() {
