@@ -4,6 +4,7 @@
 //! same commands on a fresh host give the same addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -12,7 +13,7 @@ use crate::model::{Claimant, DesiredState, Endpoint, Holder, Network, Subnet};
 
 /// Addresses looked at before a pool counts as exhausted. A /16 is searched whole; in larger
 /// pools the first 65,536 are more than one host can have endpoints for.
-const ADDRESSES_SEARCHED_MAX: usize = 65_536;
+const ADDRESSES_SEARCHED_MAX: u32 = 65_536;
 /// Longest IPv4 prefix that leaves room for a gateway and one endpoint.
 const V4_PREFIX_LEN_MAX: u8 = 30;
 /// Longest IPv6 prefix that leaves room for a gateway and one endpoint.
@@ -184,7 +185,7 @@ pub fn subnet(
             check_inside("the gateway", gateway, prefix)?;
             gateway
         }
-        None => addresses(prefix).next().ok_or(Error::TooSmall(prefix))?,
+        None => *searched(prefix).start(),
     };
     Ok(Subnet {
         prefix,
@@ -364,22 +365,16 @@ pub fn free_address(
     desired: &DesiredState,
 ) -> Result<IpAddr, Error> {
     let domain = network.domain;
-    let first = subnet.pool.network();
-    // Both ascend, so each is walked once.
-    let mut taken = desired.endpoints.addresses_from(domain, first).peekable();
-    let mut is_taken = |address: IpAddr| {
-        while taken.next_if(|taken| *taken < address).is_some() {}
-        taken.peek() == Some(&address)
-    };
-    addresses(subnet.pool)
-        .take(ADDRESSES_SEARCHED_MAX)
-        .filter(|address| !is_edge(*address, subnet.prefix) && *address != subnet.gateway)
-        .filter(|address| !desired.reservations.contains_key(&(domain, *address)))
-        .find(|address| !is_taken(*address))
-        .ok_or_else(|| Error::Exhausted {
-            network: network.name.to_string(),
-            pool: subnet.pool,
-        })
+    let is_kept = |address| desired.reservations.contains_key(&(domain, address));
+    let free = desired
+        .endpoints
+        .free_address(domain, searched(subnet.pool), |address| {
+            !is_edge(address, subnet.prefix) && address != subnet.gateway && !is_kept(address)
+        });
+    free.ok_or_else(|| Error::Exhausted {
+        network: network.name.to_string(),
+        pool: subnet.pool,
+    })
 }
 
 /// Whether two prefixes share an address.
@@ -431,18 +426,29 @@ fn is_unicast(prefix: IpNet) -> bool {
     }
 }
 
-/// The addresses of a prefix without its edges, lowest first, however large it is.
-fn addresses(prefix: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
-    match prefix {
-        IpNet::V4(net) => Box::new(net.hosts().map(IpAddr::V4)),
-        IpNet::V6(net) => Box::new(v6_addresses(net).map(IpAddr::V6)),
+/// The addresses of a pool without its edges, no more than are looked at.
+fn searched(pool: IpNet) -> RangeInclusive<IpAddr> {
+    let more = ADDRESSES_SEARCHED_MAX - 1;
+    match pool {
+        IpNet::V4(net) => {
+            let (network, broadcast) = (net.network().to_bits(), net.broadcast().to_bits());
+            let (first, last) = match net.prefix_len() {
+                // Both edges are hosts (RFC 3021).
+                31.. => (network, broadcast),
+                _ => (network + 1, broadcast - 1),
+            };
+            let last = last.min(first.saturating_add(more));
+            let at = |bits| IpAddr::V4(Ipv4Addr::from_bits(bits));
+            at(first)..=at(last)
+        }
+        IpNet::V6(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            let first = first.saturating_add(1);
+            let last = last.min(first.saturating_add(more.into()));
+            let at = |bits| IpAddr::V6(Ipv6Addr::from_bits(bits));
+            at(first)..=at(last)
+        }
     }
-}
-
-fn v6_addresses(net: Ipv6Net) -> impl Iterator<Item = Ipv6Addr> {
-    let first = net.network().to_bits();
-    let last = net.broadcast().to_bits();
-    (first.saturating_add(1)..=last).map(Ipv6Addr::from_bits)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use dataplane_core::addr::{DomainId, MacAddr, PortId};
 use dataplane_core::l2::{Families, Identity, PortFlags, PortProfile};
+use dataplane_core::link::LinkSpec;
 use dataplane_service::dns::EndpointNames;
 
 use crate::model::{
@@ -121,6 +122,9 @@ fn flags(endpoint: &Endpoint, beside: Beside) -> PortFlags {
     }
     if endpoint.settings.mac_nat.is_some() {
         flags = flags.with(PortFlags::MAC_NAT);
+    }
+    if !endpoint.settings.links.iter().all(LinkSpec::is_plain) {
+        flags = flags.with(PortFlags::LINKED);
     }
     if beside.icc == Icc::Off && !endpoint.comes_with_nic() {
         flags = flags.with(PortFlags::ICC_OFF);

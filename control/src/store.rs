@@ -79,6 +79,7 @@ const MIGRATIONS: &[&str] = &[
     rules::RULES,
     routes::ROUTES,
     choices::CHOICES,
+    endpoints::BY_PORT,
 ];
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 const FIRST_SCHEMA: &str = "

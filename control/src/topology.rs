@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane_core::addr::{L4Addr, MacAddr, PortId, Prefix, UplinkId};
-use dataplane_core::l2::{MacNat, Mirror, MirrorSource, PortFlags};
+use dataplane_core::l2::{MacNat, Mirror, MirrorSource, PortFlags, PortProfile};
 use dataplane_core::nat::{
     Account, External, NatConfig, RuleError, StaticRule, StaticRules, Target,
 };
@@ -75,19 +75,21 @@ pub struct Inputs<'a> {
     pub mac_nats: &'a BTreeMap<PortId, MacNat>,
 }
 
-/// Builds the topology.
+/// Builds the topology. What ports of an earlier picture share with it, if one is given, is taken from there.
 ///
 /// # Errors
 /// A publication that contradicts another or itself; requests are checked before, so only a
 /// store that was edited by hand can bring one here.
-pub fn build(inputs: &Inputs<'_>) -> Result<Topology, RuleError> {
+pub fn build(inputs: &Inputs<'_>, earlier: Option<Topology>) -> Result<Topology, RuleError> {
     let mut topology = Topology::default();
+    let mut earlier = earlier.map_or_else(Vec::new, |earlier| earlier.ports);
     topology.nat = inputs.nat.clone();
     for network in inputs.desired.networks.values() {
         topology.put_domain(domain(inputs, network));
     }
     for parts in inputs.parts.all() {
-        put_endpoint(&mut topology, inputs, parts);
+        let place = earlier.get_mut(parts.port.index());
+        put_endpoint(&mut topology, inputs, parts, place.and_then(Option::take));
     }
     if let Some(link) = inputs.host_link {
         topology.put_port(Port {
@@ -138,7 +140,12 @@ fn put_mirror_file(topology: &mut Topology, desired: &DesiredState, name: &Name,
     }
 }
 
-fn put_endpoint(topology: &mut Topology, inputs: &Inputs<'_>, parts: &EndpointParts) {
+fn put_endpoint(
+    topology: &mut Topology,
+    inputs: &Inputs<'_>,
+    parts: &EndpointParts,
+    earlier: Option<Port>,
+) {
     let EndpointParts { port, domain, .. } = *parts;
     let Some(network) = inputs.desired.networks.get(&domain) else {
         return;
@@ -153,9 +160,10 @@ fn put_endpoint(topology: &mut Topology, inputs: &Inputs<'_>, parts: &EndpointPa
             .extend(addresses.map(|address| (address, Neighbour { mac, port })));
     }
     let up = parts.wanted == Wanted::Up;
+    let (name, profile) = shared(parts, earlier);
     let mut made = Port {
         id: port,
-        name: Arc::clone(&parts.name),
+        name,
         role: Role::Bridge(domain),
         up: up && inputs.open.contains(&port) && !inputs.blocked.contains(&port),
         mtu: network.mtu,
@@ -164,12 +172,24 @@ fn put_endpoint(topology: &mut Topology, inputs: &Inputs<'_>, parts: &EndpointPa
             true => PortFlags::MIRROR | (parts.endpoint.settings.flags & PortFlags::OFFLOAD),
             false => parts.flags,
         },
-        profile: Arc::clone(&parts.profile),
+        profile,
     };
     if let Some(nat) = inputs.mac_nats.get(&port) {
         made.profile_mut().mac_nat = Some(nat.clone());
     }
     topology.put_port(made);
+}
+
+/// A port's name and profile. To take them over from an earlier picture costs nothing; to share them once
+/// more touches the memory of each, of which there may be thousands.
+fn shared(parts: &EndpointParts, earlier: Option<Port>) -> (Arc<str>, Arc<PortProfile>) {
+    let same = |port: &Port| {
+        Arc::ptr_eq(&port.name, &parts.name) && Arc::ptr_eq(&port.profile, &parts.profile)
+    };
+    match earlier.filter(same) {
+        Some(port) => (port.name, port.profile),
+        None => (Arc::clone(&parts.name), Arc::clone(&parts.profile)),
+    }
 }
 
 fn domain(inputs: &Inputs<'_>, network: &Network) -> Domain {
@@ -343,4 +363,58 @@ pub fn rules_of(desired: &DesiredState, publication: &Publication) -> Vec<Static
         })
     };
     families.into_iter().filter_map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Endpoints;
+
+    fn picture(desired: &DesiredState, parts: &Parts, earlier: Option<Topology>) -> Topology {
+        let open: BTreeSet<PortId> = desired.endpoints.ports().step_by(2).collect();
+        let inputs = Inputs {
+            desired,
+            host: &HostState::default(),
+            uplinks: &[],
+            parts,
+            host_link: None,
+            open: &open,
+            blocked: &BTreeSet::new(),
+            nat: &NatConfig::default(),
+            mac_nats: &BTreeMap::new(),
+        };
+        build(&inputs, earlier).unwrap()
+    }
+
+    fn ports(topology: &Topology) -> String {
+        format!("{:#?}", topology.ports)
+    }
+
+    #[test]
+    fn what_is_taken_from_an_earlier_picture_is_what_would_be_made() {
+        let mut desired = crate::store::tests::example();
+        let mut parts = Parts::of(&desired);
+        let first = picture(&desired, &parts, None);
+        let again = picture(&desired, &parts, Some(first.clone()));
+        assert_eq!(ports(&first), ports(&again));
+        // One goes and another has its place, one changes, one is new.
+        let all: Vec<PortId> = desired.endpoints.ports().collect();
+        let mut other = (*desired.endpoints.remove(&all[0]).unwrap()).clone();
+        other.name = "other".parse().unwrap();
+        desired.endpoints.insert(other.clone());
+        desired.endpoints.change(all[1], |e| {
+            e.settings.flags = e.settings.flags.without(PortFlags::FLOOD);
+            e.settings.mac_limit = Some(7);
+        });
+        other.port = PortId(all[all.len() - 1].0 + 3);
+        desired.endpoints.insert(other);
+        parts.follow(&desired);
+        let anew = picture(&desired, &parts, None);
+        assert_ne!(ports(&first), ports(&anew));
+        assert_eq!(ports(&picture(&desired, &parts, Some(first))), ports(&anew));
+        desired.endpoints = Endpoints::default();
+        parts.follow(&desired);
+        let none = ports(&picture(&desired, &parts, None));
+        assert_eq!(ports(&picture(&desired, &parts, Some(anew))), none);
+    }
 }

@@ -116,10 +116,7 @@ impl Worker {
         if *next == PortId(0) && self.is_mirroring() {
             self.mirror_leaving(*from, &buf, Verdict::Flooded(domain, vlan, class));
         }
-        let untold = || {
-            let takers = topology.flood_set(domain, vlan, *from, class);
-            takers.skip_while(|taker| taker < next)
-        };
+        let untold = || topology.flood_set_from(*next, domain, vlan, *from, class);
         let after = untold().nth(PORTS_PER_TURN);
         self.send_copies(vlan, || untold().take(PORTS_PER_TURN), buf);
         after

@@ -191,6 +191,8 @@ pub struct Dataplane {
     /// Lock order: `ports`, then `topology`; both only on the control side.
     ports: Mutex<BTreeMap<PortId, PortRecord>>,
     topology: Mutex<Arc<Topology>>,
+    /// The picture before that one.
+    outdated: Mutex<Option<Arc<Topology>>>,
     /// Counters of ports that were removed, so that the law of frames still holds.
     retired: Mutex<PortStats>,
     traces: Mutex<Traces>,
@@ -268,6 +270,7 @@ impl Dataplane {
             notices,
             ports: Mutex::default(),
             topology: Mutex::default(),
+            outdated: Mutex::default(),
             retired: Mutex::default(),
             traces: Mutex::default(),
             links: Mutex::default(),
@@ -487,8 +490,14 @@ impl Dataplane {
         self.connect_links(&topology)?;
         self.order_all(|_| Command::Install(Arc::clone(&topology)))?;
         self.shared.service.install(Arc::clone(&topology));
-        *current = topology;
+        *lock(&self.outdated) = Some(std::mem::replace(&mut current, topology));
         Ok(generation)
+    }
+
+    /// The picture before the one in force, when nobody has it any more: what both have in common need not
+    /// be made again for the next.
+    pub fn outdated(&self) -> Option<Topology> {
+        lock(&self.outdated).take().and_then(Arc::into_inner)
     }
 
     /// Plugs or unplugs a port's cable as its far side sees it, where the backend can.

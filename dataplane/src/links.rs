@@ -24,6 +24,7 @@ use std::time::Instant as Clock;
 use dataplane_core::addr::PortId;
 use dataplane_core::frame::{Frame, FrameBuf};
 use dataplane_core::gso::Segmenter;
+use dataplane_core::l2::PortFlags;
 use dataplane_core::link::{self, Arrival, Direction, HELD_MAX, LINK_HELD_MAX, Link, LinkCounts};
 use dataplane_core::link::{LinkSpec, Loss, Unseen, Wheel, resume};
 use dataplane_core::time::Instant;
@@ -130,8 +131,8 @@ impl Dataplane {
     pub(crate) fn connect_links(&self, topology: &Topology) -> Result<(), Error> {
         let mut registry = lock(&self.links);
         for port in topology.ports.iter().flatten() {
-            let is_plain = port.profile.links.iter().all(LinkSpec::is_plain);
-            if is_plain && !registry.0.contains_key(&port.id) {
+            // Of the others not even the profile is read: there may be thousands.
+            if !port.flags.has(PortFlags::LINKED) && !registry.0.contains_key(&port.id) {
                 continue;
             }
             for direction in Direction::ALL {

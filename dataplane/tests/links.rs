@@ -66,7 +66,7 @@ impl Rig {
 
     fn set(&mut self, port: usize, direction: Direction, spec: LinkSpec) {
         let port = self.topology.ports[port].as_mut().unwrap();
-        port.profile_mut().links[direction as usize] = spec;
+        port.set_link(direction, spec);
         self.install();
     }
 
@@ -329,7 +329,10 @@ fn what_is_held_for_a_removed_port_does_not_reach_the_next_of_its_id() {
     let since = Instant::now();
     rig.dataplane.remove_port(PortId(2)).unwrap();
     rig.peers[1] = rig.plug(2);
-    rig.topology.ports[2].as_mut().unwrap().profile_mut().links = Default::default();
+    for direction in Direction::ALL {
+        let port = rig.topology.ports[2].as_mut().unwrap();
+        port.set_link(direction, LinkSpec::default());
+    }
     rig.install();
     let _ = rig.taken(3);
     rig.wait_for("their time has passed", |_| {

@@ -228,7 +228,7 @@ fn nothing_is_allocated_for_a_frame() {
         };
         for (port, direction) in [(a.port, Direction::In), (b.port, Direction::Out)] {
             let port = rig.topology.ports[port.index()].as_mut().unwrap();
-            port.profile_mut().links[direction as usize] = link;
+            port.set_link(direction, link);
         }
         rig.install();
         round(&ways, &dead_ends, WARM_UP);

@@ -47,7 +47,7 @@ impl Engine {
         if let Some(problem) = left.problem {
             tracing::warn!(problem, "cannot read all sessions of the last daemon");
         }
-        let topology = topology::build(&topology::Inputs {
+        let inputs = topology::Inputs {
             desired: &state.desired,
             parts: &Parts::of(&state.desired),
             host: &state.host,
@@ -58,8 +58,9 @@ impl Engine {
             blocked: &BTreeSet::new(),
             nat: &self.config.nat,
             mac_nats: &BTreeMap::new(),
-        })
-        .map_err(|error| Error::Invalid(error.to_string()))?;
+        };
+        let topology =
+            topology::build(&inputs, None).map_err(|error| Error::Invalid(error.to_string()))?;
         let done = self.nat().restore(&topology, left.sessions, now);
         tracing::info!(
             restored = done.restored,

@@ -486,7 +486,7 @@ impl Engine {
     /// Installs the picture of now.
     fn install(&self, state: &State) -> Result<(), Error> {
         let parts = self.parts(&state.desired);
-        let topology = topology::build(&topology::Inputs {
+        let inputs = topology::Inputs {
             desired: &state.desired,
             host: &state.host,
             uplinks: &state.uplinks,
@@ -496,8 +496,9 @@ impl Engine {
             blocked: &self.blocked.ports(),
             nat: &self.config.nat,
             mac_nats: &self.mac_nats(state),
-        })
-        .map_err(|error| Error::Invalid(error.to_string()))?;
+        };
+        let topology = topology::build(&inputs, self.dataplane.outdated())
+            .map_err(|error| Error::Invalid(error.to_string()))?;
         self.blocking(|dataplane| dataplane.install(topology))?;
         self.show_names(&state.desired, &parts);
         Ok(())

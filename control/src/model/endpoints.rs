@@ -6,15 +6,17 @@
 //! the others are.
 
 use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::hash::Hash;
-use std::net::IpAddr;
-use std::ops::Index;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::{Index, RangeInclusive};
 use std::sync::Arc;
 
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::topology::PORTS_MAX;
+use rangemap::RangeInclusiveSet;
 
 use super::{Endpoint, Name};
 
@@ -28,8 +30,27 @@ pub struct Endpoints {
     by_path: Found<OsString>,
     by_inode: Found<u64>,
     addresses: BTreeSet<(DomainId, IpAddr, PortId)>,
+    /// The same as runs without a gap, by network: the first free address is behind one, however
+    /// many are taken.
+    runs: HashMap<DomainId, RangeInclusiveSet<u128>>,
     /// Those with one MAC for everybody behind them.
     mac_nats: BTreeSet<PortId>,
+}
+
+/// An address as a number; an IPv4 address as IPv6 has it (RFC 4291 section 2.5.5.2).
+const fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The address that a number of a family stands for.
+const fn address(number: u128, v4: bool) -> IpAddr {
+    match v4 {
+        true => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
+        false => IpAddr::V6(Ipv6Addr::from_bits(number)),
+    }
 }
 
 /// The endpoints that have something, by port.
@@ -108,9 +129,12 @@ impl Endpoints {
         self.by_path
             .add(endpoint.sandbox.path.clone().into_os_string(), port);
         self.by_inode.add(endpoint.sandbox.inode, port);
-        let addresses = endpoint.addresses.iter();
-        self.addresses
-            .extend(addresses.map(|address| (endpoint.domain, *address, port)));
+        let domain = endpoint.domain;
+        for address in &endpoint.addresses {
+            self.addresses.insert((domain, *address, port));
+            let runs = self.runs.entry(domain).or_default();
+            runs.insert(number(*address)..=number(*address));
+        }
         if endpoint.settings.mac_nat.is_some() {
             self.mac_nats.insert(port);
         }
@@ -133,6 +157,7 @@ impl Endpoints {
         self.by_inode.remove(&endpoint.sandbox.inode, *port);
         for address in &endpoint.addresses {
             self.addresses.remove(&(endpoint.domain, *address, *port));
+            self.end_run(endpoint.domain, *address);
         }
         self.mac_nats.remove(port);
         Some(endpoint)
@@ -161,11 +186,40 @@ impl Endpoints {
         self.at(self.by_inode.get(&inode))
     }
 
-    /// The addresses that those of a network have, ascending from one on.
-    pub fn addresses_from(&self, domain: DomainId, first: IpAddr) -> impl Iterator<Item = IpAddr> {
-        let from = self.addresses.range((domain, first, PortId(0))..);
-        let within = from.take_while(move |(other, ..)| *other == domain);
-        within.map(|(_, address, _)| *address)
+    /// Takes an address out of its network's runs when no other endpoint has it.
+    fn end_run(&mut self, domain: DomainId, address: IpAddr) {
+        let all = (domain, address, PortId(0))..=(domain, address, PortId(u16::MAX));
+        let Entry::Occupied(mut runs) = self.runs.entry(domain) else {
+            return;
+        };
+        if self.addresses.range(all).next().is_none() {
+            runs.get_mut().remove(number(address)..=number(address));
+            if runs.get().is_empty() {
+                runs.remove();
+            }
+        }
+    }
+
+    /// The lowest address of a range of one family that no endpoint of a network has, and that suits.
+    pub fn free_address(
+        &self,
+        domain: DomainId,
+        range: RangeInclusive<IpAddr>,
+        mut suits: impl FnMut(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let v4 = range.start().is_ipv4();
+        let range = number(*range.start())..=number(*range.end());
+        if range.is_empty() {
+            return None;
+        }
+        let mut first_of = |free: RangeInclusive<u128>| {
+            free.map(|number| address(number, v4))
+                .find(|found| suits(*found))
+        };
+        match self.runs.get(&domain) {
+            Some(runs) => runs.gaps(&range).find_map(first_of),
+            None => first_of(range),
+        }
     }
 
     /// Those with one MAC for everybody behind them, by port.
@@ -259,6 +313,43 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Several may have the same address: it is free when the last of them is gone.
+        #[test]
+        fn the_lowest_free_address_is_what_a_walk_would_find(
+            steps in proptest::collection::vec((33_u16..43, 0..12_u8, 0..2_u16), 1..40),
+            range in (0..12_u8, 0..12_u8),
+            odd in proptest::bool::ANY,
+        ) {
+            let one = crate::store::tests::example().endpoints.values().next().unwrap().clone();
+            let at = |last: u8| IpAddr::from([10, 1, 0, last]);
+            let mut endpoints = Endpoints::default();
+            for (port, last, domain) in steps {
+                let port = PortId(port);
+                if endpoints.remove(&port).is_none() {
+                    let (addresses, domain) = (vec![at(last)], DomainId(domain));
+                    endpoints.insert(Endpoint { port, addresses, domain, ..one.clone() });
+                }
+                let suits = |address: IpAddr| {
+                    let IpAddr::V4(address) = address else { return false };
+                    !odd || address.octets()[3] % 2 == 1
+                };
+                let is_taken = |address: &IpAddr| {
+                    let has = |e: &Endpoint| e.domain.0 == 1 && e.addresses.contains(address);
+                    endpoints.values().any(has)
+                };
+                let mut walk = (range.0..=range.1).map(at);
+                let wanted = walk.find(|address| suits(*address) && !is_taken(address));
+                let found = endpoints.free_address(DomainId(1), at(range.0)..=at(range.1), suits);
+                proptest::prop_assert_eq!(found, wanted);
+            }
+            for port in endpoints.ports().collect::<Vec<_>>() {
+                endpoints.remove(&port);
+            }
+            proptest::prop_assert_eq!(endpoints, Endpoints::default());
+        }
+    }
+
     #[test]
     fn places_are_taken_given_back_and_gone_round() {
         let example = crate::store::tests::example().endpoints;
@@ -319,8 +410,9 @@ mod tests {
             let is_it = |found: &Endpoint| found.port == e.port;
             let addresses = e.addresses.iter();
             let addresses = addresses.map(|own| {
-                let first = endpoints.addresses_from(e.domain, *own).next();
-                first == Some(*own)
+                endpoints
+                    .free_address(e.domain, *own..=*own, |_| true)
+                    .is_none()
             });
             let found = [
                 endpoints.named(e.name.as_str()).is_some_and(is_it),

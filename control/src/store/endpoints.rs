@@ -16,6 +16,15 @@ use crate::model::dns::EndpointDns;
 use crate::model::{Endpoint, Phase, Sandbox};
 use crate::port_settings::{self, AdminState, PortSettings};
 
+/// What goes with an endpoint is found by its port: without an index each attachment would read the
+/// rows of all others.
+pub(super) const BY_PORT: &str = "
+CREATE INDEX endpoint_address_by_port ON endpoint_address (port);
+CREATE INDEX publication_target_by_port ON publication_target (port);
+CREATE INDEX fdb_entry_by_port ON fdb_entry (port);
+CREATE INDEX mdb_entry_by_port ON mdb_entry (port);
+";
+
 impl Store {
     /// Adds or replaces an endpoint.
     ///

@@ -422,3 +422,23 @@ fn a_second_daemon_and_a_newer_state_are_refused() {
         Err(Error::Version { found: 99, .. })
     ));
 }
+
+#[test]
+fn what_goes_with_an_endpoint_is_found_by_an_index() {
+    let dir = Dir::new();
+    drop(Store::open(&dir.0).unwrap());
+    let connection = Connection::open(dir.0.join(DATABASE_FILE)).unwrap();
+    let tables =
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%port INTEGER%'";
+    let mut statement = connection.prepare(tables).unwrap();
+    let tables = statement.query_map([], |row| row.get(0)).unwrap();
+    let tables: Vec<String> = tables.collect::<Result<_, _>>().unwrap();
+    assert!(tables.len() > 8, "{tables:?}");
+    for table in tables.iter().filter(|table| !table.starts_with("mirror")) {
+        let plan = format!("EXPLAIN QUERY PLAN DELETE FROM {table} WHERE port = 1");
+        let plan: String = connection
+            .query_row(&plan, [], |row| row.get("detail"))
+            .unwrap();
+        assert!(plan.starts_with("SEARCH"), "{table}: {plan}");
+    }
+}

@@ -9,17 +9,20 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
 use crate::addr::{DomainId, MacAddr, PortId, Prefix, UplinkId, VlanId};
-use crate::l2::{FloodClass, Form, Mirror, PortFlags, PortProfile, TRANSPARENT, Takers};
+use crate::l2::{FloodClass, Mirror, PortFlags, TRANSPARENT, Takers};
 use crate::multicast::Question;
 use crate::nat::{Behaviour, NatConfig, StaticRules};
 use crate::policy::Policy;
 use crate::route::PrefixTable;
 use crate::time::Duration;
+
+mod port;
+
+pub use port::{Port, Role};
 
 /// Switch ports of one process; each costs a queue and a file descriptor per worker.
 pub const PORTS_MAX: usize = 8_192;
@@ -116,38 +119,6 @@ impl RouteMark {
 /// The last stamp given. Only ever compared for equality, so that the order in which pictures are
 /// made changes no outcome. It comes round after four thousand million pictures.
 static STAMP: AtomicU32 = AtomicU32::new(0);
-
-/// One switch attachment. A cache line: what a frame asks of a port is one read away, and its
-/// place in the table one shift.
-#[derive(Clone, Debug)]
-#[repr(align(64))]
-pub struct Port {
-    /// Its index in [`Topology::ports`].
-    pub id: PortId,
-    /// The name that people use for it.
-    pub name: Arc<str>,
-    /// What it connects.
-    pub role: Role,
-    /// Frames are accepted from it and sent to it.
-    pub up: bool,
-    /// Largest IP packet that may leave by it, in bytes.
-    pub mtu: u16,
-    /// What is switched on for it, of a port of a bridge domain.
-    pub flags: PortFlags,
-    /// What it has beyond its flags.
-    pub profile: Arc<PortProfile>,
-}
-
-/// What a port connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A sandbox, to a bridge domain.
-    Bridge(DomainId),
-    /// The host's IP stack, to the gateways.
-    HostLink,
-    /// An external interface, to the gateways.
-    Uplink(UplinkId),
-}
 
 /// One bridge domain with its gateway: what people call a network.
 #[derive(Clone, Debug)]
@@ -462,11 +433,37 @@ impl Topology {
         ingress: PortId,
         class: FloodClass,
     ) -> impl Iterator<Item = PortId> {
-        let from = self.port(ingress).zip(self.domain(domain));
-        let walk = from.map(|(port, domain)| (Takers::new(port, vlan, class), &domain.flood));
-        let takers = walk.map(|(takers, flood)| {
+        let list = self.domain(domain).map(|domain| &domain.flood[..]);
+        self.takers(list, vlan, ingress, class)
+    }
+
+    /// Those of [`Topology::flood_set`] from port `first` on.
+    pub fn flood_set_from(
+        &self,
+        first: PortId,
+        domain: DomainId,
+        vlan: VlanId,
+        ingress: PortId,
+        class: FloodClass,
+    ) -> impl Iterator<Item = PortId> {
+        let list = self.domain(domain).map(|domain| &domain.flood[..]);
+        let list = list.map(|list| &list[list.partition_point(|port| *port < first)..]);
+        self.takers(list, vlan, ingress, class)
+    }
+
+    #[inline(always)]
+    fn takers(
+        &self,
+        list: Option<&[PortId]>,
+        vlan: VlanId,
+        ingress: PortId,
+        class: FloodClass,
+    ) -> impl Iterator<Item = PortId> {
+        let walk = self.port(ingress).zip(list);
+        let takers = walk.map(|(port, list)| {
+            let takers = Takers::new(port, vlan, class);
             let takes = move |id: &PortId| self.port(*id).is_some_and(|port| takers.include(port));
-            flood.iter().copied().filter(takes)
+            list.iter().copied().filter(takes)
         });
         takers.into_iter().flatten()
     }
@@ -587,41 +584,6 @@ impl Topology {
     }
 }
 
-impl Port {
-    /// A port that is up, for packets of [`MTU_DEFAULT`].
-    pub fn new(id: PortId, name: &str, role: Role) -> Self {
-        Self {
-            id,
-            name: name.into(),
-            role,
-            up: true,
-            mtu: MTU_DEFAULT,
-            flags: PortFlags::default(),
-            profile: Arc::default(),
-        }
-    }
-
-    /// What it has beyond its flags, to be changed while a picture is made.
-    pub fn profile_mut(&mut self) -> &mut PortProfile {
-        Arc::make_mut(&mut self.profile)
-    }
-
-    /// The VLAN of frames that enter without a tag, 0 in a domain that is transparent to tags;
-    /// `None` where they may not enter.
-    pub fn vlan_of_untagged(&self) -> Option<VlanId> {
-        if !self.flags.has(PortFlags::FILTERING) {
-            return Some(TRANSPARENT);
-        }
-        self.profile.vlans.as_deref()?.pvid()
-    }
-
-    /// How frames of a VLAN leave by it, where VLANs count; `None` where it is no member.
-    #[inline]
-    pub fn form(&self, vlan: VlanId) -> Option<Form> {
-        self.profile.form(vlan)
-    }
-}
-
 impl Domain {
     /// A domain without ports, gateway or subnets.
     pub fn new(id: DomainId, name: &str) -> Self {
@@ -690,5 +652,3 @@ fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
     }
     table[index] = Some(value);
 }
-
-const _: () = assert!(size_of::<Option<Port>>() == 64);

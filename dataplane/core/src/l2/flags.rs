@@ -51,6 +51,9 @@ impl PortFlags {
     /// All that leaves by it carries its own MAC. Follows from the port's having one.
     pub const MAC_NAT: Self = Self(1 << 16);
 
+    /// Its links are more than wires. Follows from them.
+    pub const LINKED: Self = Self(1 << 19);
+
     /// It and other such ports of its network reach each other by rules alone. Set of a network.
     pub const ICC_OFF: Self = Self(1 << 17);
     /// Rules are asked about frames that enter by it. Follows from the topology's rules.

@@ -24,7 +24,8 @@ pub struct PortProfile {
     /// The one MAC that leaves by it; asked where
     /// [`PortFlags::MAC_NAT`](super::PortFlags::MAC_NAT) is on.
     pub mac_nat: Option<MacNat>,
-    /// What its links are, by [`Direction`](crate::link::Direction): the worker's business.
+    /// What its links are, by [`Direction`](crate::link::Direction): the worker's business. Asked
+    /// where [`PortFlags::LINKED`](super::PortFlags::LINKED) is on.
     pub links: [LinkSpec; 2],
 }
 
