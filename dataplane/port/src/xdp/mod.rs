@@ -31,6 +31,7 @@ mod features;
 mod memory;
 mod open;
 mod ring;
+mod transmit;
 mod unfinished;
 
 use std::io;
@@ -41,10 +42,12 @@ use dataplane_core::checksum;
 use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_core::headers::ETHERNET_SIZE;
 
-use crate::{Batch, Capabilities, EdgeStats, Negotiated, PortIo, sys};
+use crate::sys::{self, PlainData};
+use crate::{Batch, Capabilities, EdgeStats, Negotiated, PortIo};
 use memory::Umem;
 use open::Hook;
 use ring::{Consumer, Producer};
+use transmit::Drained;
 
 pub use bpf::Mode;
 pub use error::XdpError;
@@ -68,10 +71,6 @@ const METADATA_SIZE: usize = 32;
 /// Bytes that the kernel leaves free in front of a received frame (`XDP_PACKET_HEADROOM`).
 const KERNEL_HEADROOM: usize = 256;
 
-/// Times that the kernel may take nothing before we stop asking: what it waits for, memory or a
-/// device's queue, takes longer than a few calls.
-const STALLS_MAX: u32 = 4;
-
 /// One queue of a network interface.
 pub struct XdpSocket {
     fd: OwnedFd,
@@ -91,15 +90,6 @@ pub struct XdpSocket {
     tx_dropped: u64,
     /// Keeps the program on the interface.
     hook: Arc<Hook>,
-}
-
-/// What became of submitted frames.
-#[derive(Clone, Copy, Debug, Default)]
-struct Drained {
-    /// Frames that the kernel took and dropped.
-    lost: usize,
-    /// The interface is down or gone.
-    down: bool,
 }
 
 impl XdpSocket {
@@ -125,12 +115,7 @@ impl XdpSocket {
 
     /// Takes chunks back that the kernel has sent from.
     fn reap(&mut self) {
-        let count = self.completed.available();
-        for index in 0..count {
-            self.free
-                .push(self.umem.chunk_of(self.completed.peek(index)));
-        }
-        self.completed.release(count);
+        transmit::reap(&self.umem, &mut self.completed, &mut self.free);
     }
 
     /// Puts a frame into the transmit ring; `false` when it has no room now.
@@ -182,7 +167,7 @@ impl XdpSocket {
     /// Copies a frame into chunks that are there, and their descriptors into the ring.
     fn copy_out(&mut self, frame: &[u8], described: Option<Offload>) {
         let mut pieces = frame.chunks(self.chunk_room()).peekable();
-        let mut metadata = described.map(describe);
+        let mut metadata = described.map(transmit::describe);
         while let Some(piece) = pieces.next() {
             let Some(chunk) = self.free.pop() else {
                 return;
@@ -208,29 +193,10 @@ impl XdpSocket {
 
     /// Has the kernel take what was submitted, all of it unless it cannot.
     fn drain(&mut self) -> Drained {
-        let mut drained = Drained::default();
-        let mut pending = self.transmit.pending();
-        let mut stalls = 0;
-        while pending > 0 && stalls < STALLS_MAX {
-            let outcome = kick(self.fd.as_fd());
-            let left = self.transmit.pending();
-            match outcome.map_err(|error| error.raw_os_error()) {
-                // It has dropped the last frame that it took: no carrier, or the far end is full.
-                Err(Some(libc::EBUSY)) if left < pending => drained.lost += 1,
-                Err(Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV)) => {
-                    drained.down = true;
-                    break;
-                }
-                // It takes some 32 frames at once and says EAGAIN when there are more.
-                Ok(()) | Err(_) => {}
-            }
-            if left == pending {
-                stalls += 1;
-                self.reap();
-            }
-            pending = left;
-        }
-        drained
+        let (umem, completed, free) = (&self.umem, &mut self.completed, &mut self.free);
+        transmit::drain(self.fd.as_fd(), &self.transmit, || {
+            transmit::reap(umem, completed, free);
+        })
     }
 
     /// Sends what an earlier call had to leave. Nobody waits to be told of those frames any more.
@@ -378,15 +344,8 @@ impl PortIo for XdpSocket {
     }
 
     fn edge_stats(&self) -> EdgeStats {
-        let read = sys::get_option::<libc::xdp_statistics>(
-            self.fd.as_fd(),
-            libc::SOL_XDP,
-            libc::XDP_STATISTICS,
-        );
-        // Every AF_XDP socket has the option.
-        let rx_dropped = read.map_or(0, |it| it.rx_dropped + it.rx_ring_full);
         EdgeStats {
-            rx_dropped,
+            rx_dropped: receive_drops(self.fd.as_fd()),
             rx_malformed: self.rx_malformed,
             tx_dropped: self.tx_dropped,
         }
@@ -404,35 +363,12 @@ fn dropped() -> io::Error {
     io::Error::from_raw_os_error(libc::EBUSY)
 }
 
-/// `struct xsk_tx_metadata` of linux/if_xdp.h, which asks for a checksum.
-fn describe(offload: Offload) -> [u8; METADATA_SIZE] {
-    let mut metadata = [0; METADATA_SIZE];
-    let flags = u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM);
-    metadata[..8].copy_from_slice(&flags.to_ne_bytes());
-    metadata[8..10].copy_from_slice(&offload.csum_start.to_ne_bytes());
-    metadata[10..12].copy_from_slice(&offload.csum_offset.to_ne_bytes());
-    metadata
-}
-
-/// Has the kernel send what was submitted.
-fn kick(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let (nothing, nobody) = (std::ptr::null(), std::ptr::null());
-    // SAFETY: no buffer and no address are passed; the kernel reads the socket's rings.
-    // JUSTIFICATION: std sends on no socket of AF_XDP.
-    let returned = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            nothing,
-            0,
-            libc::MSG_DONTWAIT,
-            nobody,
-            0,
-        )
-    };
-    if returned < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+/// Frames that the kernel dropped because they were not received in time.
+fn receive_drops(socket: BorrowedFd<'_>) -> u64 {
+    let (level, name) = (libc::SOL_XDP, libc::XDP_STATISTICS);
+    let read = sys::get_option::<libc::xdp_statistics>(socket, level, name);
+    // Every AF_XDP socket has the option.
+    read.map_or(0, |it| it.rx_dropped + it.rx_ring_full)
 }
 
 /// Whether the interface is there and up, which the rings do not tell.
@@ -452,4 +388,16 @@ fn check_up(socket: BorrowedFd<'_>) -> io::Result<()> {
         // Linux before 5.11 cannot be asked, but for sending.
         Some(_) | None => Ok(()),
     }
+}
+
+// SAFETY: integers without padding.
+unsafe impl PlainData for libc::xdp_statistics {
+    const ZERO: Self = Self {
+        rx_dropped: 0,
+        rx_invalid_descs: 0,
+        tx_invalid_descs: 0,
+        rx_ring_full: 0,
+        rx_fill_ring_empty_descs: 0,
+        tx_ring_empty_descs: 0,
+    };
 }

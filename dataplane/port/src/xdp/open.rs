@@ -14,11 +14,11 @@ use super::bpf::{self, Mode, Pieces};
 use super::error::XdpError;
 use super::features::{Checksums, Feature, Features, Frames};
 use super::memory::Umem;
-use super::ring::{Consumer, Producer};
+use super::ring::Rings;
 use super::{DESCRIPTORS_MAX, KERNEL_HEADROOM, METADATA_SIZE, XdpSocket};
 use super::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS};
 use crate::ethtool;
-use crate::sys::{self, PlainData};
+use crate::sys;
 
 /// Queues of one interface: what [`crate::packet`] allows as well.
 pub(super) const QUEUES_MAX: usize = crate::packet::QUEUES_MAX;
@@ -48,8 +48,8 @@ const DRIVER_MTU_MAX: usize = 3_506;
 /// How to open the queues of an interface.
 #[derive(Clone, Debug)]
 pub struct XdpBuilder {
-    name: Box<str>,
-    queues: usize,
+    pub(super) name: Box<str>,
+    pub(super) queues: usize,
     frame_size: usize,
     refused: Vec<(Feature, c_int)>,
 }
@@ -94,6 +94,16 @@ impl XdpBuilder {
     /// # Errors
     /// As the variants of [`XdpError`] say; the interface is as it was.
     pub fn open(&self) -> Result<Vec<XdpSocket>, XdpError> {
+        let site = self.prepare()?;
+        let opened = (0..self.queues).map(|queue| self.open_queue(&site, queue));
+        let opened = opened.collect::<Result<Vec<Opened>, XdpError>>()?;
+        let (hook, mode) = self.redirect(site, opened.iter().map(|queue| queue.fd.as_fd()))?;
+        let queues = opened.into_iter();
+        Ok(queues.map(|queue| queue.into_socket(mode, &hook)).collect())
+    }
+
+    /// Everything that the sockets of an interface are opened with.
+    pub(super) fn prepare(&self) -> Result<Site, XdpError> {
         if !(1..=QUEUES_MAX).contains(&self.queues) {
             return Err(XdpError::QueueCount(self.queues));
         }
@@ -113,21 +123,32 @@ impl XdpBuilder {
         let map = self.ask(Feature::Map, || bpf::create_map(self.queues as u32));
         let map = map.map_err(|error| self.failed("make the map of", error))?;
         let (program, pieces) = self.load(map.as_fd())?;
-        let opened = (0..self.queues).map(|queue| self.open_queue(index, queue, pieces));
-        let opened = opened.collect::<Result<Vec<Opened>, XdpError>>()?;
-        for (queue, socket) in opened.iter().enumerate() {
-            bpf::put_socket(map.as_fd(), queue as u32, socket.fd.as_fd())
+        Ok(Site {
+            index,
+            map,
+            program,
+            pieces,
+        })
+    }
+
+    /// Has the interface's frames come to bound sockets, one for each queue.
+    pub(super) fn redirect<'a>(
+        &self,
+        site: Site,
+        sockets: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> Result<(Arc<Hook>, Mode), XdpError> {
+        for (queue, socket) in (0..).zip(sockets) {
+            bpf::put_socket(site.map.as_fd(), queue, socket)
                 .map_err(|error| self.failed("enter the socket of", error))?;
         }
         // Last: whatever the program redirects has a socket to go to.
-        let (link, mode) = self.attach(program.as_fd(), index)?;
-        let hook = Arc::new(Hook {
+        let (link, mode) = self.attach(site.program.as_fd(), site.index)?;
+        let hook = Hook {
             name: self.name.clone(),
             _link: link,
-            _map: map,
-        });
-        let queues = opened.into_iter();
-        Ok(queues.map(|queue| queue.into_socket(mode, &hook)).collect())
+            _map: site.map,
+        };
+        Ok((Arc::new(hook), mode))
     }
 
     /// Asks the kernel, unless the builder is to refuse in its place.
@@ -170,7 +191,25 @@ impl XdpBuilder {
     }
 
     /// One bound socket with its memory and rings.
-    fn open_queue(&self, index: u32, queue: usize, pieces: Pieces) -> Result<Opened, XdpError> {
+    fn open_queue(&self, site: &Site, queue: usize) -> Result<Opened, XdpError> {
+        let fd = self.socket()?;
+        let chunks = RECEIVE_CHUNKS + TRANSMIT_CHUNKS;
+        let (umem, checksums) = self.register_memory(fd.as_fd(), chunks)?;
+        let rings = self.rings(fd.as_fd())?;
+        let frames = self.bind(fd.as_fd(), (site.index, queue as u32), site.pieces)?;
+        let frame_size_max = self.frame_size_max(frames, umem.chunk_size())?;
+        Ok(Opened {
+            fd,
+            umem,
+            rings,
+            frames,
+            checksums,
+            frame_size_max,
+        })
+    }
+
+    /// A socket that takes as much on its way out as there are chunks.
+    pub(super) fn socket(&self) -> Result<OwnedFd, XdpError> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
         let fd = self.ask(Feature::Socket, || sys::socket(libc::AF_XDP, kind, 0));
         let fd = fd.map_err(|error| self.failed("open", error))?;
@@ -182,35 +221,44 @@ impl XdpBuilder {
         size_buffer(libc::SO_SNDBUFFORCE)
             .or_else(|_| size_buffer(libc::SO_SNDBUF))
             .map_err(|error| self.failed("size the buffer of", error))?;
-        let (umem, checksums) = self.register_memory(fd.as_fd())?;
-        let rings = self.ask(Feature::Memory, || Rings::new(fd.as_fd()));
-        let rings = rings.map_err(|error| self.failed("map the rings of", error))?;
-        let frames = self.bind(fd.as_fd(), (index, queue as u32), pieces)?;
-        let (chunk_size, chunks) = (umem.chunk_size(), DESCRIPTORS_MAX);
+        Ok(fd)
+    }
+
+    /// The rings of a socket that is not bound yet.
+    pub(super) fn rings(&self, socket: BorrowedFd<'_>) -> Result<Rings, XdpError> {
+        let rings = self.ask(Feature::Memory, || Rings::new(socket));
+        rings.map_err(|error| self.failed("map the rings of", error))
+    }
+
+    /// Bytes of the largest frame, which is no smaller than the MTU asks for.
+    pub(super) fn frame_size_max(
+        &self,
+        frames: Frames,
+        chunk_size: usize,
+    ) -> Result<usize, XdpError> {
         let frame_size_max = match frames {
-            Frames::SeveralChunks => FRAME_SIZE_MAX.min(chunks * (chunk_size - METADATA_SIZE)),
+            Frames::SeveralChunks => {
+                FRAME_SIZE_MAX.min(DESCRIPTORS_MAX * (chunk_size - METADATA_SIZE))
+            }
             Frames::OneChunk => chunk_size - KERNEL_HEADROOM,
         };
         if frame_size_max < self.frame_size {
             return Err(self.too_large(frame_size_max - FRAME_OVERHEAD));
         }
-        Ok(Opened {
-            fd,
-            umem,
-            rings,
-            frames,
-            checksums,
-            frame_size_max,
-        })
+        Ok(frame_size_max)
     }
 
-    fn register_memory(&self, socket: BorrowedFd<'_>) -> Result<(Umem, Checksums), XdpError> {
+    /// Makes packet buffers that the kernel knows of.
+    pub(super) fn register_memory(
+        &self,
+        socket: BorrowedFd<'_>,
+        chunks: u32,
+    ) -> Result<(Umem, Checksums), XdpError> {
         let chunk_size = match self.frame_size + KERNEL_HEADROOM {
             ..=CHUNK_SIZE => CHUNK_SIZE,
             _ => LARGE_CHUNK_SIZE,
         };
-        let count = (RECEIVE_CHUNKS + TRANSMIT_CHUNKS) as usize;
-        let made = self.ask(Feature::Memory, || Umem::new(count, chunk_size));
+        let made = self.ask(Feature::Memory, || Umem::new(chunks as usize, chunk_size));
         let umem = made.map_err(|error| self.failed("make the buffers of", error))?;
         let register = |flags, tx_metadata_len| {
             let registration = libc::xdp_umem_reg {
@@ -235,16 +283,24 @@ impl XdpBuilder {
         Ok((umem, Checksums::Finished))
     }
 
-    fn bind(
+    /// Binds a socket that has memory of its own.
+    pub(super) fn bind(
         &self,
         socket: BorrowedFd<'_>,
         (index, queue): (u32, u32),
         pieces: Pieces,
     ) -> Result<Frames, XdpError> {
         let flags = libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP;
+        let place = |flags| libc::sockaddr_xdp {
+            sxdp_family: libc::AF_XDP as u16,
+            sxdp_flags: flags,
+            sxdp_ifindex: index,
+            sxdp_queue_id: queue,
+            sxdp_shared_umem_fd: 0,
+        };
         if pieces == Pieces::Several {
             let several = self.ask(Feature::SeveralChunks, || {
-                bind(socket, (index, queue), flags | libc::XDP_USE_SG)
+                bind(socket, &place(flags | libc::XDP_USE_SG))
             });
             match several {
                 Ok(()) => return Ok(Frames::SeveralChunks),
@@ -252,7 +308,7 @@ impl XdpBuilder {
                 Err(error) => return Err(self.failed("bind", error)),
             }
         }
-        bind(socket, (index, queue), flags).map_err(|error| self.failed("bind", error))?;
+        bind(socket, &place(flags)).map_err(|error| self.failed("bind", error))?;
         Ok(Frames::OneChunk)
     }
 
@@ -285,6 +341,14 @@ impl XdpBuilder {
             },
         }
     }
+}
+
+/// What the sockets of an interface are opened with: nothing of it has an effect yet.
+pub(super) struct Site {
+    pub(super) index: u32,
+    map: OwnedFd,
+    program: OwnedFd,
+    pieces: Pieces,
 }
 
 /// The program on an interface, which ends with the last queue.
@@ -346,81 +410,11 @@ impl Opened {
     }
 }
 
-/// The four rings of a socket.
-struct Rings {
-    fill: Producer<u64>,
-    received: Consumer<libc::xdp_desc>,
-    transmit: Producer<libc::xdp_desc>,
-    completed: Consumer<u64>,
-}
-
-impl Rings {
-    fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        for (ring, size) in [
-            (libc::XDP_UMEM_FILL_RING, RECEIVE_CHUNKS),
-            (libc::XDP_RX_RING, RECEIVE_CHUNKS),
-            (libc::XDP_UMEM_COMPLETION_RING, TRANSMIT_CHUNKS),
-            (libc::XDP_TX_RING, TRANSMIT_CHUNKS),
-        ] {
-            sys::set_option(socket, libc::SOL_XDP, ring, &size)?;
-        }
-        let offsets: libc::xdp_mmap_offsets =
-            sys::get_option(socket, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
-        let (received, transmit) = (libc::XDP_PGOFF_RX_RING, libc::XDP_PGOFF_TX_RING);
-        let (fill, completed) = (
-            libc::XDP_UMEM_PGOFF_FILL_RING,
-            libc::XDP_UMEM_PGOFF_COMPLETION_RING,
-        );
-        Ok(Self {
-            fill: Producer::new(socket, RECEIVE_CHUNKS, &offsets.fr, fill)?,
-            received: Consumer::new(socket, RECEIVE_CHUNKS, &offsets.rx, received as u64)?,
-            transmit: Producer::new(socket, TRANSMIT_CHUNKS, &offsets.tx, transmit as u64)?,
-            completed: Consumer::new(socket, TRANSMIT_CHUNKS, &offsets.cr, completed)?,
-        })
-    }
-}
-
-const NO_OFFSET: libc::xdp_ring_offset = libc::xdp_ring_offset {
-    producer: 0,
-    consumer: 0,
-    desc: 0,
-    flags: 0,
-};
-
-// SAFETY: integers without padding.
-unsafe impl PlainData for libc::xdp_mmap_offsets {
-    const ZERO: Self = Self {
-        rx: NO_OFFSET,
-        tx: NO_OFFSET,
-        fr: NO_OFFSET,
-        cr: NO_OFFSET,
-    };
-}
-
-// SAFETY: integers without padding.
-unsafe impl PlainData for libc::xdp_statistics {
-    const ZERO: Self = Self {
-        rx_dropped: 0,
-        rx_invalid_descs: 0,
-        tx_invalid_descs: 0,
-        rx_ring_full: 0,
-        rx_fill_ring_empty_descs: 0,
-        tx_ring_empty_descs: 0,
-    };
-}
-
 /// Binds a socket to a queue of an interface, which it waits for if it has just been left.
-fn bind(socket: BorrowedFd<'_>, (index, queue): (u32, u32), flags: u16) -> io::Result<()> {
-    let address = libc::sockaddr_xdp {
-        sxdp_family: libc::AF_XDP as u16,
-        sxdp_flags: flags,
-        sxdp_ifindex: index,
-        sxdp_queue_id: queue,
-        sxdp_shared_umem_fd: 0,
-    };
+fn bind(socket: BorrowedFd<'_>, address: &libc::sockaddr_xdp) -> io::Result<()> {
     let deadline = Instant::now() + RELEASE_MAX;
     loop {
-        match bind_once(socket, &address) {
+        match bind_once(socket, address) {
             Err(error)
                 if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
             {

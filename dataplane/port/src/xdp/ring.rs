@@ -10,8 +10,9 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS};
 use crate::mapping::Mapping;
-use crate::sys::PlainData;
+use crate::sys::{self, PlainData};
 
 // SAFETY: an integer has no invalid bit pattern.
 unsafe impl PlainData for u64 {
@@ -25,6 +26,63 @@ unsafe impl PlainData for libc::xdp_desc {
         len: 0,
         options: 0,
     };
+}
+
+const NO_OFFSET: libc::xdp_ring_offset = libc::xdp_ring_offset {
+    producer: 0,
+    consumer: 0,
+    desc: 0,
+    flags: 0,
+};
+
+// SAFETY: integers without padding.
+unsafe impl PlainData for libc::xdp_mmap_offsets {
+    const ZERO: Self = Self {
+        rx: NO_OFFSET,
+        tx: NO_OFFSET,
+        fr: NO_OFFSET,
+        cr: NO_OFFSET,
+    };
+}
+
+/// The four rings of a socket.
+#[derive(Debug)]
+pub struct Rings {
+    /// Chunks to receive into.
+    pub fill: Producer<u64>,
+    /// Frames that were received.
+    pub received: Consumer<libc::xdp_desc>,
+    /// Frames to send.
+    pub transmit: Producer<libc::xdp_desc>,
+    /// Chunks that were sent from.
+    pub completed: Consumer<u64>,
+}
+
+impl Rings {
+    /// Maps the rings of a socket that is not bound yet.
+    pub fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        for (ring, size) in [
+            (libc::XDP_UMEM_FILL_RING, RECEIVE_CHUNKS),
+            (libc::XDP_RX_RING, RECEIVE_CHUNKS),
+            (libc::XDP_UMEM_COMPLETION_RING, TRANSMIT_CHUNKS),
+            (libc::XDP_TX_RING, TRANSMIT_CHUNKS),
+        ] {
+            sys::set_option(socket, libc::SOL_XDP, ring, &size)?;
+        }
+        let offsets: libc::xdp_mmap_offsets =
+            sys::get_option(socket, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+        let (received, transmit) = (libc::XDP_PGOFF_RX_RING, libc::XDP_PGOFF_TX_RING);
+        let (fill, completed) = (
+            libc::XDP_UMEM_PGOFF_FILL_RING,
+            libc::XDP_UMEM_PGOFF_COMPLETION_RING,
+        );
+        Ok(Self {
+            fill: Producer::new(socket, RECEIVE_CHUNKS, &offsets.fr, fill)?,
+            received: Consumer::new(socket, RECEIVE_CHUNKS, &offsets.rx, received as u64)?,
+            transmit: Producer::new(socket, TRANSMIT_CHUNKS, &offsets.tx, transmit as u64)?,
+            completed: Consumer::new(socket, TRANSMIT_CHUNKS, &offsets.cr, completed)?,
+        })
+    }
 }
 
 /// A ring's memory.
