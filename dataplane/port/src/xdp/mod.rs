@@ -31,6 +31,7 @@ mod features;
 mod memory;
 mod open;
 mod ring;
+mod shared;
 mod transmit;
 mod unfinished;
 
@@ -53,6 +54,7 @@ pub use bpf::Mode;
 pub use error::XdpError;
 pub use features::{Checksums, Feature, Features, Frames};
 pub use open::XdpBuilder;
+pub use shared::{End, SharedPair};
 
 /// Chunks to receive into: what arrives in a millisecond at 2 million frames per second, while a
 /// worker serves its other ports.

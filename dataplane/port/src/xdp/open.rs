@@ -312,6 +312,24 @@ impl XdpBuilder {
         Ok(Frames::OneChunk)
     }
 
+    /// Binds a socket to a queue of another interface than that of `owner`, whose memory it has as
+    /// well, and whose flags.
+    pub(super) fn bind_sharing(
+        &self,
+        socket: BorrowedFd<'_>,
+        (index, queue): (u32, u32),
+        owner: BorrowedFd<'_>,
+    ) -> Result<(), XdpError> {
+        let place = libc::sockaddr_xdp {
+            sxdp_family: libc::AF_XDP as u16,
+            sxdp_flags: libc::XDP_SHARED_UMEM,
+            sxdp_ifindex: index,
+            sxdp_queue_id: queue,
+            sxdp_shared_umem_fd: owner.as_raw_fd().cast_unsigned(),
+        };
+        bind(socket, &place).map_err(|error| self.failed("bind", error))
+    }
+
     fn not_found(&self) -> XdpError {
         XdpError::NotFound {
             name: self.name.clone(),
