@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::modes::{self, Mode};
 use super::{Line, Options, progress};
 use crate::measure::{Request, measure};
-use crate::prototype::{self, Threads};
+use crate::prototype::{self, Prototype};
 use crate::result::{Flag, Sample};
 use crate::summary::Series;
 use crate::system::{self, Setup, Shape, StartError, System, SystemName, WaitingMode};
@@ -16,26 +16,19 @@ use crate::system::{self, Setup, Shape, StartError, System, SystemName, WaitingM
 pub enum Entrant {
     /// A system.
     System(SystemName),
-    /// The prototype of Causeway's method.
-    Prototype(Threads),
+    /// A prototype of Causeway's method.
+    Prototype(Prototype),
 }
 
 /// Causeway itself.
 pub const CAUSEWAY: Entrant = Entrant::System(SystemName::Causeway);
 /// The kernel bridge.
 pub const BRIDGE: Entrant = Entrant::System(SystemName::Bridge);
-/// The prototypes that stand beside the lines of a pair.
-pub const PROTOTYPES: [Entrant; 2] = [
-    Entrant::Prototype(Threads::TwoSpinning),
-    Entrant::Prototype(Threads::OneSleeping),
-];
-
 impl std::fmt::Display for Entrant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::System(name) => write!(f, "{name}"),
-            Self::Prototype(Threads::TwoSpinning) => f.write_str("prototype of two threads"),
-            Self::Prototype(Threads::OneSleeping) => f.write_str("prototype of one thread"),
+            Self::Prototype(prototype) => write!(f, "{prototype}"),
         }
     }
 }
@@ -65,8 +58,8 @@ impl Options {
         let spin = Duration::from_micros(self.spin);
         match entrant {
             Entrant::System(name) => system::start_with(name, setup, spin),
-            Entrant::Prototype(threads) => {
-                prototype::forwarder(threads, setup).map_err(|error| StartError::Failed {
+            Entrant::Prototype(prototype) => {
+                prototype::forwarder(prototype, setup).map_err(|error| StartError::Failed {
                     system: SystemName::Causeway,
                     reason: format!("its prototype: {error}"),
                 })
@@ -207,7 +200,8 @@ impl Contest {
     /// A line of the bar: Causeway's figure over another's.
     pub fn line(&self, line: Wanted<'_>, metric: &str, unit: &str, over: Entrant) -> Line {
         let mut behind = self.medians(metric, unit);
-        for prototype in PROTOTYPES {
+        let prototypes = self.entrants.iter().map(|(who, _)| *who);
+        for prototype in prototypes.filter(|who| matches!(who, Entrant::Prototype(_))) {
             let ratio = self
                 .figure(prototype, metric)
                 .zip(self.figure(over, metric));

@@ -3,9 +3,10 @@
 //! Bulk TCP is measured with both congestion controls. The prototype is a forwarder between a TAP
 //! and packet sockets that rewrites one address.
 
-use super::contest::{self, CAUSEWAY, Contest, Entrant, PROTOTYPES, at_least};
+use super::contest::{self, CAUSEWAY, Contest, Entrant, at_least};
 use super::{Line, Options, modes};
 use crate::measure::Request;
+use crate::prototype::Prototype;
 use crate::scenario::MeasureName;
 use crate::system::{Shape, SystemName};
 
@@ -20,7 +21,8 @@ pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
     }
     let mut lines = Vec::new();
     for (shape, way) in [(Shape::NatOut, "out"), (Shape::PortForward, "in")] {
-        let mut entrants = [&[NFT, CAUSEWAY], &PROTOTYPES[..]].concat();
+        let mut entrants = vec![NFT, CAUSEWAY];
+        entrants.extend(Prototype::TAPS.map(Entrant::Prototype));
         if shape == Shape::PortForward {
             entrants.push(PROXY);
         }

@@ -1,8 +1,9 @@
 //! Lines 1 to 3: two sandboxes on one switch, and a hundred that are idle.
 
-use super::contest::{self, BRIDGE, CAUSEWAY, Contest, Entrant, PROTOTYPES, at_least, at_most};
+use super::contest::{self, BRIDGE, CAUSEWAY, Contest, Entrant, at_least, at_most};
 use super::{Line, Options, modes};
 use crate::measure::{Request, measure};
+use crate::prototype::Prototype;
 use crate::result::Metric;
 use crate::scenario::{MeasureName, Placement};
 use crate::summary::Series;
@@ -17,7 +18,15 @@ const IDLE_MS: u64 = 3_000;
 
 /// The bridge, Causeway and its prototypes.
 fn usual() -> Vec<Entrant> {
-    [&[BRIDGE, CAUSEWAY], &PROTOTYPES[..]].concat()
+    let mut entrants = vec![BRIDGE, CAUSEWAY];
+    entrants.extend(Prototype::TAPS.map(Entrant::Prototype));
+    entrants
+}
+
+/// The prototypes by AF_XDP: with frames copied, and with memory in common.
+fn xdp_prototypes() -> impl Iterator<Item = Entrant> {
+    let all = [Prototype::XDP_COPYING, Prototype::XDP_SHARING];
+    all.into_iter().flatten().map(Entrant::Prototype)
 }
 
 fn hold(
@@ -77,7 +86,29 @@ pub fn bulk(options: &Options) -> anyhow::Result<Vec<Line>> {
             });
         }
     }
+    lines.push(bulk_by_xdp(options)?);
     Ok(lines)
+}
+
+/// The same by AF_XDP, of which nothing is asked: what it gives for frames of the MTU's size, and what
+/// it would if they were not copied.
+fn bulk_by_xdp(options: &Options) -> anyhow::Result<Line> {
+    let name = "bulk TCP, BBR, AF_XDP: ratio to the bridge";
+    let setup = Setup {
+        backend: BackendName::Xdp,
+        ..options.setup(Shape::Pair)
+    };
+    let mut request = Request::new(MeasureName::TcpBulk);
+    request.congestion = Some("bbr".to_owned());
+    let mut entrants = vec![BRIDGE, CAUSEWAY];
+    entrants.extend(xdp_prototypes());
+    let held = contest::hold(options, name, &setup, &entrants, &request)?;
+    let line = held.line(at_least(1, name, 0.0, 0.0), "throughput", "Gbit/s", BRIDGE);
+    Ok(Line {
+        least: None,
+        stretch: None,
+        ..line
+    })
 }
 
 /// Line 2.
@@ -105,7 +136,8 @@ fn small_frames_by_xdp(options: &Options) -> anyhow::Result<[Line; 2]> {
         ..options.setup(Shape::Pair)
     };
     let request = Request::new(MeasureName::FramesAtLoss);
-    let entrants = [BRIDGE, CAUSEWAY, OTHER];
+    let mut entrants = vec![BRIDGE, CAUSEWAY, OTHER];
+    entrants.extend(xdp_prototypes());
     let held = contest::hold(options, name, &setup, &entrants, &request)?;
     let (figure, unit) = ("throughput", "Mframes/s");
     let other = match held.figure(OTHER, figure) {

@@ -1,5 +1,5 @@
-//! Frames from one device to the other and back: copied as they are between two TAPs, or with one
-//! address rewritten between a TAP and the packet sockets of a network card.
+//! Frames from one device to the other and back: as they are between two TAPs or two veths by AF_XDP,
+//! or with one address rewritten between a TAP and the packet sockets of a network card.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,10 +16,67 @@ use dataplane_core::checksum::{self, Change, L4Checksum};
 use dataplane_core::frame::FrameBuf;
 use dataplane_port::packet::PacketBuilder;
 use dataplane_port::tap::TapBuilder;
+use dataplane_port::xdp::{End, SharedPair, XdpBuilder, XdpError};
 use dataplane_port::{Batch, PortIo};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::system::{Path, SERVER_PORT, Setup, Shape, System, Work};
+use crate::system::{Path, SERVER_PORT, Setup, Shape, System, Work, two_sandboxes};
+
+/// A forwarder between two sandboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prototype {
+    /// How frames get from one device to the other.
+    pub passing: Passing,
+    /// Who carries them.
+    pub threads: Threads,
+}
+
+/// How frames get from one device to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// Between TAPs, by reading and writing.
+    Taps,
+    /// Between veths by AF_XDP, copied out of the memory of one socket and into that of the other.
+    XdpCopying,
+    /// Between veths by AF_XDP with memory in common: the descriptor moves, the frame stays.
+    XdpSharing,
+}
+
+impl Prototype {
+    /// Between TAPs.
+    pub const TAPS: [Self; 2] = Self::of(Passing::Taps);
+    /// By AF_XDP, copying.
+    pub const XDP_COPYING: [Self; 2] = Self::of(Passing::XdpCopying);
+    /// By AF_XDP, sharing memory.
+    pub const XDP_SHARING: [Self; 2] = Self::of(Passing::XdpSharing);
+
+    const fn of(passing: Passing) -> [Self; 2] {
+        [
+            Self {
+                passing,
+                threads: Threads::TwoSpinning,
+            },
+            Self {
+                passing,
+                threads: Threads::OneSleeping,
+            },
+        ]
+    }
+}
+
+impl std::fmt::Display for Prototype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.passing {
+            Passing::Taps => "prototype",
+            Passing::XdpCopying => "copying prototype",
+            Passing::XdpSharing => "sharing prototype",
+        })?;
+        f.write_str(match self.threads {
+            Threads::TwoSpinning => " of two threads",
+            Threads::OneSleeping => " of one thread",
+        })
+    }
+}
 
 /// How the threads of the forwarder wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +130,12 @@ type Queues = Vec<Box<dyn PortIo>>;
 ///
 /// # Errors
 /// When a device or a thread cannot be made.
-pub fn forwarder(threads: Threads, setup: &Setup) -> io::Result<System> {
-    match setup.shape {
-        Shape::Pair | Shape::Star | Shape::Mesh => between_taps(threads),
-        Shape::NatOut | Shape::PortForward => to_the_outside(threads, setup),
+pub fn forwarder(prototype: Prototype, setup: &Setup) -> io::Result<System> {
+    let threads = prototype.threads;
+    match (prototype.passing, setup.shape) {
+        (Passing::Taps, Shape::Pair | Shape::Star | Shape::Mesh) => between_taps(threads),
+        (Passing::Taps, Shape::NatOut | Shape::PortForward) => to_the_outside(threads, setup),
+        (Passing::XdpCopying | Passing::XdpSharing, _) => by_xdp(prototype, setup),
     }
 }
 
@@ -93,7 +152,31 @@ fn between_taps(threads: Threads) -> io::Result<System> {
     }
     let (second, first) = (ends.pop(), ends.pop());
     let ends = [first, second].map(Option::unwrap_or_default);
-    let forwarder = Forwarder::start(ends, threads.spin(), None, Box::new(lab))?;
+    let forwarder = Forwarder::start(copying(ends, None), threads.spin(), Box::new(lab))?;
+    Ok(System::of_pair(&sandboxes, work(), Box::new(forwarder)))
+}
+
+/// Each thread has a queue of both veths, so that a flow stays with one.
+fn by_xdp(prototype: Prototype, setup: &Setup) -> io::Result<System> {
+    let threads = prototype.threads;
+    let (host, sandboxes, names) = two_sandboxes("prototype", setup, threads.count());
+    let [first, second] = names.map(|name| {
+        let builder = XdpBuilder::new(&name).queues(threads.count());
+        builder.mtu(setup.mtu)
+    });
+    let opened: Result<Vec<Box<dyn Carry>>, XdpError> = host.ns.run(|| {
+        if prototype.passing == Passing::XdpSharing {
+            let pairs = SharedPair::open(&first, &second)?.into_iter();
+            return Ok(pairs.map(|pair| Box::new(pair) as _).collect());
+        }
+        let open = |builder: &XdpBuilder| {
+            let queues = builder.open()?.into_iter();
+            Ok(queues.map(|queue| Box::new(queue) as _).collect())
+        };
+        Ok(copying([open(&first)?, open(&second)?], None))
+    });
+    let carriers = opened.map_err(io::Error::other)?;
+    let forwarder = Forwarder::start(carriers, threads.spin(), Box::new(host))?;
     Ok(System::of_pair(&sandboxes, work(), Box::new(forwarder)))
 }
 
@@ -140,8 +223,8 @@ fn to_the_outside(threads: Threads, setup: &Setup) -> io::Result<System> {
         },
     };
     let keep = Box::new((host, inside, outside, lab));
-    let ends = [devices, card.collect()];
-    let forwarder = Forwarder::start(ends, threads.spin(), Some(translation), keep)?;
+    let carriers = copying([devices, card.collect()], Some(translation));
+    let forwarder = Forwarder::start(carriers, threads.spin(), keep)?;
     Ok(System::of_paths(vec![path], work(), Box::new(forwarder)))
 }
 
@@ -171,11 +254,10 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    /// A thread for each pair of queues of the two ends; `keep` lives as long.
+    /// A thread for each carrier; `keep` lives as long.
     fn start(
-        [first, second]: [Queues; 2],
+        carriers: Vec<Box<dyn Carry>>,
         spin: Duration,
-        translation: Option<Translation>,
         keep: Box<dyn std::any::Any>,
     ) -> io::Result<Self> {
         let mut forwarder = Self {
@@ -183,11 +265,11 @@ impl Forwarder {
             threads: Vec::new(),
             _keep: keep,
         };
-        for (index, (one, two)) in first.into_iter().zip(second).enumerate() {
+        for (index, carrier) in carriers.into_iter().enumerate() {
             let stop = Arc::clone(&forwarder.stop);
-            let body = move || forward(one, two, spin, translation.as_ref(), &stop);
             let builder = std::thread::Builder::new().name(format!("{NAMES}{index}"));
-            forwarder.threads.push(builder.spawn(body)?);
+            let thread = builder.spawn(move || forward(carrier, spin, &stop))?;
+            forwarder.threads.push(thread);
         }
         Ok(forwarder)
     }
@@ -202,26 +284,66 @@ impl Drop for Forwarder {
     }
 }
 
-fn forward(
-    mut one: Box<dyn PortIo>,
-    mut two: Box<dyn PortIo>,
-    spin: Duration,
-    translation: Option<&Translation>,
-    stop: &AtomicBool,
-) {
-    let mut batch = Batch::new();
+fn forward(mut carrier: Box<dyn Carry>, spin: Duration, stop: &AtomicBool) {
     let mut busy = Instant::now();
-    let out = |frame: &mut FrameBuf| translation.map_or((), |nat| nat.out(frame));
-    let back = |frame: &mut FrameBuf| translation.map_or((), |nat| nat.back(frame));
     while !stop.load(Ordering::Relaxed) {
-        let copied = copy(&mut *one, &mut *two, &mut batch, out)
-            | copy(&mut *two, &mut *one, &mut batch, back);
-        if copied {
+        if carrier.carry() {
             busy = Instant::now();
         } else if busy.elapsed() >= spin {
-            let fds = [one.readiness(), two.readiness()];
-            sleep(fds.into_iter().flatten());
+            sleep(carrier.readiness().into_iter().flatten());
         }
+    }
+}
+
+/// What a thread of a forwarder does.
+trait Carry: Send {
+    /// Carries one batch each way; `false` when there was nothing.
+    fn carry(&mut self) -> bool;
+
+    /// What to wait on.
+    fn readiness(&self) -> [Option<BorrowedFd<'_>>; 2];
+}
+
+/// Copies between a queue of each end.
+struct Copying {
+    one: Box<dyn PortIo>,
+    two: Box<dyn PortIo>,
+    batch: Batch,
+    translation: Option<Translation>,
+}
+
+fn copying([first, second]: [Queues; 2], nat: Option<Translation>) -> Vec<Box<dyn Carry>> {
+    let pairs = first.into_iter().zip(second);
+    let copying = pairs.map(|(one, two)| Copying {
+        one,
+        two,
+        batch: Batch::new(),
+        translation: nat,
+    });
+    copying.map(|it| Box::new(it) as _).collect()
+}
+
+impl Carry for Copying {
+    fn carry(&mut self) -> bool {
+        let nat = self.translation.as_ref();
+        let out = |frame: &mut FrameBuf| nat.map_or((), |nat| nat.out(frame));
+        let back = |frame: &mut FrameBuf| nat.map_or((), |nat| nat.back(frame));
+        copy(&mut *self.one, &mut *self.two, &mut self.batch, out)
+            | copy(&mut *self.two, &mut *self.one, &mut self.batch, back)
+    }
+
+    fn readiness(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [self.one.readiness(), self.two.readiness()]
+    }
+}
+
+impl Carry for SharedPair {
+    fn carry(&mut self) -> bool {
+        self.forward(End::First) + self.forward(End::Second) > 0
+    }
+
+    fn readiness(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        SharedPair::readiness(self).map(Some)
     }
 }
 
@@ -303,7 +425,59 @@ impl Translation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane_port::conformance::{Packet, PacketKind, numbered, wait};
+    use dataplane_port::packet::PacketSocket;
     use etherparse::{PacketBuilder, SlicedPacket};
+
+    /// What arrives next of what the test sends; the sandboxes say something by themselves.
+    fn take(socket: &mut PacketSocket, sent: &FrameBuf) -> Option<FrameBuf> {
+        let mut rx = Batch::new();
+        wait(|| {
+            rx.clear();
+            let _ = socket.recv(&mut rx);
+            let mut frames = rx.take_frames().into_iter();
+            frames.find(|frame| frame.bytes() == sent.bytes())
+        })
+    }
+
+    #[test]
+    fn a_frame_passes_every_prototype_bit_for_bit_both_ways() {
+        if !lab::require_root("prototypes") {
+            return;
+        }
+        let all = [
+            Prototype::TAPS,
+            Prototype::XDP_COPYING,
+            Prototype::XDP_SHARING,
+        ];
+        for prototype in all.concat() {
+            let system = forwarder(prototype, &Setup::default()).unwrap();
+            let path = &system.paths[0];
+            let open = |ns: &Namespace| ns.run(|| PacketSocket::open("eth0")).unwrap();
+            let (mut one, mut two) = (open(&path.from), open(&path.to));
+            let mut frames: Vec<FrameBuf> = [60, 61, 300, 1_514]
+                .into_iter()
+                .zip(0..)
+                .map(|(size, number)| FrameBuf::from_bytes(&numbered(size, number)))
+                .collect();
+            for kind in PacketKind::ALL {
+                let packet = Packet::new(kind, &[], 200);
+                let mut unfinished = FrameBuf::from_bytes(&packet.partial());
+                unfinished.offload = packet.checksum_offload();
+                frames.push(unfinished);
+            }
+            for (from, to) in [(0, 1), (1, 0)] {
+                let ends = [&mut one, &mut two];
+                for frame in &mut frames {
+                    let sent = ends[from].send(std::slice::from_mut(frame));
+                    assert_eq!(sent.unwrap(), 1, "{prototype}");
+                    let arrived = take(ends[to], frame);
+                    let offload = arrived.map(|frame| frame.offload);
+                    assert_eq!(offload, Some(frame.offload), "{prototype}: {frame:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_translated_segment_has_valid_checksums() {

@@ -9,7 +9,7 @@ mod forwarder;
 use std::net::IpAddr;
 use std::time::Instant;
 
-pub use self::forwarder::{Threads, forwarder};
+pub use self::forwarder::{Prototype, forwarder};
 
 /// Slots of a table for so many keys: at most half are used.
 fn slots(keys: usize) -> usize {

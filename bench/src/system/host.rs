@@ -57,6 +57,23 @@ impl Host {
     }
 }
 
+/// A host with two sandboxes whose veths have so many queues, and the names of the veths' ends on it.
+pub fn two_sandboxes(
+    name: &str,
+    setup: &Setup,
+    queues: usize,
+) -> (Host, [Namespace; 2], [String; 2]) {
+    let host = Host::new(name);
+    let sandboxes = [0, 1].map(|index| {
+        let ns = host.sandbox(index, setup);
+        for (side, end) in [(&host.ns, host_end(index).as_str()), (&ns, "eth0")] {
+            super::offload::set_queues(side, end, queues as u32);
+        }
+        ns
+    });
+    (host, sandboxes, [0, 1].map(host_end))
+}
+
 /// Gives a sandbox's `eth0` its address and brings it up.
 pub fn finish(ns: &Namespace, address: &str, setup: &Setup) {
     if !setup.gso {

@@ -28,7 +28,7 @@ mod pasta;
 mod process;
 mod vde;
 
-pub use self::host::SERVER_PORT;
+pub use self::host::{SERVER_PORT, two_sandboxes};
 pub use self::packages::{availability, install};
 
 /// A system under test.

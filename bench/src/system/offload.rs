@@ -1,4 +1,4 @@
-//! Offloads of an interface off, by the kernel's ethtool family of netlink.
+//! Offloads of an interface off, and its queues counted out, by the kernel's ethtool family of netlink.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -26,6 +26,9 @@ const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
+const ETHTOOL_MSG_CHANNELS_SET: u8 = 18;
+const ETHTOOL_A_CHANNELS_RX_COUNT: u16 = 6;
+const ETHTOOL_A_CHANNELS_TX_COUNT: u16 = 7;
 const ETHTOOL_A_HEADER: u16 = 1;
 const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
 const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
@@ -46,15 +49,19 @@ pub fn turn_off(ns: &Namespace, interface: &str, names: &[&str]) {
         .unwrap_or_else(|e| panic!("{interface}: cannot turn {} off: {e}", names.join(", ")));
 }
 
+/// Has `interface`, a veth, send and receive by so many queues, of which it has one for each CPU.
+///
+/// # Panics
+/// With the interface's name when the kernel refuses.
+pub fn set_queues(ns: &Namespace, interface: &str, count: u32) {
+    let index = ns.link(interface).index;
+    let counts = [ETHTOOL_A_CHANNELS_RX_COUNT, ETHTOOL_A_CHANNELS_TX_COUNT]
+        .map(|kind| attribute(kind, &count.to_ne_bytes()));
+    ns.run(|| set(index, ETHTOOL_MSG_CHANNELS_SET, &counts.concat()))
+        .unwrap_or_else(|e| panic!("{interface}: cannot have {count} queues: {e}"));
+}
+
 fn set_features(index: u32, off: &[&str]) -> io::Result<()> {
-    let mut netlink = open()?;
-    let name = attribute(CTRL_ATTR_FAMILY_NAME, b"ethtool\0");
-    let family = call(&mut netlink, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name)?;
-    let family = attributes(&family)
-        .find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID)
-        .and_then(|(_, value)| Some(u16::from_ne_bytes(*value.first_chunk()?)))
-        .ok_or_else(|| io::Error::other("the kernel has no ethtool family"))?;
-    let device = attribute(ETHTOOL_A_HEADER_DEV_INDEX, &index.to_ne_bytes());
     // A bit that is named without a value is off.
     let bits = off.iter().flat_map(|name| {
         let name = [name.as_bytes(), &[0]].concat();
@@ -64,17 +71,22 @@ fn set_features(index: u32, off: &[&str]) -> io::Result<()> {
         )
     });
     let bits = nested(ETHTOOL_A_BITSET_BITS, &bits.collect::<Vec<u8>>());
-    let body = [
-        nested(ETHTOOL_A_HEADER, &device),
-        nested(ETHTOOL_A_FEATURES_WANTED, &bits),
-    ];
-    call(
-        &mut netlink,
-        family,
-        ETHTOOL_MSG_FEATURES_SET,
-        &body.concat(),
-    )?;
-    Ok(())
+    let wanted = nested(ETHTOOL_A_FEATURES_WANTED, &bits);
+    set(index, ETHTOOL_MSG_FEATURES_SET, &wanted)
+}
+
+/// A command of the ethtool family about an interface.
+fn set(index: u32, command: u8, attributes_of_it: &[u8]) -> io::Result<()> {
+    let mut netlink = open()?;
+    let name = attribute(CTRL_ATTR_FAMILY_NAME, b"ethtool\0");
+    let family = call(&mut netlink, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, &name)?;
+    let family = attributes(&family)
+        .find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID)
+        .and_then(|(_, value)| Some(u16::from_ne_bytes(*value.first_chunk()?)))
+        .ok_or_else(|| io::Error::other("the kernel has no ethtool family"))?;
+    let device = attribute(ETHTOOL_A_HEADER_DEV_INDEX, &index.to_ne_bytes());
+    let body = [&nested(ETHTOOL_A_HEADER, &device), attributes_of_it].concat();
+    call(&mut netlink, family, command, &body).map(drop)
 }
 
 fn open() -> io::Result<File> {
