@@ -61,6 +61,7 @@ use dataplane::Waiting;
 use dataplane_core::nat::{Behaviour, Dependence, NatConfig, NatConfigError, Timeouts};
 use dataplane_core::time::{Duration, Instant};
 use dataplane_core::topology::UPLINKS_MAX;
+use dataplane_port::xdp::BUSY_POLL_FRAMES_MAX;
 use serde::Deserialize;
 
 use crate::link::{IfNameError, check_ifname};
@@ -101,6 +102,9 @@ pub struct Config {
     pub socket: PathBuf,
     /// Workers, how they wait, and the size of their batches.
     pub dataplane: dataplane::Config,
+    /// Frames that a worker fetches from the driver of an endpoint by AF_XDP while it looks for some;
+    /// `None` leaves that to the kernel.
+    pub busy_poll_frames: Option<u16>,
     /// The external interfaces.
     pub uplinks: Uplinks,
     /// Ranges, timeouts and limits of the NAT.
@@ -180,6 +184,12 @@ pub enum Error {
         /// What it is.
         value: u64,
     },
+    /// Busy polling by workers that do not look.
+    #[error(
+        "busy_poll_frames is for workers that look for frames, and with waiting = \"sleep\" none \
+         does; leave one of them out"
+    )]
+    BusyPollAsleep,
     /// The NAT range leaves the host too little, or has too little itself.
     #[error(
         "nat.port_first and nat.port_last must span at least {NAT_PORTS_MIN} ports and leave the \
@@ -247,6 +257,7 @@ struct File {
     workers: Option<usize>,
     waiting: Option<WaitingMode>,
     spin_microseconds: Option<u64>,
+    busy_poll_frames: Option<u64>,
     batch_frames_max: Option<usize>,
     uplinks: Option<Vec<String>>,
     metrics: Option<SocketAddr>,
@@ -372,6 +383,7 @@ impl Config {
             None => File::default(),
         };
         let mut dataplane = dataplane_config(&file, &overrides)?;
+        let busy_poll_frames = busy_poll_frames(&file, dataplane.waiting)?;
         let sessions = match file.nat.keep_sessions {
             Some(true) => Sessions::Kept,
             Some(false) | None => overrides.sessions,
@@ -390,6 +402,7 @@ impl Config {
             state_dir: or_default(overrides.state_dir.or(file.state_dir), STATE_DIR_DEFAULT),
             socket: or_default(overrides.socket.or(file.socket), SOCKET_DEFAULT),
             dataplane,
+            busy_poll_frames,
             uplinks,
             nat: nat(&file.nat)?,
             sessions,
@@ -443,6 +456,17 @@ fn dataplane_config(file: &File, overrides: &Overrides) -> Result<dataplane::Con
         WaitingMode::Always => Waiting::Always,
     };
     Ok(config)
+}
+
+fn busy_poll_frames(file: &File, waiting: Waiting) -> Result<Option<u16>, Error> {
+    let Some(frames) = file.busy_poll_frames else {
+        return Ok(None);
+    };
+    check_range("busy_poll_frames", frames, 1, BUSY_POLL_FRAMES_MAX.into())?;
+    if waiting == Waiting::Sleep {
+        return Err(Error::BusyPollAsleep);
+    }
+    Ok(u16::try_from(frames).ok())
 }
 
 fn read(path: &Path) -> Result<File, Error> {

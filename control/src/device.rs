@@ -60,6 +60,8 @@ pub struct Devices {
     pub instance: String,
     /// Queues that a multi-queue device gets.
     pub workers: usize,
+    /// Frames that a busy poll fetches; `None` has none.
+    pub busy_poll_frames: Option<u16>,
 }
 
 impl Devices {
@@ -170,12 +172,20 @@ impl Devices {
         self.host
             .run(|| guard::install(&name, Guarded::Everything))??;
         if endpoint.backend == Backend::Xdp {
-            let builder = XdpBuilder::new(&name).mtu(network.mtu);
+            let builder = self.xdp_builder(&name, network);
             return Ok(boxed(self.host.run(|| builder.open())??));
         }
         let builder = PacketBuilder::new(&name).queues(self.workers);
         let builder = builder.rings(Rings::Wanted);
         Ok(boxed(self.host.run(|| builder.open())??))
+    }
+
+    fn xdp_builder(&self, name: &str, network: &Network) -> XdpBuilder {
+        let builder = XdpBuilder::new(name).mtu(network.mtu);
+        match self.busy_poll_frames {
+            Some(frames) => builder.busy_poll(frames),
+            None => builder,
+        }
     }
 
     /// Sets everything inside the sandbox, the state "up" and the routes last.

@@ -177,6 +177,7 @@ async fn give_all_back(store: &Store) -> anyhow::Result<()> {
         host,
         instance: store.instance().to_owned(),
         workers: 1,
+        busy_poll_frames: None,
     };
     for (what, failed) in
         engine::give_nics_back(&devices, store, engine::Which::WithAddress).await?

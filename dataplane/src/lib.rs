@@ -313,6 +313,7 @@ impl Dataplane {
             taps: Vec::new(),
             blocked: Vec::new(),
             askable: Vec::new(),
+            busy_polled: Vec::new(),
             last_busy: Clock::now(),
             touched: Vec::new(),
             links: Links::new(),

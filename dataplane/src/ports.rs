@@ -61,6 +61,9 @@ impl Worker {
     }
 
     fn register(&mut self, id: PortId, io: &dyn PortIo) -> io::Result<()> {
+        if io.busy_polled() {
+            self.busy_polled.push(id);
+        }
         let Some(fd) = io.readiness() else {
             self.askable.push(id);
             return Ok(());
@@ -125,6 +128,7 @@ impl Worker {
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
         self.askable.retain(|port| *port != id);
+        self.busy_polled.retain(|port| *port != id);
         self.ready.retain(|port| *port != id);
         self.blocked.retain(|port| *port != id);
         self.touched.retain(|port| *port != id);

@@ -99,6 +99,8 @@ pub(crate) struct Worker {
     pub blocked: Vec<PortId>,
     /// Ports without a descriptor: asked at every turn, and the worker never sleeps.
     pub askable: Vec<PortId>,
+    /// Ports whose frames come sooner when the worker asks for them while it spins.
+    pub busy_polled: Vec<PortId>,
     /// When a frame was last received; the worker spins only for a while after it.
     pub last_busy: Clock,
     /// Ports with frames for the next flush.
@@ -241,6 +243,7 @@ impl Worker {
         let mut clock = start;
         let mut found = false;
         while clock < limit && !found {
+            self.busy_poll();
             self.poll_once(events, Duration::ZERO);
             found = self.has_work();
             if !found {
@@ -252,6 +255,15 @@ impl Worker {
         let nanos = clock.saturating_duration_since(start).as_nanos() as u64;
         self.counters.spin_nanos.add(nanos);
         found || self.shared.waiting == Waiting::Always
+    }
+
+    fn busy_poll(&mut self) {
+        for index in 0..self.busy_polled.len() {
+            let id = self.busy_polled[index];
+            if let Some(Slot::Own { lane, .. }) = self.lanes.get_mut(id.index()) {
+                lane.io.busy_poll();
+            }
+        }
     }
 
     fn poll_once(&mut self, events: &mut Events, timeout: Duration) {

@@ -42,8 +42,15 @@ fn workers_wait_as_the_file_or_the_command_line_says() {
             .batch_frames_max,
         8
     );
+    let polled = |text: &str| load(text).map(|config| config.busy_poll_frames);
+    assert_eq!(polled("busy_poll_frames = 64"), Ok(Some(64)));
+    assert_eq!(polled(""), Ok(None));
+    let asleep = polled("busy_poll_frames = 8\nwaiting = \"sleep\"").unwrap_err();
+    assert!(asleep.contains("none does; leave one"), "{asleep}");
     for wrong in [
         "spin_microseconds = 0",
+        "busy_poll_frames = 0",
+        "busy_poll_frames = 65",
         "batch_frames_max = 65",
         "workers = 0",
     ] {

@@ -49,6 +49,7 @@ pub async fn clean(state_dir: &Path) -> Result<(Vec<String>, Vec<Error>), Error>
         netlink: netlink.clone(),
         instance: store.instance().to_owned(),
         workers: 1,
+        busy_poll_frames: None,
     };
     // Before the host's port, which has the host's address on it.
     for (what, errors) in give_nics_back(&devices, &store, Which::All).await? {

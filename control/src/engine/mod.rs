@@ -224,6 +224,7 @@ impl Engine {
                 netlink: netlink.clone(),
                 instance: instance.clone(),
                 workers,
+                busy_poll_frames: config.busy_poll_frames,
             },
             host_link: HostLink {
                 host: host.clone(),

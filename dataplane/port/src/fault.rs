@@ -245,6 +245,14 @@ impl<P: PortIo> PortIo for Faulty<P> {
         self.inner.readiness()
     }
 
+    fn busy_polled(&self) -> bool {
+        self.inner.busy_polled()
+    }
+
+    fn busy_poll(&mut self) {
+        self.inner.busy_poll();
+    }
+
     fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
         self.inner.set_carrier(carrier)
     }

@@ -300,6 +300,15 @@ pub trait PortIo: Send {
     /// The descriptor to wait on; `None` means that the port must be polled.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether somebody who waits for frames has them sooner by [`PortIo::busy_poll`].
+    fn busy_polled(&self) -> bool {
+        false
+    }
+
+    /// Has the kernel fetch frames from the device now, where [`PortIo::busy_polled`] says that it makes a
+    /// difference. What there was raises readiness as ever.
+    fn busy_poll(&mut self) {}
+
     /// Plugs or unplugs the cable as the far side sees it, where the backend has one of its own to
     /// unplug: a TAP. Others stay as they are.
     ///

@@ -230,6 +230,14 @@ impl<P: PortIo, W: Write + Send> PortIo for Recorder<P, W> {
         self.inner.readiness()
     }
 
+    fn busy_polled(&self) -> bool {
+        self.inner.busy_polled()
+    }
+
+    fn busy_poll(&mut self) {
+        self.inner.busy_poll();
+    }
+
     fn set_carrier(&self, carrier: Carrier) -> io::Result<()> {
         self.inner.set_carrier(carrier)
     }

@@ -15,7 +15,8 @@ use dataplane_core::frame::{FrameBuf, Offload};
 use dataplane_port::conformance::{Packet, PacketKind};
 use dataplane_port::conformance::{numbered, wait};
 use dataplane_port::packet::PacketSocket;
-use dataplane_port::xdp::{Checksums, Feature, Features, Frames, Mode, XdpBuilder, XdpError};
+use dataplane_port::xdp::{BUSY_POLL_FRAMES_MAX, XdpBuilder, XdpError};
+use dataplane_port::xdp::{Checksums, Feature, Features, Frames, Mode, Polling};
 use dataplane_port::xdp::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS, XdpSocket};
 use dataplane_port::{BATCH_MAX, Batch, PortIo, ethtool};
 
@@ -75,6 +76,7 @@ const EVERYTHING: Features = Features {
     mode: Mode::Native,
     frames: Frames::SeveralChunks,
     checksums: Checksums::Described,
+    polling: Polling::Unasked,
 };
 
 #[test]
@@ -106,6 +108,50 @@ fn what_the_kernel_refuses_is_done_without_and_named() {
         };
         assert_eq!(with(&[(Feature::Native, libc::EOPNOTSUPP)]), generic);
     });
+}
+
+#[test]
+fn busy_polling_is_named_where_it_was_asked_for_and_done_without_where_it_is_refused() {
+    in_namespace(|| {
+        veth();
+        let words = |socket: &XdpSocket| {
+            let told = socket.negotiated().into_iter();
+            let told = told.map(|it| (it.feature, it.wanted == it.used));
+            told.collect::<Vec<_>>()
+        };
+        let unasked = XdpSocket::open("a0").unwrap();
+        assert!(!unasked.busy_polled());
+        assert!(
+            words(&unasked)
+                .iter()
+                .all(|(feature, _)| *feature != "polling")
+        );
+        drop(unasked);
+        for errno in [None, Some(libc::EPERM), Some(libc::ENOPROTOOPT)] {
+            let mut builder = XdpBuilder::new("a0").busy_poll(BUSY_POLL_FRAMES_MAX);
+            if let Some(errno) = errno {
+                builder = builder.refuse(Feature::BusyPoll, errno);
+            }
+            let mut socket = builder.open().unwrap().remove(0);
+            assert_eq!(socket.busy_polled(), errno.is_none());
+            assert!(words(&socket).contains(&("polling", errno.is_none())));
+            let mut far_end = PacketSocket::open("b0").unwrap();
+            let mut frame = [FrameBuf::from_bytes(&numbered(60, 1))];
+            assert_eq!(far_end.send(&mut frame).unwrap(), 1);
+            let mut rx = Batch::new();
+            let received = wait(|| {
+                socket.busy_poll();
+                socket.recv(&mut rx).ok()
+            });
+            assert_eq!(received, Some(1));
+            assert_eq!(rx.frames()[0].bytes(), frame[0].bytes());
+        }
+    });
+}
+
+#[test]
+fn veth_conforms_while_it_is_busy_polled() {
+    in_namespace(|| conforms(1_500, |builder| builder.busy_poll(8)));
 }
 
 #[test]

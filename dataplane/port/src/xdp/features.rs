@@ -24,6 +24,8 @@ pub enum Feature {
     Native,
     /// The program in the kernel's common path.
     Generic,
+    /// Busy polling; without it, the kernel brings frames when it comes to it.
+    BusyPoll,
 }
 
 /// What the kernel could give.
@@ -35,6 +37,8 @@ pub struct Features {
     pub frames: Frames,
     /// Who finishes the checksums of frames that are sent.
     pub checksums: Checksums,
+    /// Who fetches frames from the driver.
+    pub polling: Polling,
 }
 
 /// How large frames may be.
@@ -53,6 +57,17 @@ pub enum Checksums {
     Described,
     /// We do, before.
     Finished,
+}
+
+/// Who fetches frames from the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// The kernel: nobody has asked for anything else.
+    Unasked,
+    /// The kernel, for it has refused to have it done by others.
+    ByKernel,
+    /// Whoever looks for frames as well, by busy polling (Linux 5.11).
+    ByOwner,
 }
 
 impl Features {
@@ -78,10 +93,18 @@ impl Features {
             wanted,
             used,
         };
-        vec![
+        let (owner, kernel) = ("by the worker that waits", "by the kernel alone");
+        let polling = match self.polling {
+            Polling::Unasked => None,
+            Polling::ByKernel => Some(kernel),
+            Polling::ByOwner => Some(owner),
+        };
+        let always = [
             words("XDP program", native, program),
             words("frames", several, frames),
             words("checksums", described, checksums),
-        ]
+        ];
+        let asked = polling.map(|used| words("polling", owner, used));
+        always.into_iter().chain(asked).collect()
     }
 }

@@ -12,10 +12,10 @@ use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
 
 use super::bpf::{self, Mode, Pieces};
 use super::error::XdpError;
-use super::features::{Checksums, Feature, Features, Frames};
+use super::features::{Checksums, Feature, Features, Frames, Polling};
 use super::memory::Umem;
 use super::ring::Rings;
-use super::{DESCRIPTORS_MAX, KERNEL_HEADROOM, METADATA_SIZE, XdpSocket};
+use super::{DESCRIPTORS_MAX, KERNEL_HEADROOM, METADATA_SIZE, Reach, XdpSocket};
 use super::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS};
 use crate::ethtool;
 use crate::sys;
@@ -30,6 +30,12 @@ const LARGE_CHUNK_SIZE: usize = 4_096;
 
 /// Bytes that the kernel may hold of frames on their way out: all chunks, as it counts them.
 const SEND_BUFFER_SIZE: c_int = 8 << 20;
+
+/// Frames that a busy poll may fetch: as many as the kernel fetches at once (`NAPI_POLL_WEIGHT`).
+pub const BUSY_POLL_FRAMES_MAX: u16 = 64;
+/// How long a busy poll may take, in microseconds. Sockets of AF_XDP look once and do not wait, so all that
+/// counts is that it is not 0.
+const BUSY_POLL_MICROSECONDS: c_int = 20;
 
 /// How long a queue is waited for that is in use: of a socket that has been closed the kernel lets go a
 /// moment later (`xp_put_pool` of net/xdp/xsk_buff_pool.c).
@@ -51,6 +57,7 @@ pub struct XdpBuilder {
     pub(super) name: Box<str>,
     pub(super) queues: usize,
     frame_size: usize,
+    busy_poll_frames: Option<u16>,
     refused: Vec<(Feature, c_int)>,
 }
 
@@ -61,6 +68,7 @@ impl XdpBuilder {
             name: name.into(),
             queues: 1,
             frame_size: FRAME_OVERHEAD + 1_500,
+            busy_poll_frames: None,
             refused: Vec::new(),
         }
     }
@@ -77,6 +85,14 @@ impl XdpBuilder {
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.frame_size = FRAME_OVERHEAD + usize::from(mtu);
+        self
+    }
+
+    /// Has whoever looks for frames fetch up to so many from the interface's driver itself, 1 to
+    /// [`BUSY_POLL_FRAMES_MAX`], instead of waiting for the kernel to bring them (Linux 5.11).
+    #[must_use]
+    pub fn busy_poll(mut self, frames: u16) -> Self {
+        self.busy_poll_frames = Some(frames.clamp(1, BUSY_POLL_FRAMES_MAX));
         self
     }
 
@@ -198,12 +214,14 @@ impl XdpBuilder {
         let rings = self.rings(fd.as_fd())?;
         let frames = self.bind(fd.as_fd(), (site.index, queue as u32), site.pieces)?;
         let frame_size_max = self.frame_size_max(frames, umem.chunk_size())?;
+        let polling = self.prefer_busy_polling(fd.as_fd());
         Ok(Opened {
             fd,
             umem,
             rings,
             frames,
             checksums,
+            polling,
             frame_size_max,
         })
     }
@@ -222,6 +240,28 @@ impl XdpBuilder {
             .or_else(|_| size_buffer(libc::SO_SNDBUF))
             .map_err(|error| self.failed("size the buffer of", error))?;
         Ok(fd)
+    }
+
+    /// Has a socket busy polled, if that is wanted.
+    fn prefer_busy_polling(&self, socket: BorrowedFd<'_>) -> Polling {
+        let Some(frames) = self.busy_poll_frames else {
+            return Polling::Unasked;
+        };
+        let asked = self.ask(Feature::BusyPoll, || {
+            // The last one switches it on.
+            let options = [
+                (libc::SO_PREFER_BUSY_POLL, 1),
+                (libc::SO_BUSY_POLL_BUDGET, c_int::from(frames)),
+                (libc::SO_BUSY_POLL, BUSY_POLL_MICROSECONDS),
+            ];
+            options.into_iter().try_for_each(|(name, value)| {
+                sys::set_option(socket, libc::SOL_SOCKET, name, &value)
+            })
+        });
+        match asked {
+            Ok(()) => Polling::ByOwner,
+            Err(_) => Polling::ByKernel,
+        }
     }
 
     /// The rings of a socket that is not bound yet.
@@ -389,6 +429,7 @@ struct Opened {
     rings: Rings,
     frames: Frames,
     checksums: Checksums,
+    polling: Polling,
     frame_size_max: usize,
 }
 
@@ -418,11 +459,14 @@ impl Opened {
                 mode,
                 frames: self.frames,
                 checksums: self.checksums,
+                polling: self.polling,
             },
             frame_size_max: self.frame_size_max,
             owed: 0,
             rx_malformed: 0,
             tx_dropped: 0,
+            heard: false,
+            reach: Reach::Untold,
             hook: Arc::clone(hook),
         }
     }
