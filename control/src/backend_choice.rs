@@ -132,6 +132,7 @@ fn obstacle(backend: Backend, facts: &Facts) -> Option<String> {
         | Backend::Packet
         | Backend::Xdp
         | Backend::Nic
+        | Backend::NicXdp
         | Backend::Host => None,
     }
 }

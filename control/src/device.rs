@@ -81,8 +81,8 @@ impl Devices {
     /// # Errors
     /// Names what is missing, taken or refused.
     pub async fn create(&self, endpoint: &Endpoint, network: &Network) -> Result<Queues, Error> {
-        if endpoint.backend == Backend::Nic {
-            return self.take_nic(endpoint).await;
+        if endpoint.backend.is_nic() {
+            return self.take_nic(endpoint, network).await;
         }
         let sandbox = Sandbox::open(endpoint)?;
         if sandbox.netlink.link(&endpoint.ifname).await?.is_some() {
@@ -97,7 +97,7 @@ impl Devices {
             Backend::Tap | Backend::Host => self.create_tap(&sandbox, endpoint),
             Backend::TapPlain => self.create_plain_tap(&sandbox, endpoint),
             Backend::Packet | Backend::Xdp => self.create_veth(&sandbox, endpoint, network).await,
-            Backend::Nic => self.open_nic(&endpoint.ifname),
+            Backend::Nic | Backend::NicXdp => self.open_nic(endpoint, network),
         };
         let configured = match made {
             Ok(queues) => self
@@ -245,7 +245,7 @@ impl Devices {
         let Some(sandbox) = Sandbox::open_if_there(endpoint)? else {
             return Ok(ObservedSandbox::Gone);
         };
-        if endpoint.backend == Backend::Nic {
+        if endpoint.backend.is_nic() {
             return Ok(match self.netlink.link(&endpoint.ifname).await? {
                 Some(_) => ObservedSandbox::WithDevice,
                 None => ObservedSandbox::Unplugged,
@@ -277,7 +277,7 @@ impl Devices {
                 Ok(boxed(taps))
             }
             Backend::Packet | Backend::Xdp => self.open_veth(endpoint, network),
-            Backend::Nic => self.take_nic(endpoint).await,
+            Backend::Nic | Backend::NicXdp => self.take_nic(endpoint, network).await,
         }
     }
 
@@ -292,7 +292,7 @@ impl Devices {
         endpoint: &Endpoint,
         network: &Network,
     ) -> Result<Vec<String>, Error> {
-        if endpoint.backend == Backend::Nic {
+        if endpoint.backend.is_nic() {
             return Ok(Vec::new());
         }
         let sandbox = Sandbox::open(endpoint)?;
@@ -345,7 +345,7 @@ impl Devices {
     /// # Errors
     /// When it is there and cannot be removed.
     pub async fn remove(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        if endpoint.backend == Backend::Nic {
+        if endpoint.backend.is_nic() {
             return self.unguard_nic(&endpoint.ifname);
         }
         if endpoint.backend.is_veth() {

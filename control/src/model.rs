@@ -34,7 +34,9 @@ use crate::ipam;
 use crate::port_settings::PortSettings;
 use crate::vlans::NetworkVlans;
 
-pub use backend::{Backend, BackendAsked, BackendChoice, BackendError, Purpose};
+pub use backend::{
+    Backend, BackendAsked, BackendChoice, BackendError, NicBackend, NicBackendError, Purpose,
+};
 pub use bridging::{LoopDetect, LoopDetectError, StpFrames, StpFramesError};
 pub use endpoints::Endpoints;
 pub use fdb::{FdbKindError, FdbPlace, FdbSetting, fdb_kind};
@@ -404,7 +406,7 @@ impl Endpoint {
     /// Whether it is a part of its network, which comes and goes with the network's NIC.
     pub const fn comes_with_nic(&self) -> bool {
         match self.backend {
-            Backend::Nic | Backend::Host => true,
+            Backend::Nic | Backend::NicXdp | Backend::Host => true,
             Backend::Tap | Backend::TapPlain | Backend::Packet | Backend::Xdp => false,
         }
     }
@@ -549,7 +551,7 @@ impl DesiredState {
     /// The NIC of a network.
     pub fn nic_of(&self, domain: DomainId) -> Option<&Endpoint> {
         self.endpoints_of(domain)
-            .find(|endpoint| endpoint.backend == Backend::Nic)
+            .find(|endpoint| endpoint.backend.is_nic())
     }
 
     /// The publications of an endpoint.

@@ -34,7 +34,9 @@ use crate::engine::{
 use crate::error::Error;
 use crate::flood_settings::FloodChange;
 use crate::model::dns::{endpoint_dns, network_dns};
-use crate::model::{self, Asked, Backend, BackendAsked, Icc, NatRequest, StaticRoute};
+use crate::model::{
+    self, Asked, Backend, BackendAsked, Icc, NatRequest, NicBackend, NicBackendError, StaticRoute,
+};
 use crate::vlans::{self, NetworkVlansChange, VlanFiltering};
 
 type Shared = State<Arc<Engine>>;
@@ -153,6 +155,12 @@ fn nic_request(body: NicBody) -> Result<NicRequest, Error> {
         macs: match body.mac_nat {
             true => NicMacs::Card,
             false => NicMacs::Own,
+        },
+        backend: match body.backend {
+            Some(word) => word
+                .parse()
+                .map_err(|error: NicBackendError| Error::Invalid(error.to_string()))?,
+            None => NicBackend::default(),
         },
     })
 }

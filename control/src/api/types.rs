@@ -200,6 +200,8 @@ pub struct NicBody {
     pub no_confirm: bool,
     /// All that leaves by the card carries its MAC. Of a wireless one it always does.
     pub mac_nat: bool,
+    /// `packet` (when left out) or `xdp`.
+    pub backend: Option<String>,
 }
 
 /// A network card that is a port of a network.
@@ -209,6 +211,9 @@ pub struct NicView {
     pub name: String,
     /// Its switch port.
     pub port: u16,
+    /// `packet` or `xdp`.
+    #[serde(default)]
+    pub backend: String,
     /// Frames flow.
     pub up: bool,
     /// The host's interface that has its addresses, where they moved.

@@ -363,6 +363,7 @@ fn nic_body(file: &NicFile) -> NicBody {
         name: file.name.clone(),
         take_address: file.take_address,
         mac_nat: file.mac_nat,
+        backend: Some(file.backend.clone()),
         ..NicBody::default()
     }
 }

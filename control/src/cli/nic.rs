@@ -30,6 +30,9 @@ pub struct NicArgs {
     /// have it so
     #[arg(long, requires = "nic")]
     pub mac_nat: bool,
+    /// How the card is read: packet or xdp [default: packet]
+    #[arg(long, value_name = "WORD", requires = "nic")]
+    pub nic_backend: Option<String>,
 }
 
 impl NicArgs {
@@ -41,6 +44,7 @@ impl NicArgs {
             confirm_within_seconds: self.confirm_within,
             no_confirm: self.no_confirm,
             mac_nat: self.mac_nat,
+            backend: self.nic_backend,
         })
     }
 }

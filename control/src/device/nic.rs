@@ -1,6 +1,6 @@
 //! Network cards of the host as devices of endpoints: taken, and given back as they were.
 //!
-//! A NIC stays in the host's namespace. The switch reads and writes it by AF_PACKET, promiscuous for
+//! A NIC stays in the host's namespace. The switch reads and writes it by AF_PACKET or AF_XDP, promiscuous for
 //! as long as the socket is open, and a guard keeps all that arrives from the host's own stack, but for
 //! what a supplicant waits for (EAPOL). The stack has no address on it meanwhile and makes none. What the host had is read before
 //! ([`Devices::nic_before`]) and put back by [`Devices::restore_nic`], which may be called at any
@@ -9,6 +9,7 @@
 use std::fs;
 use std::path::Path;
 
+use dataplane_port::ethtool;
 use dataplane_port::guard::{self, Guarded};
 use dataplane_port::packet::{Membership, PacketBuilder};
 
@@ -16,7 +17,7 @@ use super::{Devices, Queues, boxed};
 use crate::error::Error;
 use crate::link::Link;
 use crate::link::saved::SavedIp;
-use crate::model::{Endpoint, NicBefore};
+use crate::model::{Backend, Endpoint, Network, NicBefore};
 
 /// Changes with every start of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -48,6 +49,15 @@ const SETTINGS: [(&str, &[&str]); 2] = [
     ),
 ];
 
+/// What a card must not do for whoever reads it by AF_XDP: take VLAN tags out of the bytes, which nobody
+/// could put back, and join segments, which do not fit.
+const LOST_TO_XDP: [&str; 4] = [
+    "rx-vlan-hw-parse",
+    "rx-vlan-stag-hw-parse",
+    "rx-lro",
+    "rx-gro-hw",
+];
+
 /// What a network card speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Medium {
@@ -67,6 +77,7 @@ impl Devices {
             place: self.place(link.index)?,
             up: link.up,
             addr_gen_mode: self.addr_gen_mode(&link.name)?,
+            features: self.features_to_lose(&link.name)?,
             ip: self.netlink.saved_ip(link.index).await?,
         })
     }
@@ -83,7 +94,11 @@ impl Devices {
     ///
     /// # Errors
     /// When it is not there, or the kernel refuses.
-    pub(super) async fn take_nic(&self, endpoint: &Endpoint) -> Result<Queues, Error> {
+    pub(super) async fn take_nic(
+        &self,
+        endpoint: &Endpoint,
+        network: &Network,
+    ) -> Result<Queues, Error> {
         let name = endpoint.ifname.as_str();
         let link = self.netlink.require(name).await?;
         self.host.run(|| guard::install(name, Guarded::Card))??;
@@ -93,18 +108,48 @@ impl Devices {
         if let Some(error) = failed.into_iter().next() {
             return Err(error.into());
         }
-        let queues = self.open_nic(name)?;
+        let queues = self.open_nic(endpoint, network)?;
         self.netlink.set_up(link.index).await?;
         Ok(queues)
     }
 
     /// Opens the sockets of a NIC that is guarded.
-    pub(super) fn open_nic(&self, name: &str) -> Result<Queues, Error> {
+    pub(super) fn open_nic(&self, endpoint: &Endpoint, network: &Network) -> Result<Queues, Error> {
+        let name = endpoint.ifname.as_str();
+        if endpoint.backend == Backend::NicXdp {
+            return self.open_nic_by_xdp(name, network);
+        }
         let builder = PacketBuilder::new(name)
             .queues(self.workers)
             .membership(Membership::Promiscuous);
         let sockets = self.host.run(|| builder.open())??;
         Ok(boxed(sockets))
+    }
+
+    /// Every worker has a queue of a card that has as many, or one has the only one.
+    fn open_nic_by_xdp(&self, name: &str, network: &Network) -> Result<Queues, Error> {
+        let builder = self.xdp_builder(name, network).card();
+        let sockets = self.host.run(|| {
+            ethtool::switch_off(name, &LOST_TO_XDP)
+                .map_err(|error| Error::io(format!("set what '{name}' does by itself"), error))?;
+            let queues = match ethtool::receive_queues(name) {
+                Ok(Some(1)) => 1,
+                // The builder says what is wrong.
+                Ok(_) | Err(_) => self.workers,
+            };
+            Ok::<_, Error>(builder.queues(queues).open()?)
+        })??;
+        Ok(boxed(sockets))
+    }
+
+    /// What the card would do for others that is lost to AF_XDP.
+    fn features_to_lose(&self, name: &str) -> Result<Vec<String>, Error> {
+        let mut on = self
+            .host
+            .run(|| ethtool::features(name))?
+            .unwrap_or_default();
+        on.retain(|feature| LOST_TO_XDP.contains(&feature.as_str()));
+        Ok(on)
     }
 
     /// Lets the host hear its NIC again.
@@ -127,6 +172,17 @@ impl Devices {
             Err(error) => return vec![error],
         }
         let mut failed = Vec::new();
+        let on: Vec<&str> = before.features.iter().map(String::as_str).collect();
+        match self.host.run(|| ethtool::switch_on(name, &on)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                failed.push(Error::io(
+                    format!("set what '{name}' does by itself"),
+                    error,
+                ));
+            }
+            Err(error) => failed.push(error.into()),
+        }
         let set = match before.up {
             true => self.netlink.set_up(link.index).await,
             false => self.netlink.set_down(link.index).await,

@@ -29,8 +29,8 @@ use crate::explain;
 use crate::host_link;
 use crate::model::dns::network_dns_words;
 use crate::model::{
-    Confirmation, Endpoint, Icc, Network, Publication, PublicationTarget, Router, balance_label,
-    duty_label, is_mirror_file, transport_label,
+    Backend, Confirmation, Endpoint, Icc, Network, NicBackend, Publication, PublicationTarget,
+    Router, balance_label, duty_label, is_mirror_file, transport_label,
 };
 use crate::names::nameservers;
 use crate::publish::PublishSpec;
@@ -596,6 +596,10 @@ fn nic_view(state: &State, network: &Network) -> Option<NicView> {
     Some(NicView {
         name: nic.ifname.clone(),
         port: nic.port.0,
+        backend: match nic.backend {
+            Backend::NicXdp => NicBackend::Xdp.label().to_owned(),
+            _ => NicBackend::Packet.label().to_owned(),
+        },
         up: state.open.contains(&nic.port),
         host_ifname: host.map(|host| host.ifname.clone()),
         confirm_within_seconds: match setting.confirmation {

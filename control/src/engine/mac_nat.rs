@@ -35,7 +35,7 @@ impl Engine {
                 "{mac} is a group address or zero, and no station has it; give one whose first octet \
                  is even"
             ))
-        } else if mac == endpoint.mac && endpoint.backend != Backend::Nic {
+        } else if mac == endpoint.mac && !endpoint.backend.is_nic() {
             // A card's own MAC is this side's: what is behind it has others.
             Some(format!(
                 "{mac} is the MAC of the interface that '{name}' leads to, which would take its own \
@@ -67,10 +67,10 @@ impl Engine {
                 "port '{name}' is a TAP, whose only MAC is its sandbox's own; say which MAC is to leave \
                  by it, as in `causeway port set {name} mac-nat 02:00:00:00:00:01`"
             ))),
-            Backend::Packet | Backend::Xdp | Backend::Nic => {
-                let device = match endpoint.backend {
-                    Backend::Nic => endpoint.ifname.clone(),
-                    _ => self.devices.own_name(endpoint),
+            Backend::Packet | Backend::Xdp | Backend::Nic | Backend::NicXdp => {
+                let device = match endpoint.backend.is_nic() {
+                    true => endpoint.ifname.clone(),
+                    false => self.devices.own_name(endpoint),
                 };
                 let mac = state.host.link(&device).and_then(|link| link.mac);
                 mac.ok_or_else(|| {

@@ -3,7 +3,7 @@
 use dataplane_core::l2::{PortFlags, PortVlans};
 
 use super::endpoints::{free_port, now_millis};
-use super::nics::{HostAddress, NicMacs};
+use super::nics::{HostAddress, NicMacs, NicRequest};
 use super::{Engine, State};
 use crate::device::nic::Medium;
 use crate::error::Error;
@@ -54,7 +54,7 @@ impl Engine {
                 uplink.name
             ));
         }
-        let nic = |endpoint: &&Endpoint| endpoint.backend == Backend::Nic;
+        let nic = |endpoint: &&Endpoint| endpoint.backend.is_nic();
         let mut nics = state.desired.endpoints.values().filter(nic);
         if let Some(taken) = nics.find(|nic| nic.ifname == name) {
             let network = state.desired.network_of(taken);
@@ -90,14 +90,14 @@ impl Engine {
         state: &State,
         network: &Network,
         link: &Link,
-        macs: NicMacs,
+        request: &NicRequest,
     ) -> Result<Endpoint, Error> {
         let ifname = link.name.clone();
         let mut endpoint = self.part_of(state, network, &ifname, ifname.clone())?;
-        endpoint.backend = Backend::Nic;
+        endpoint.backend = request.backend.of_port();
         endpoint.mac = link.mac.unwrap_or_default();
         let medium = self.devices.medium(&link.name);
-        if let Some(mac) = one_mac(macs, medium) {
+        if let Some(mac) = one_mac(request.macs, medium) {
             let change = PortChange {
                 mac_nat: Asked::Value(mac),
                 ..PortChange::default()

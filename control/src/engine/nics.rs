@@ -22,7 +22,8 @@ use crate::error::Error;
 use crate::events::{EventKind, Subject};
 use crate::lifeline::Lifeline;
 use crate::model::{
-    Confirmation, DesiredState, Endpoint, Network, NicOrigin, NicSetting, NicStage, Phase,
+    Confirmation, DesiredState, Endpoint, Network, NicBackend, NicOrigin, NicSetting, NicStage,
+    Phase,
 };
 use crate::store::Store;
 
@@ -39,6 +40,8 @@ pub struct NicRequest {
     pub address: HostAddress,
     /// By which MACs this side is on the LAN.
     pub macs: NicMacs,
+    /// How the card is read.
+    pub backend: NicBackend,
 }
 
 /// By which MACs stations of this side are on the LAN behind a NIC.
@@ -118,7 +121,7 @@ impl Engine {
         let link = self.check_nic(state, &request.name)?.clone();
         let before = self.devices.nic_before(&link).await?;
         check_fits(&network, &link, &before, request.address)?;
-        let nic = self.nic_endpoint(state, &network, &link, request.macs)?;
+        let nic = self.nic_endpoint(state, &network, &link, &request)?;
         let host = match request.address {
             HostAddress::Absent => None,
             HostAddress::Moves(_) | HostAddress::MovesUnasked => {

@@ -100,7 +100,7 @@ impl Engine {
             Backend::Packet | Backend::Xdp => {
                 dark.contains(self.devices.own_name(endpoint).as_str())
             }
-            Backend::Nic => dark.contains(endpoint.ifname.as_str()),
+            Backend::Nic | Backend::NicXdp => dark.contains(endpoint.ifname.as_str()),
             Backend::Tap | Backend::TapPlain | Backend::Host => false,
         };
         let endpoints = state.desired.endpoints.values().filter(is_dark);
@@ -118,7 +118,7 @@ impl Engine {
     /// Tells what became of the cable of a card; of a veth its sandbox knows.
     fn tell_cable(&self, state: &State, port: PortId, carrier: Carrier) {
         let nic = state.desired.endpoints.get(&port);
-        let Some(nic) = nic.filter(|nic| nic.backend == Backend::Nic) else {
+        let Some(nic) = nic.filter(|nic| nic.backend.is_nic()) else {
             return;
         };
         let (kind, what) = match carrier {

@@ -24,7 +24,7 @@ use crate::config::Uplinks;
 use crate::device;
 use crate::error::Error;
 use crate::link::Link;
-use crate::model::{Backend, DesiredState, Endpoint, Network, UPLINK_PORT_FIRST};
+use crate::model::{DesiredState, Endpoint, Network, UPLINK_PORT_FIRST};
 use crate::topology::UplinkPort;
 
 /// The note about the interfaces that we guard.
@@ -86,7 +86,7 @@ impl Engine {
                     names.join(", ")
                 ))
             })?;
-            let on_network = |nic: &&Endpoint| nic.backend == Backend::Nic && nic.ifname == name;
+            let on_network = |nic: &&Endpoint| nic.backend.is_nic() && nic.ifname == name;
             if let Some(nic) = state.desired.endpoints.values().find(on_network) {
                 let network = state.desired.network_of(nic);
                 let network = network.map_or_else(String::new, |n| n.name.to_string());

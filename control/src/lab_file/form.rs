@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::api::bridging::FlagsBody;
 use crate::model::{
-    self, BackendAsked, LoopDetect, Name, RulePorts, RuleSide, StaticRoute, StpFrames,
+    self, BackendAsked, LoopDetect, Name, NicBackend, RulePorts, RuleSide, StaticRoute, StpFrames,
 };
 use crate::netns::NAMED_DIR;
 use crate::publish::PublishSpec;
@@ -74,6 +74,15 @@ where
 
 pub(super) fn mac<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     by(from, str::parse::<MacAddr>, ToString::to_string)
+}
+
+pub(super) fn nic_backend<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let label = |backend: &NicBackend| backend.label().to_owned();
+    by(from, str::parse::<NicBackend>, label)
+}
+
+pub(super) fn nic_backend_default() -> String {
+    NicBackend::default().label().to_owned()
 }
 
 pub(super) fn optional_mac<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

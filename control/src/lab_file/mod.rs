@@ -136,6 +136,12 @@ pub struct NicFile {
     /// All that leaves by the card carries its MAC.
     #[serde(default)]
     pub mac_nat: bool,
+    /// How the card is read: `packet` or `xdp`.
+    #[serde(
+        default = "form::nic_backend_default",
+        deserialize_with = "form::nic_backend"
+    )]
+    pub backend: String,
 }
 
 /// A set FDB entry.

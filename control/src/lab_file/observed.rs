@@ -148,6 +148,7 @@ impl Observed {
                 mac_nat: self
                     .port(nic.port)
                     .is_some_and(|port| port.mac_nat.is_some()),
+                backend: nic.backend.clone(),
             }),
             reservations: view.reservations.clone(),
             fdb: self.set_entries(&view.name),

@@ -18,7 +18,7 @@ mdb = [{ group = "239.1.2.3", port = "web1" }]
 [networks.lan]
 subnet = "192.168.7.0/24"
 lan_gateway = ["192.168.7.1"]
-nic = { name = "eth1", mac_nat = true }
+nic = { name = "eth1", mac_nat = true, backend = "xdp" }
 
 [endpoints.web1]
 network = "web"
@@ -109,6 +109,10 @@ fn what_cannot_be_read_is_told_with_its_place_and_key() {
             "missing field `port`",
         ),
         ("nic = { nome = \"eth1\" }", "unknown field `nome`"),
+        (
+            "nic = { name = \"eth1\", backend = \"tap\" }",
+            "choose packet or xdp",
+        ),
         (
             "mdb = [{ group = \"10.0.0.1\", port = \"a\" }]",
             "'10.0.0.1'",

@@ -15,6 +15,8 @@ pub enum Backend {
     Xdp,
     /// A network card of the host, read by AF_PACKET.
     Nic,
+    /// A network card of the host, read by AF_XDP.
+    NicXdp,
     /// A TAP that stays with the host, for its own addresses on a NIC's network.
     Host,
 }
@@ -23,12 +25,13 @@ impl Backend {
     /// Those that an attachment may ask for; the others come with a network's NIC.
     pub const ALL: [Self; 4] = [Self::Tap, Self::TapPlain, Self::Packet, Self::Xdp];
     /// Every backend.
-    const EVERY: [Self; 6] = [
+    const EVERY: [Self; 7] = [
         Self::Tap,
         Self::TapPlain,
         Self::Packet,
         Self::Xdp,
         Self::Nic,
+        Self::NicXdp,
         Self::Host,
     ];
 
@@ -36,7 +39,15 @@ impl Backend {
     pub const fn is_veth(self) -> bool {
         match self {
             Self::Packet | Self::Xdp => true,
-            Self::Tap | Self::TapPlain | Self::Nic | Self::Host => false,
+            Self::Tap | Self::TapPlain | Self::Nic | Self::NicXdp | Self::Host => false,
+        }
+    }
+
+    /// Whether it is a network card of the host.
+    pub const fn is_nic(self) -> bool {
+        match self {
+            Self::Nic | Self::NicXdp => true,
+            Self::Tap | Self::TapPlain | Self::Packet | Self::Xdp | Self::Host => false,
         }
     }
 
@@ -48,6 +59,7 @@ impl Backend {
             Self::Packet => "packet",
             Self::Xdp => "xdp",
             Self::Nic => "nic",
+            Self::NicXdp => "nic-xdp",
             Self::Host => "host",
         }
     }
@@ -64,6 +76,49 @@ impl FromStr for Backend {
             .ok_or_else(|| BackendError(text.to_owned()))
     }
 }
+
+/// How a network card of the host is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NicBackend {
+    /// By AF_PACKET.
+    #[default]
+    Packet,
+    /// By AF_XDP.
+    Xdp,
+}
+
+impl NicBackend {
+    /// As the backend of the card's port.
+    pub const fn of_port(self) -> Backend {
+        match self {
+            Self::Packet => Backend::Nic,
+            Self::Xdp => Backend::NicXdp,
+        }
+    }
+
+    /// The word on the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Packet => Backend::Packet.label(),
+            Self::Xdp => Backend::Xdp.label(),
+        }
+    }
+}
+
+impl FromStr for NicBackend {
+    type Err = NicBackendError;
+
+    fn from_str(text: &str) -> Result<Self, NicBackendError> {
+        let mut all = [Self::Packet, Self::Xdp].into_iter();
+        let found = all.find(|backend| backend.label() == text);
+        found.ok_or_else(|| NicBackendError(text.to_owned()))
+    }
+}
+
+/// Text that names no backend of a network card.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no backend of a network card; choose packet or xdp")]
+pub struct NicBackendError(pub String);
 
 /// What an endpoint is for, where its backend is the daemon's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

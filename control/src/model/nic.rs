@@ -83,6 +83,8 @@ pub struct NicBefore {
     pub up: bool,
     /// How the kernel makes its link-local address; `None` without IPv6.
     pub addr_gen_mode: Option<u8>,
+    /// What the card did by itself that is lost to AF_XDP, by the names that `ethtool -k` has for it.
+    pub features: Vec<String>,
     /// Its addresses and routes.
     pub ip: SavedIp,
 }

@@ -31,6 +31,9 @@ struct Row {
     place: String,
     up: bool,
     addr_gen_mode: Option<u8>,
+    /// Absent where an earlier version has written it down.
+    #[serde(default)]
+    features: Vec<String>,
     ip: Vec<String>,
 }
 
@@ -48,6 +51,7 @@ impl From<&NicSetting> for Row {
             place: setting.before.place.clone(),
             up: setting.before.up,
             addr_gen_mode: setting.before.addr_gen_mode,
+            features: setting.before.features.clone(),
             ip: setting.before.ip.encode(),
         }
     }
@@ -74,6 +78,7 @@ impl Row {
                 place: self.place,
                 up: self.up,
                 addr_gen_mode: self.addr_gen_mode,
+                features: self.features,
                 ip: SavedIp::decode(&self.ip).map_err(unreadable)?,
             },
         })

@@ -214,6 +214,7 @@ pub(crate) fn example() -> DesiredState {
             place: "boot 4026531840 2".to_owned(),
             up: true,
             addr_gen_mode: Some(3),
+            features: vec!["rx-vlan-hw-parse".to_owned()],
             ip: SavedIp::default(),
         },
     };

@@ -48,6 +48,27 @@ pub fn receive_queues(name: &str) -> io::Result<Option<usize>> {
 /// # Errors
 /// `NotFound` when there is no such interface; else what the kernel said.
 pub fn switch_off(name: &str, features: &[&str]) -> io::Result<()> {
+    switch(name, features, Switch::Off)
+}
+
+/// Has the interface `name` do with features again. One that the kernel does not know stays off.
+///
+/// # Errors
+/// As [`switch_off`].
+pub fn switch_on(name: &str, features: &[&str]) -> io::Result<()> {
+    if features.is_empty() {
+        return Ok(());
+    }
+    switch(name, features, Switch::On)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Switch {
+    On,
+    Off,
+}
+
+fn switch(name: &str, features: &[&str], to: Switch) -> io::Result<()> {
     let known = feature_names(name)?;
     let blocks = known.len().div_ceil(32);
     // For each block of 32: which bits are meant, and what they are to be.
@@ -57,6 +78,9 @@ pub fn switch_off(name: &str, features: &[&str]) -> io::Result<()> {
     for (bit, known) in known.iter().enumerate() {
         if features.contains(&known.as_str()) {
             request[2 + 2 * (bit / 32)] |= 1 << (bit % 32);
+            if to == Switch::On {
+                request[3 + 2 * (bit / 32)] |= 1 << (bit % 32);
+            }
         }
     }
     ioctl(name, &mut request)

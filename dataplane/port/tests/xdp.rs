@@ -498,3 +498,32 @@ fn as_many_frames_are_refused_as_the_kernel_drops() {
         assert_eq!(take(&mut far_end), numbered(60, 4));
     });
 }
+
+#[test]
+fn a_card_hears_every_station_and_leaves_eapol_to_the_host() {
+    in_namespace(|| {
+        for mode in [None, Some((Feature::Native, libc::EOPNOTSUPP))] {
+            veth();
+            let mut builder = XdpBuilder::new("a0").card();
+            if let Some((feature, errno)) = mode {
+                builder = builder.refuse(feature, errno);
+            }
+            let mut port = builder.open().unwrap().remove(0);
+            assert!(output_of("ip -d link show a0").contains("promiscuity 1"));
+            let mut host = PacketSocket::open("a0").unwrap();
+            let mut far_end = PacketSocket::open("b0").unwrap();
+            let mut eapol = numbered(60, 1);
+            eapol[12..14].copy_from_slice(&[0x88, 0x8e]);
+            let mut frames = [eapol.clone(), numbered(60, 2)].map(|it| FrameBuf::from_bytes(&it));
+            assert_eq!(far_end.send(&mut frames).unwrap(), 2);
+            assert_eq!(take(&mut host), eapol);
+            let mut rx = Batch::new();
+            assert_eq!(wait(|| port.recv(&mut rx).ok()), Some(1));
+            assert_eq!(rx.frames()[0].bytes(), numbered(60, 2));
+            nothing_comes(&mut host);
+            drop(port);
+            assert!(output_of("ip -d link show a0").contains("promiscuity 0"));
+            ip("link del a0");
+        }
+    });
+}

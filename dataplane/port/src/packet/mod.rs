@@ -45,6 +45,7 @@ use receive_ring::ReceiveRing;
 use transmit_ring::TransmitRing;
 
 pub use burst::BURST_MAX;
+pub(crate) use open::make_promiscuous;
 pub use open::{
     FilterHandle, Membership, PacketBuilder, PacketError, QUEUES_MAX, RECEIVE_BUFFER_SIZE,
 };

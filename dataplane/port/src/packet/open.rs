@@ -231,19 +231,7 @@ impl PacketBuilder {
         };
         bind(socket, index, libc::ETH_P_ALL).map_err(|error| self.failed("bind", error))?;
         if self.membership == Membership::Promiscuous {
-            let request = libc::packet_mreq {
-                mr_ifindex: index,
-                mr_type: libc::PACKET_MR_PROMISC as u16,
-                mr_alen: 0,
-                mr_address: [0; 8],
-            };
-            sys::set_option(
-                socket,
-                libc::SOL_PACKET,
-                libc::PACKET_ADD_MEMBERSHIP,
-                &request,
-            )
-            .map_err(|error| self.failed("make promiscuous", error))?;
+            join_all(socket, index).map_err(|error| self.failed("make promiscuous", error))?;
         }
         let link = Link {
             interface: index,
@@ -363,6 +351,28 @@ impl FilterHandle {
     pub fn replace(&self, program: &[libc::sock_filter]) -> io::Result<()> {
         attach_filter(self.fd.as_fd(), program)
     }
+}
+
+/// Has an interface receive frames for every station for as long as the returned socket is open, which
+/// receives nothing itself.
+pub(crate) fn make_promiscuous(interface: u32) -> io::Result<OwnedFd> {
+    // Without a protocol.
+    let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+    let index = c_int::try_from(interface).map_err(|_| io::ErrorKind::InvalidInput)?;
+    join_all(socket.as_fd(), index)?;
+    Ok(socket)
+}
+
+/// Has an interface receive frames for every station for as long as the socket is open.
+fn join_all(socket: BorrowedFd<'_>, interface: c_int) -> io::Result<()> {
+    let request = libc::packet_mreq {
+        mr_ifindex: interface,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let (level, name) = (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP);
+    sys::set_option(socket, level, name, &request)
 }
 
 /// A program that admits nothing.

@@ -1,9 +1,10 @@
 //! The program that hands an interface's frames to our sockets, and bpf(2) as far as it takes.
 //!
-//! The program is five instructions of eBPF, put together by hand (linux/bpf.h,
+//! The program is a few instructions of eBPF, put together by hand (linux/bpf.h,
 //! Documentation/bpf/standardization/instruction-set.rst): it looks the frame's receive queue up in
 //! a map of sockets and redirects to the one that is there. Without one, the frame goes on to the
-//! host's stack, as it would without the program.
+//! host's stack, as it would without the program. On a card EAPOL goes there before, by which whoever
+//! associates the card is let into its network.
 //!
 //! The program hangs on the interface by a BPF link, a descriptor of this process: when the process
 //! ends, in whatever way, the interface is as it was before.
@@ -11,6 +12,8 @@
 use std::ffi::{c_int, c_long, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use dataplane_core::headers::ETHERNET_SIZE;
 
 use crate::sys;
 
@@ -26,8 +29,14 @@ const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_FUNC_REDIRECT_MAP: i32 = 51;
 const BPF_PSEUDO_MAP_FD: u8 = 1;
 const XDP_PASS: i32 = 2;
-/// Offset of `rx_queue_index` in `struct xdp_md`.
+/// Offsets of `data`, `data_end` and `rx_queue_index` in `struct xdp_md`.
+const DATA: i16 = 0;
+const DATA_END: i16 = 4;
 const RX_QUEUE_INDEX: i16 = 16;
+/// Offset of the EtherType in a frame.
+const ETHERTYPE: i16 = 12;
+/// The EtherType of EAPOL (IEEE 802.1X-2020 clause 11.1.4).
+const EAPOL: u16 = 0x888e;
 // linux/if_link.h.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -36,6 +45,11 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const LOAD_WORD: u8 = 0x61;
 const LOAD_WIDE_IMMEDIATE: u8 = 0x18;
 const MOVE_IMMEDIATE: u8 = 0xb7;
+const LOAD_HALF: u8 = 0x69;
+const MOVE: u8 = 0xbf;
+const ADD_IMMEDIATE: u8 = 0x07;
+const JUMP_GREATER: u8 = 0x2d;
+const JUMP_NOT_EQUAL_IMMEDIATE: u8 = 0x55;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
@@ -50,6 +64,13 @@ pub enum Mode {
     Native,
     /// In the kernel's common path, for drivers that know no XDP: a frame is copied once more.
     Generic,
+}
+
+/// What the host's stack still hears of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostHears {
+    Nothing,
+    Eapol,
 }
 
 /// Whether the program is told of frames that lie in several pieces.
@@ -103,6 +124,29 @@ const fn redirect_to(map: c_int) -> [Instruction; 6] {
     ]
 }
 
+/// `if (data + 14 <= data_end && ethertype == EAPOL) return XDP_PASS;`, before [`redirect_to`].
+const fn pass_eapol() -> [Instruction; 9] {
+    let ethertype = EAPOL.to_be() as i32;
+    [
+        instruction(LOAD_WORD, (2, 1), DATA, 0),
+        instruction(LOAD_WORD, (3, 1), DATA_END, 0),
+        instruction(MOVE, (4, 2), 0, 0),
+        instruction(ADD_IMMEDIATE, (4, 0), 0, ETHERNET_SIZE as i32),
+        instruction(JUMP_GREATER, (4, 3), 4, 0),
+        instruction(LOAD_HALF, (4, 2), ETHERTYPE, 0),
+        instruction(JUMP_NOT_EQUAL_IMMEDIATE, (4, 0), 2, ethertype),
+        instruction(MOVE_IMMEDIATE, (0, 0), 0, XDP_PASS),
+        instruction(EXIT, (0, 0), 0, 0),
+    ]
+}
+
+fn program(map: c_int, host: HostHears) -> Vec<Instruction> {
+    match host {
+        HostHears::Nothing => redirect_to(map).to_vec(),
+        HostHears::Eapol => [&pass_eapol()[..], &redirect_to(map)].concat(),
+    }
+}
+
 /// A map from receive queues to sockets.
 pub fn create_map(queues: u32) -> io::Result<OwnedFd> {
     let attributes = MapCreate {
@@ -128,8 +172,8 @@ pub fn put_socket(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>) -> io
 }
 
 /// Loads the program for a map.
-pub fn load(map: BorrowedFd<'_>, pieces: Pieces) -> io::Result<OwnedFd> {
-    let program = redirect_to(map.as_raw_fd());
+pub fn load(map: BorrowedFd<'_>, host: HostHears, pieces: Pieces) -> io::Result<OwnedFd> {
+    let program = program(map.as_raw_fd(), host);
     let mut name = [0; 16];
     name[..8].copy_from_slice(b"causeway");
     let attributes = ProgramLoad {
@@ -237,20 +281,42 @@ fn bpf<T>(command: c_int, attributes: &T) -> io::Result<c_int> {
 mod tests {
     use super::*;
 
+    fn bytes(program: &[Instruction]) -> Vec<[u8; 8]> {
+        let bytes = program.iter().map(|it| {
+            let [offset_0, offset_1] = it.offset.to_le_bytes();
+            let [i0, i1, i2, i3] = it.immediate.to_le_bytes();
+            [it.code, it.registers, offset_0, offset_1, i0, i1, i2, i3]
+        });
+        bytes.collect()
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn a_cards_program_looks_for_eapol_within_the_frame_before() {
+        let whole = bytes(&program(7, HostHears::Eapol));
+        assert_eq!(
+            whole[..9],
+            [
+                [0x61, 0x12, 0, 0, 0, 0, 0, 0],
+                [0x61, 0x13, 4, 0, 0, 0, 0, 0],
+                [0xbf, 0x24, 0, 0, 0, 0, 0, 0],
+                [0x07, 0x04, 0, 0, 14, 0, 0, 0],
+                [0x2d, 0x34, 4, 0, 0, 0, 0, 0],
+                [0x69, 0x24, 12, 0, 0, 0, 0, 0],
+                [0x55, 0x04, 2, 0, 0x88, 0x8e, 0, 0],
+                [0xb7, 0, 0, 0, 2, 0, 0, 0],
+                [0x95, 0, 0, 0, 0, 0, 0, 0],
+            ]
+        );
+        assert_eq!(whole[9..], bytes(&program(7, HostHears::Nothing)));
+    }
+
     /// As `llvm-objdump -d` has the bytes of `bpf_redirect_map(&map, ctx->rx_queue_index, XDP_PASS)`.
     #[cfg(target_endian = "little")]
     #[test]
     fn the_program_is_the_bytes_that_the_kernel_runs() {
-        let bytes: Vec<[u8; 8]> = redirect_to(7)
-            .iter()
-            .map(|it| {
-                let [offset_0, offset_1] = it.offset.to_le_bytes();
-                let [i0, i1, i2, i3] = it.immediate.to_le_bytes();
-                [it.code, it.registers, offset_0, offset_1, i0, i1, i2, i3]
-            })
-            .collect();
         assert_eq!(
-            bytes,
+            bytes(&program(7, HostHears::Nothing)),
             [
                 [0x61, 0x12, 0x10, 0, 0, 0, 0, 0],
                 [0x18, 0x11, 0, 0, 7, 0, 0, 0],

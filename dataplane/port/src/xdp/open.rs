@@ -10,15 +10,14 @@ use std::time::{Duration, Instant};
 use dataplane_core::frame::FRAME_SIZE_MAX;
 use dataplane_core::headers::{ETHERNET_SIZE, VLAN_TAG_SIZE};
 
-use super::bpf::{self, Mode, Pieces};
+use super::bpf::{self, HostHears, Mode, Pieces};
 use super::error::XdpError;
 use super::features::{Checksums, Feature, Features, Frames, Polling};
 use super::memory::Umem;
 use super::ring::Rings;
 use super::{DESCRIPTORS_MAX, KERNEL_HEADROOM, METADATA_SIZE, Reach, XdpSocket};
 use super::{RECEIVE_CHUNKS, TRANSMIT_CHUNKS};
-use crate::ethtool;
-use crate::sys;
+use crate::{ethtool, packet, sys};
 
 /// Queues of one interface: what [`crate::packet`] allows as well.
 pub(super) const QUEUES_MAX: usize = crate::packet::QUEUES_MAX;
@@ -51,6 +50,15 @@ const FRAME_OVERHEAD: usize = ETHERNET_SIZE + 2 * VLAN_TAG_SIZE;
 /// and behind it (`veth_xdp_set` of drivers/net/veth.c).
 const DRIVER_MTU_MAX: usize = 3_506;
 
+/// What an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interface {
+    /// One end of a veth.
+    CableEnd,
+    /// A network card.
+    Card,
+}
+
 /// How to open the queues of an interface.
 #[derive(Clone, Debug)]
 pub struct XdpBuilder {
@@ -58,6 +66,7 @@ pub struct XdpBuilder {
     pub(super) queues: usize,
     frame_size: usize,
     busy_poll_frames: Option<u16>,
+    interface: Interface,
     refused: Vec<(Feature, c_int)>,
 }
 
@@ -69,6 +78,7 @@ impl XdpBuilder {
             queues: 1,
             frame_size: FRAME_OVERHEAD + 1_500,
             busy_poll_frames: None,
+            interface: Interface::CableEnd,
             refused: Vec::new(),
         }
     }
@@ -93,6 +103,14 @@ impl XdpBuilder {
     #[must_use]
     pub fn busy_poll(mut self, frames: u16) -> Self {
         self.busy_poll_frames = Some(frames.clamp(1, BUSY_POLL_FRAMES_MAX));
+        self
+    }
+
+    /// Opens a network card: frames for every station are received, and EAPOL is left to the host's
+    /// stack, by which whoever associates the card is let into its network.
+    #[must_use]
+    pub fn card(mut self) -> Self {
+        self.interface = Interface::Card;
         self
     }
 
@@ -157,12 +175,20 @@ impl XdpBuilder {
             bpf::put_socket(site.map.as_fd(), queue, socket)
                 .map_err(|error| self.failed("enter the socket of", error))?;
         }
+        let promiscuous = match self.interface {
+            Interface::CableEnd => None,
+            Interface::Card => {
+                let asked = packet::make_promiscuous(site.index);
+                Some(asked.map_err(|error| self.failed("make promiscuous", error))?)
+            }
+        };
         // Last: whatever the program redirects has a socket to go to.
         let (link, mode) = self.attach(site.program.as_fd(), site.index)?;
         let hook = Hook {
             name: self.name.clone(),
             _link: link,
             _map: site.map,
+            _promiscuous: promiscuous,
         };
         Ok((Arc::new(hook), mode))
     }
@@ -176,13 +202,19 @@ impl XdpBuilder {
     }
 
     fn load(&self, map: BorrowedFd<'_>) -> Result<(OwnedFd, Pieces), XdpError> {
+        let host = match self.interface {
+            Interface::CableEnd => HostHears::Nothing,
+            Interface::Card => HostHears::Eapol,
+        };
         let several = self.ask(Feature::Program, || {
-            self.ask(Feature::ProgramOfPieces, || bpf::load(map, Pieces::Several))
+            self.ask(Feature::ProgramOfPieces, || {
+                bpf::load(map, host, Pieces::Several)
+            })
         });
         let loaded = match several {
             Ok(program) => return Ok((program, Pieces::Several)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                self.ask(Feature::Program, || bpf::load(map, Pieces::One))
+                self.ask(Feature::Program, || bpf::load(map, host, Pieces::One))
             }
             Err(error) => Err(error),
         };
@@ -414,6 +446,8 @@ pub(super) struct Hook {
     name: Box<str>,
     _link: OwnedFd,
     _map: OwnedFd,
+    /// Has a card receive frames for every station.
+    _promiscuous: Option<OwnedFd>,
 }
 
 impl std::fmt::Debug for Hook {
