@@ -272,10 +272,13 @@ impl Witness {
 
     /// Shows `see` what has arrived; whether anything had.
     pub fn look(&mut self, mut see: impl FnMut(&[u8])) -> bool {
+        self.look_whole(|frame| see(frame.bytes()))
+    }
+
+    /// As [`Witness::look`], with what is left to do for each frame.
+    pub fn look_whole(&mut self, see: impl FnMut(&FrameBuf)) -> bool {
         let received = self.port.recv(&mut self.batch).unwrap_or(0);
-        for frame in self.batch.frames() {
-            see(frame.bytes());
-        }
+        self.batch.frames().iter().for_each(see);
         self.batch.clear();
         received > 0
     }
