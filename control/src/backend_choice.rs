@@ -85,6 +85,48 @@ pub struct Plan {
     pub refusals: Vec<Refusal>,
 }
 
+/// A plan being followed: what may work is tried, best first, until something does.
+#[derive(Debug)]
+pub struct Search {
+    left: std::vec::IntoIter<Backend>,
+    /// What was better than what is tried now, and why it is not used.
+    pub refusals: Vec<Refusal>,
+}
+
+impl Search {
+    /// The beginning.
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            left: plan.candidates.into_iter(),
+            refusals: plan.refusals,
+        }
+    }
+
+    /// What to try now.
+    ///
+    /// # Errors
+    /// [`nothing_works`] when the machine has refused everything.
+    pub fn to_try(&mut self) -> Result<Backend, Error> {
+        let next = self.left.next();
+        next.ok_or_else(|| nothing_works(&self.refusals))
+    }
+
+    /// Takes note of why a backend did not work.
+    ///
+    /// # Errors
+    /// What another backend would fail by as well.
+    pub fn refused(&mut self, backend: Backend, error: Error) -> Result<(), Error> {
+        if !is_refusal(&error) {
+            return Err(error);
+        }
+        self.refusals.push(Refusal {
+            backend,
+            why: error.to_string(),
+        });
+        Ok(())
+    }
+}
+
 /// The backends for a purpose, best first, by `docs/manual/backends.md`.
 pub const fn preferred(purpose: Purpose) -> &'static [Backend] {
     match purpose {
@@ -170,7 +212,10 @@ pub fn is_refusal(error: &Error) -> bool {
         Error::Packet(error) => !matches!(error, PacketError::NotFound { .. }),
         Error::Tap(error) => matches!(
             error,
-            TapError::NoTunDevice | TapError::NotPermitted { .. } | TapError::Io { .. }
+            TapError::NoTunDevice
+                | TapError::NotPermitted { .. }
+                | TapError::Unsupported { .. }
+                | TapError::Io { .. }
         ),
         // No driver for veths.
         Error::Link(error) => error.is(nix::errno::Errno::EOPNOTSUPP),
@@ -181,7 +226,7 @@ pub fn is_refusal(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dataplane_port::xdp::XdpError;
+    use dataplane_port::{packet::PacketError, tap::TapError, xdp::XdpError};
 
     const EVERYTHING: Facts = Facts {
         kernel: (6, 18),
@@ -286,6 +331,71 @@ mod tests {
         assert!(said.contains("xdp: no"), "{said}");
     }
 
+    /// What a kernel says that has no such backend.
+    fn refused(backend: Backend) -> Error {
+        let name = || "a0".into();
+        let no_header = std::io::Error::from_raw_os_error(nix::libc::ENOPROTOOPT);
+        match backend {
+            Backend::Xdp => Error::Xdp(XdpError::Memory { name: name() }),
+            Backend::Packet => Error::Packet(PacketError::Io {
+                name: name(),
+                operation: "set the header of",
+                source: no_header,
+            }),
+            _ => Error::Tap(TapError::Unsupported { name: name() }),
+        }
+    }
+
+    /// What comes of a kernel that has none of these; the backend, or why there is none, with what is said.
+    fn chosen(purpose: Purpose, lacking: &[Backend]) -> (Option<Backend>, String) {
+        let mut search = Search::new(plan(purpose, &EVERYTHING));
+        loop {
+            match search.to_try() {
+                Ok(backend) if lacking.contains(&backend) => {
+                    search.refused(backend, refused(backend)).unwrap();
+                }
+                Ok(backend) => {
+                    return (Some(backend), reason(purpose, backend, &search.refusals));
+                }
+                Err(error) => return (None, error.to_string()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_each_backend_in_turn_leads_to_the_next_and_it_is_said() {
+        for purpose in [Purpose::Mixed, Purpose::SmallFrames] {
+            let order = preferred(purpose);
+            for count in 0..=order.len() {
+                let (backend, said) = chosen(purpose, &order[..count]);
+                assert_eq!(backend, order.get(count).copied());
+                for backend in &order[..count] {
+                    let (label, why) = (backend.label(), refused(*backend));
+                    let named = [
+                        format!("{label} was not used: {why}"),
+                        format!("{label}: {why}"),
+                    ];
+                    assert!(named.iter().any(|words| said.contains(words)), "{said}");
+                }
+                assert_eq!(said.starts_with("best for"), count == 0, "{said}");
+            }
+        }
+        // One that lacks in the middle is not reached.
+        let (backend, said) = chosen(Purpose::SmallFrames, &[Backend::Packet]);
+        assert_eq!(
+            (backend, said.as_str()),
+            (Some(Backend::Xdp), "best for small frames")
+        );
+    }
+
+    #[test]
+    fn what_another_backend_would_not_help_ends_the_search() {
+        let mut search = Search::new(plan(Purpose::SmallFrames, &EVERYTHING));
+        let backend = search.to_try().unwrap();
+        let taken = search.refused(backend, Error::Invalid("a name".to_owned()));
+        assert!(matches!(taken, Err(Error::Invalid(_))));
+    }
+
     #[test]
     fn only_what_concerns_a_backend_leads_to_another() {
         let name = || "a0".into();
@@ -309,6 +419,22 @@ mod tests {
             assert!(is_refusal(&Error::Xdp(error)));
         }
         assert!(!is_refusal(&Error::Xdp(XdpError::NotFound {
+            name: name()
+        })));
+        for error in [
+            TapError::NoTunDevice,
+            TapError::NotPermitted {
+                name: name(),
+                operation,
+            },
+            TapError::Unsupported { name: name() },
+        ] {
+            assert!(is_refusal(&Error::Tap(error)));
+        }
+        assert!(is_refusal(&Error::Packet(PacketError::NotPermitted {
+            name: name()
+        })));
+        assert!(!is_refusal(&Error::Tap(TapError::NameTaken {
             name: name()
         })));
         assert!(!is_refusal(&Error::Invalid("a name".to_owned())));

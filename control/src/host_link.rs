@@ -168,7 +168,10 @@ impl HostLink {
 
 /// Whether TAPs are out of reach here, rather than this one being in the way.
 fn is_denied(error: &TapError) -> bool {
-    matches!(error, TapError::NoTunDevice | TapError::NotPermitted { .. })
+    matches!(
+        error,
+        TapError::NoTunDevice | TapError::NotPermitted { .. } | TapError::Unsupported { .. }
+    )
 }
 
 /// The interface as [`crate::plan`] compares it.

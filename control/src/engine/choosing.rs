@@ -2,7 +2,7 @@
 
 use super::{Engine, State};
 use crate::api::backends::BackendView;
-use crate::backend_choice::{self, Facts, Plan, Refusal};
+use crate::backend_choice::{self, Facts, Refusal, Search};
 use crate::device::Queues;
 use crate::error::Error;
 use crate::model::{Backend, BackendAsked, BackendChoice, Endpoint, Network, Purpose};
@@ -20,26 +20,19 @@ impl Engine {
             return self.devices.create(endpoint, network).await;
         };
         let facts = Facts::of_this_machine(network.mtu);
-        let Plan {
-            candidates,
-            mut refusals,
-        } = backend_choice::plan(purpose, &facts);
-        for backend in candidates {
+        let mut search = Search::new(backend_choice::plan(purpose, &facts));
+        loop {
+            let backend = search.to_try()?;
             endpoint.backend = backend;
             self.store.put_endpoint(endpoint)?;
             match self.devices.create(endpoint, network).await {
                 Ok(queues) => {
-                    note(endpoint, purpose, &refusals);
+                    note(endpoint, purpose, &search.refusals);
                     return Ok(queues);
                 }
-                Err(error) if backend_choice::is_refusal(&error) => refusals.push(Refusal {
-                    backend,
-                    why: error.to_string(),
-                }),
-                Err(error) => return Err(error),
+                Err(error) => search.refused(backend, error)?,
             }
         }
-        Err(backend_choice::nothing_works(&refusals))
     }
 
     /// How the endpoint of a port is connected, what came of it, and why.

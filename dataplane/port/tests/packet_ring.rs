@@ -126,6 +126,38 @@ fn what_the_kernel_refuses_is_done_by_system_calls_and_named() {
 }
 
 #[test]
+fn what_cannot_be_done_without_is_explained() {
+    in_namespace(|| {
+        veth();
+        for (feature, errno, words) in [
+            (Feature::Socket, libc::EPERM, "CAP_NET_RAW"),
+            (
+                Feature::Socket,
+                libc::EAFNOSUPPORT,
+                "cannot open the packet socket on 'a0'",
+            ),
+            (
+                Feature::Description,
+                libc::ENOPROTOOPT,
+                "cannot set the header of the packet socket",
+            ),
+            (
+                Feature::Group,
+                libc::EINVAL,
+                "cannot share the frames of the packet socket",
+            ),
+        ] {
+            let opened = builder("a0").queues(2).refuse(feature, errno).open();
+            let said = opened.unwrap_err().to_string();
+            assert!(said.contains(words), "{feature:?}: {said}");
+        }
+        // One queue shares with nobody.
+        let alone = builder("a0").refuse(Feature::Group, libc::EINVAL).open();
+        assert_eq!(alone.unwrap()[0].ways(), BOTH);
+    });
+}
+
+#[test]
 fn rings_beyond_the_limit_of_the_process_are_not_made() {
     in_namespace(|| {
         veth();

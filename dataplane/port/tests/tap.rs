@@ -7,12 +7,12 @@ mod common;
 use std::io;
 use std::net::UdpSocket;
 
-use common::{in_namespace, ip};
+use common::{in_namespace, ip, output_of};
 use dataplane_core::frame::FrameBuf;
 use dataplane_port::Carrier;
 use dataplane_port::conformance::{PortPeer, Subject, check_all, wait};
 use dataplane_port::packet::PacketSocket;
-use dataplane_port::tap::{Persistence, Tap, TapBuilder, TapError, TapOffload};
+use dataplane_port::tap::{Feature, Persistence, Tap, TapBuilder, TapError, TapOffload};
 use dataplane_port::{Batch, PortIo};
 
 #[test]
@@ -130,21 +130,113 @@ fn udp_datagram_arrives_unfinished_and_goes_back_in_one_write() {
     });
 }
 
+/// What is left when the kernel refuses this and all that is more.
+const LESSER: [(TapOffload, TapOffload); 3] = [
+    (TapOffload::TcpUdp, TapOffload::Tcp),
+    (TapOffload::Tcp, TapOffload::Checksum),
+    (TapOffload::Checksum, TapOffload::None),
+];
+
+/// A device of a kernel that refuses so many of what is more than complete frames, the best first.
+fn refusing(name: &str, count: usize) -> TapBuilder {
+    let refused = LESSER[..count].iter();
+    refused.fold(TapBuilder::new(name), |builder, (offload, _)| {
+        builder.refuse(Feature::Offload(*offload), libc::EINVAL)
+    })
+}
+
+#[test]
+fn what_the_kernel_refuses_is_done_without_and_told() {
+    in_namespace(|| {
+        for (index, (_, left)) in LESSER.into_iter().enumerate() {
+            let builder = refusing(&format!("tap{index}"), index + 1);
+            let tap = builder.create().unwrap().remove(0);
+            assert_eq!(tap.offload(), left);
+            let told = tap.capabilities();
+            assert_eq!(told.checksum, left >= TapOffload::Checksum);
+            assert_eq!(told.gso_tcp, left >= TapOffload::Tcp);
+            assert!(!told.gso_udp);
+        }
+        let sized = TapBuilder::new("sized0").refuse(Feature::HeaderSize, libc::EINVAL);
+        let taps = sized.queues(2).create().unwrap();
+        assert_eq!(taps[0].offload(), TapOffload::TcpUdp);
+    });
+}
+
+#[test]
+fn what_cannot_be_done_without_is_explained_and_leaves_nothing() {
+    in_namespace(|| {
+        let all_offloads = [TapOffload::TcpUdp, TapOffload::Tcp, TapOffload::Checksum];
+        let none = all_offloads.into_iter().chain([TapOffload::None]);
+        let none = none.fold(TapBuilder::new("tap0"), |builder, offload| {
+            builder.refuse(Feature::Offload(offload), libc::EINVAL)
+        });
+        let refuse = |feature, errno| TapBuilder::new("tap0").refuse(feature, errno);
+        let cases = [
+            (
+                refuse(Feature::Node, libc::ENOENT),
+                "choose the backend 'packet'",
+            ),
+            (refuse(Feature::Node, libc::ENODEV), "modprobe tun"),
+            (
+                refuse(Feature::Node, libc::EACCES),
+                "write access to /dev/net/tun",
+            ),
+            (refuse(Feature::Queues, libc::EPERM), "CAP_NET_ADMIN"),
+            (
+                refuse(Feature::Queues, libc::EINVAL),
+                "'packet' or 'tap-plain'",
+            ),
+            (none, "cannot set the offloads of the TAP device 'tap0'"),
+        ];
+        for (builder, words) in cases {
+            let said = builder.create().unwrap_err().to_string();
+            assert!(said.contains(words), "{builder:?}: {said}");
+            let gone = wait(|| (!output_of("ip -o link show").contains("tap0")).then_some(()));
+            assert!(gone.is_some(), "{builder:?}");
+        }
+        // Of a device that was there the size of its headers is not known.
+        let persistent = TapBuilder::new("tap0").persistence(Persistence::Persistent);
+        drop(persistent.create().unwrap());
+        let attached = refuse(Feature::HeaderSize, libc::EINVAL).attach();
+        let said = attached.unwrap_err().to_string();
+        assert!(said.contains("cannot set the header size of"), "{said}");
+    });
+}
+
+/// Runs the suite on devices that `build` makes, whose names begin so.
+fn conforms(prefix: &str, build: impl Fn(&str) -> TapBuilder) {
+    // A name of its own for each check: another test's fork holds our descriptors until it
+    // executes its program, and the device for as long.
+    let mut device = 0;
+    check_all(|| {
+        device += 1;
+        let name = format!("{prefix}x{device}");
+        let tap = build(&name).create().unwrap().remove(0);
+        ip(&format!("link set {name} mtu 9000 up"));
+        let far_end = PacketSocket::open(&name).unwrap();
+        let unplug = move || ip(&format!("link del {name}"));
+        Subject::new(tap, PortPeer::new(far_end, unplug), 9_014)
+    });
+}
+
 #[test]
 fn tap_conforms() {
+    in_namespace(|| conforms("tap", TapBuilder::new));
+}
+
+#[test]
+fn tap_conforms_without_a_choice_of_headers() {
+    let build = |name: &str| TapBuilder::new(name).refuse(Feature::HeaderSize, libc::EINVAL);
+    in_namespace(move || conforms("tap", build));
+}
+
+#[test]
+fn tap_conforms_with_every_lesser_offload() {
     in_namespace(|| {
-        // A name of its own for each check: another test's fork holds our descriptors until it
-        // executes its program, and the device for as long.
-        let mut device = 0;
-        check_all(|| {
-            device += 1;
-            let name = format!("tap{device}");
-            let tap = Tap::create(&name, 1).unwrap().remove(0);
-            ip(&format!("link set {name} mtu 9000 up"));
-            let far_end = PacketSocket::open(&name).unwrap();
-            let unplug = move || ip(&format!("link del {name}"));
-            Subject::new(tap, PortPeer::new(far_end, unplug), 9_014)
-        });
+        for count in 1..=LESSER.len() {
+            conforms(&format!("lesser{count}"), |name| refusing(name, count));
+        }
     });
 }
 

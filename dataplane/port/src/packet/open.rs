@@ -182,7 +182,7 @@ impl PacketBuilder {
         for _ in 0..self.queues {
             let socket = self.open_queue(index, ways)?;
             if self.queues > 1 {
-                let joined = join_fanout(socket.fd.as_fd(), group);
+                let joined = self.ask(Feature::Group, || join_fanout(socket.fd.as_fd(), group));
                 group = Some(joined.map_err(|error| self.failed("share the frames of", error))?);
             }
             sockets.push(socket);
@@ -203,13 +203,15 @@ impl PacketBuilder {
     fn open_queue(&self, index: c_int, ways: Ways) -> Result<PacketSocket, Failure> {
         // SOCK_DGRAM takes no virtio-net header (packet_setsockopt of net/packet/af_packet.c); of an
         // interface without a link header, SOCK_RAW gives and takes the same bytes.
-        let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, 0)
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
+        let fd = self
+            .ask(Feature::Socket, || sys::socket(libc::AF_PACKET, kind, 0))
             .map_err(|error| self.failed("open", error))?;
         let socket = fd.as_fd();
         attach_filter(socket, &[REFUSE_ALL]).map_err(|error| self.failed("filter", error))?;
         let packet = |name, value: c_int| sys::set_option(socket, libc::SOL_PACKET, name, &value);
         if self.offloads == Offloads::VnetHeader {
-            packet(libc::PACKET_VNET_HDR, 1)
+            self.ask(Feature::Description, || packet(libc::PACKET_VNET_HDR, 1))
                 .map_err(|error| self.failed("set the header of", error))?;
         }
         packet(libc::PACKET_AUXDATA, 1)

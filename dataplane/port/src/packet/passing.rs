@@ -4,9 +4,15 @@ use std::io;
 
 use crate::Negotiated;
 
-/// What is asked of the kernel for rings, each in its turn.
+/// What is asked of the kernel, each in its turn: what a socket cannot do without, and what rings take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
+    /// A packet socket.
+    Socket,
+    /// A description of what is left to do, in front of each frame.
+    Description,
+    /// A group of sockets that share an interface's frames.
+    Group,
     /// A header that says all of a frame that may come, without which a ring would stop for good.
     Header,
     /// Slots as version 2 lays them out.

@@ -45,6 +45,15 @@ pub enum TapError {
         /// The device.
         name: Box<str>,
     },
+    /// The kernel makes no device of our kind.
+    #[error(
+        "the kernel makes no TAP device with several queues and virtio-net headers, which '{name}' was \
+         to be; choose the backend 'packet' or 'tap-plain'"
+    )]
+    Unsupported {
+        /// The device.
+        name: Box<str>,
+    },
     /// The kernel would not accept the name.
     #[error("'{name}' is no interface name; use 1 to 15 characters without '/', ':' and spaces")]
     NameInvalid {

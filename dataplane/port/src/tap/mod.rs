@@ -73,6 +73,19 @@ impl TapOffload {
     }
 }
 
+/// What is asked of the kernel, each in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// `/dev/net/tun`.
+    Node,
+    /// A device with several queues and virtio-net headers: without it there is none of this kind.
+    Queues,
+    /// The size of the headers, which a new device has anyway.
+    HeaderSize,
+    /// Frames that are unfinished so far; without it, less so.
+    Offload(TapOffload),
+}
+
 /// Whether a device outlives its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
@@ -90,6 +103,7 @@ pub struct TapBuilder {
     persistence: Option<Persistence>,
     send_buffer_size: Option<u32>,
     offload_max: TapOffload,
+    refused: Vec<(Feature, c_int)>,
 }
 
 impl TapBuilder {
@@ -101,6 +115,7 @@ impl TapBuilder {
             persistence: None,
             send_buffer_size: None,
             offload_max: TapOffload::TcpUdp,
+            refused: Vec::new(),
         }
     }
 
@@ -134,11 +149,19 @@ impl TapBuilder {
         self
     }
 
+    /// Goes on as if the kernel had refused a feature with this error: for tests of what is done without it.
+    #[must_use]
+    pub fn refuse(mut self, feature: Feature, errno: c_int) -> Self {
+        self.refused.push((feature, errno));
+        self
+    }
+
     /// Creates the device in the calling thread's network namespace.
     ///
     /// # Errors
     /// [`TapError::NameTaken`] when any interface has the name: joining somebody else's device
-    /// would silently take a share of its frames.
+    /// would silently take a share of its frames. [`TapError::Unsupported`] when the kernel makes no such
+    /// device.
     pub fn create(&self) -> Result<Vec<Tap>, TapError> {
         self.open(Opening::Create)
     }
@@ -172,7 +195,7 @@ impl TapBuilder {
         let Some(first) = files.first() else {
             return Err(TapError::QueueCount(0));
         };
-        let offload = self.configure(first)?;
+        let offload = self.configure(first, opening)?;
         Ok(files
             .into_iter()
             .map(|file| Tap {
@@ -189,11 +212,11 @@ impl TapBuilder {
         let name = sys::interface_name(&self.name).ok_or_else(|| TapError::NameInvalid {
             name: self.name.clone(),
         })?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(TUN_DEVICE)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
+        let file = self
+            .ask(Feature::Node, || options.open(TUN_DEVICE))
             .map_err(|error| self.failed("open", error))?;
         let mut flags =
             libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
@@ -206,11 +229,10 @@ impl TapBuilder {
             flags: flags as u16,
             padding: [0; 22],
         };
-        ioctl(
-            file.as_fd(),
-            libc::TUNSETIFF,
-            IoctlArgument::Request(&mut request),
-        )
+        self.ask(Feature::Queues, || {
+            let request = IoctlArgument::Request(&mut request);
+            ioctl(file.as_fd(), libc::TUNSETIFF, request)
+        })
         .map_err(|error| match (error.raw_os_error(), opening) {
             (Some(libc::EBUSY), _) => TapError::NameTaken {
                 name: self.name.clone(),
@@ -218,20 +240,37 @@ impl TapBuilder {
             (Some(libc::EINVAL), Opening::Attach) => TapError::NotOurKind {
                 name: self.name.clone(),
             },
+            // Flags that the kernel does not know (`TUN_FEATURES` of drivers/net/tun.c); the name is valid.
+            (Some(libc::EINVAL), Opening::Create) => TapError::Unsupported {
+                name: self.name.clone(),
+            },
             _ => self.failed("bind", error),
         })?;
         Ok(file)
     }
 
+    /// Asks the kernel, unless the builder is to refuse in its place.
+    fn ask<T>(&self, feature: Feature, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self.refused.iter().find(|(refused, _)| *refused == feature) {
+            Some((_, errno)) => Err(io::Error::from_raw_os_error(*errno)),
+            None => call(),
+        }
+    }
+
     /// Settings of the device as a whole; returns the offload that the kernel accepted.
-    fn configure(&self, file: &File) -> Result<TapOffload, TapError> {
+    fn configure(&self, file: &File, opening: Opening) -> Result<TapOffload, TapError> {
         let header_size = VNET_HEADER_SIZE as c_int;
-        ioctl(
-            file.as_fd(),
-            libc::TUNSETVNETHDRSZ,
-            IoctlArgument::Int(&header_size),
-        )
-        .map_err(|error| self.failed("set the header size of", error))?;
+        let sized = self.ask(Feature::HeaderSize, || {
+            let size = IoctlArgument::Int(&header_size);
+            ioctl(file.as_fd(), libc::TUNSETVNETHDRSZ, size)
+        });
+        match (sized, opening) {
+            // A new device has headers of this size (`tun_set_iff` of drivers/net/tun.c).
+            (Ok(()), _) | (Err(_), Opening::Create) => {}
+            (Err(error), Opening::Attach) => {
+                return Err(self.failed("set the header size of", error));
+            }
+        }
         if let Some(bytes) = self.send_buffer_size {
             let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
             ioctl(file.as_fd(), libc::TUNSETSNDBUF, IoctlArgument::Int(&bytes))
@@ -246,12 +285,9 @@ impl TapBuilder {
             if offload > self.offload_max {
                 continue;
             }
-            let bits = c_ulong::from(offload.bits());
-            match ioctl(
-                file.as_fd(),
-                libc::TUNSETOFFLOAD,
-                IoctlArgument::Value(bits),
-            ) {
+            let bits = IoctlArgument::Value(c_ulong::from(offload.bits()));
+            let set = || ioctl(file.as_fd(), libc::TUNSETOFFLOAD, bits);
+            match self.ask(Feature::Offload(offload), set) {
                 Ok(()) => return Ok(offload),
                 Err(error) => refused = Some(error),
             }
