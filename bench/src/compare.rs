@@ -185,6 +185,28 @@ fn metric_view(point: &Point, kind: &Metric, baseline: &str, seed: u64) -> Metri
     }
 }
 
+/// One system beside another that need not be the baseline, by a metric of a point; `None` where either has
+/// no figure.
+pub fn beside(
+    point: &Point,
+    metric: &MetricView,
+    [ours, theirs]: [&str; 2],
+    seed: u64,
+) -> Option<Comparison> {
+    let of = |name: &str| point.systems.iter().find(|system| system.system == name);
+    let (ours, theirs) = (of(ours)?, of(theirs)?);
+    let (own, other) = paired(&rounds(ours, &metric.name), &rounds(theirs, &metric.name));
+    let ratio = stats::paired_ratio(&own, &other, seed);
+    let floor = metric.noise_floor.map_or(0.0, f64::ln_1p);
+    let more = metric.better == Better::More;
+    let found = stats::judge(ratio, floor, more, own.len());
+    let limited = [ours, theirs].map(|system| at_least(system, metric.better));
+    ratio.median.is_finite().then_some(Comparison {
+        ratio,
+        finding: bounded(found, limited[0], limited[1]),
+    })
+}
+
 /// What is left of a finding when one of the figures is a lower bound: a system that may be better
 /// than measured is not slower, and nobody is faster than it.
 const fn bounded(finding: Finding, ours_limited: bool, base_limited: bool) -> Finding {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::plan::{self, Plan};
 
 /// Name and text of each, in the order in which they are listed.
-pub const ALL: [(&str, &str); 24] = [
+pub const ALL: [(&str, &str); 29] = [
     ("smoke", include_str!("../scenarios/smoke.toml")),
     ("pair-bulk", include_str!("../scenarios/pair-bulk.toml")),
     ("pair-frames", include_str!("../scenarios/pair-frames.toml")),
@@ -48,6 +48,26 @@ pub const ALL: [(&str, &str); 24] = [
     (
         "backends-frames",
         include_str!("../scenarios/backends-frames.toml"),
+    ),
+    (
+        "backends-small",
+        include_str!("../scenarios/backends-small.toml"),
+    ),
+    (
+        "backends-small-strict",
+        include_str!("../scenarios/backends-small-strict.toml"),
+    ),
+    (
+        "backends-bulk",
+        include_str!("../scenarios/backends-bulk.toml"),
+    ),
+    (
+        "backends-latency",
+        include_str!("../scenarios/backends-latency.toml"),
+    ),
+    (
+        "rfc2544-backends",
+        include_str!("../scenarios/rfc2544-backends.toml"),
     ),
     ("workers", include_str!("../scenarios/workers.toml")),
     ("star-idle", include_str!("../scenarios/star-idle.toml")),

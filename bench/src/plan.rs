@@ -359,10 +359,13 @@ fn check_load(scenario: &Scenario) -> Check {
 /// Axes that make no difference, or make no sense, for what is measured.
 fn check_axes(scenario: &Scenario) -> Check {
     let (axes, measure) = (&scenario.axes, scenario.measure);
-    let ours = scenario.systems.contains(&SystemName::Causeway);
+    let ours = scenario.systems.iter().any(|system| system.is_causeway());
+    let chosen = scenario.systems.contains(&SystemName::Causeway);
+    check(chosen || axes.backend.is_empty(), "backend", || {
+        "only causeway has `backend`, and it does not take part; add it to `systems`".to_owned()
+    })?;
     for (key, varied) in [
         ("workers", !axes.workers.is_empty()),
-        ("backend", !axes.backend.is_empty()),
         ("batch", !axes.batch.is_empty()),
         ("waiting", !axes.waiting.is_empty()),
     ] {

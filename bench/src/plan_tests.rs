@@ -125,7 +125,8 @@ fn refusals_name_the_line_the_key_and_what_to_do() {
         (
             HEAD.replace("\"causeway\"", "\"cuaseway\""),
             "line 4: unknown value `cuaseway`; the nearest known is `causeway` (expected one of \
-             `causeway`, `veth`, `bridge`, `nft`, `ovs-packet`, `ovs-xdp`, `vde`, `pasta`, \
+             `causeway`, `causeway-packet`, `causeway-packet-calls`, `causeway-xdp`, \
+             `causeway-tap-plain`, `veth`, `bridge`, `nft`, `ovs-packet`, `ovs-xdp`, `vde`, `pasta`, \
              `docker-proxy`)",
         ),
         (

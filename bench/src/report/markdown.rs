@@ -7,6 +7,7 @@ use crate::frame_size::FrameSize;
 use crate::measure::FRAME_SIZE_MIN;
 use crate::plan::{AGAIN, MTU_DEFAULT, word};
 use crate::primitives::{LARGE, Primitives};
+use crate::report::choice;
 use crate::report::table::{self, Style, table};
 use crate::result::{Manifest, Results};
 use crate::scenario::MeasureName;
@@ -24,6 +25,7 @@ pub fn render(primitives: Option<&Primitives>, results: &[Results]) -> String {
         page += &envelope(primitives);
         page += &reality(primitives, results);
     }
+    page += &choice::section(results);
     for results in results {
         page += &section(results);
     }

@@ -35,8 +35,16 @@ pub use self::packages::{availability, install};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SystemName {
-    /// Causeway.
+    /// Causeway, with whatever backend the setup names.
     Causeway,
+    /// Causeway with sandboxes on AF_PACKET by rings.
+    CausewayPacket,
+    /// Causeway with sandboxes on AF_PACKET by system calls.
+    CausewayPacketCalls,
+    /// Causeway with sandboxes on AF_XDP.
+    CausewayXdp,
+    /// Causeway with sandboxes on plain TAPs.
+    CausewayTapPlain,
     /// A veth pair from end to end, with nothing between.
     Veth,
     /// The kernel bridge.
@@ -232,7 +240,7 @@ pub enum StartError {
 
 impl SystemName {
     /// Every system.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Causeway,
         Self::Veth,
         Self::Bridge,
@@ -242,7 +250,35 @@ impl SystemName {
         Self::Vde,
         Self::Pasta,
         Self::DockerProxy,
+        Self::CausewayPacket,
+        Self::CausewayPacketCalls,
+        Self::CausewayXdp,
+        Self::CausewayTapPlain,
     ];
+
+    /// Whether it is Causeway, however sandboxes are plugged in.
+    pub const fn is_causeway(self) -> bool {
+        matches!(self, Self::Causeway) || self.backend().is_some()
+    }
+
+    /// The backend that its name says, so that several take part in the same rounds.
+    pub const fn backend(self) -> Option<BackendName> {
+        match self {
+            Self::CausewayPacket => Some(BackendName::Packet),
+            Self::CausewayPacketCalls => Some(BackendName::PacketCalls),
+            Self::CausewayXdp => Some(BackendName::Xdp),
+            Self::CausewayTapPlain => Some(BackendName::TapPlain),
+            Self::Causeway
+            | Self::Veth
+            | Self::Bridge
+            | Self::Nft
+            | Self::OvsPacket
+            | Self::OvsXdp
+            | Self::Vde
+            | Self::Pasta
+            | Self::DockerProxy => None,
+        }
+    }
 }
 
 /// As scenarios write it.
@@ -250,6 +286,10 @@ impl std::fmt::Display for SystemName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Causeway => "causeway",
+            Self::CausewayPacket => "causeway-packet",
+            Self::CausewayPacketCalls => "causeway-packet-calls",
+            Self::CausewayXdp => "causeway-xdp",
+            Self::CausewayTapPlain => "causeway-tap-plain",
             Self::Veth => "veth",
             Self::Bridge => "bridge",
             Self::Nft => "nft",
@@ -316,7 +356,18 @@ pub fn start_with(name: SystemName, setup: &Setup, spin: Duration) -> Result<Sys
     let version = availability(name)?;
     // The lab and the rig panic with what went wrong; a run goes on with its other systems.
     let started = panic::catch_unwind(AssertUnwindSafe(|| match name {
-        SystemName::Causeway => causeway::start(setup, spin),
+        SystemName::Causeway
+        | SystemName::CausewayPacket
+        | SystemName::CausewayPacketCalls
+        | SystemName::CausewayXdp
+        | SystemName::CausewayTapPlain => {
+            let backend = name.backend().unwrap_or(setup.backend);
+            let setup = Setup {
+                backend,
+                ..setup.clone()
+            };
+            causeway::start(&setup, spin)
+        }
         SystemName::Veth => kernel::veth(setup),
         SystemName::Bridge => kernel::bridge(setup),
         SystemName::Nft => kernel::nft(setup),
@@ -328,6 +379,7 @@ pub fn start_with(name: SystemName, setup: &Setup, spin: Duration) -> Result<Sys
     }));
     match started {
         Ok(Ok(mut system)) => {
+            system.name = name;
             system.facts.insert("version".to_owned(), version);
             system.facts.insert("mtu".to_owned(), setup.mtu.to_string());
             let gso = if setup.gso { "on" } else { "off" };

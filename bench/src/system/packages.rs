@@ -49,7 +49,13 @@ enum Way {
 
 const fn need(system: SystemName) -> Option<Need> {
     let (package, programs, version): (_, &[&str], &[&str]) = match system {
-        SystemName::Causeway | SystemName::Veth | SystemName::Bridge => return None,
+        SystemName::Causeway
+        | SystemName::CausewayPacket
+        | SystemName::CausewayPacketCalls
+        | SystemName::CausewayXdp
+        | SystemName::CausewayTapPlain
+        | SystemName::Veth
+        | SystemName::Bridge => return None,
         SystemName::Nft => ("nftables", &["nft"], &["--version"]),
         SystemName::OvsPacket | SystemName::OvsXdp => (
             "openvswitch-switch",
@@ -87,7 +93,7 @@ const fn need(system: SystemName) -> Option<Need> {
 pub fn availability(name: SystemName) -> Result<String, StartError> {
     let Some(need) = need(name) else {
         return Ok(match name {
-            SystemName::Causeway => env!("CARGO_PKG_VERSION").to_owned(),
+            ours if ours.is_causeway() => env!("CARGO_PKG_VERSION").to_owned(),
             _ => format!(
                 "Linux {}",
                 std::fs::read_to_string("/proc/sys/kernel/osrelease")
