@@ -66,8 +66,8 @@ pub const ALL: [(&str, &str); 29] = [
         include_str!("../scenarios/backends-latency.toml"),
     ),
     (
-        "rfc2544-backends",
-        include_str!("../scenarios/rfc2544-backends.toml"),
+        "rfc2544-small",
+        include_str!("../scenarios/rfc2544-small.toml"),
     ),
     ("workers", include_str!("../scenarios/workers.toml")),
     ("star-idle", include_str!("../scenarios/star-idle.toml")),

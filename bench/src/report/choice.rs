@@ -26,7 +26,7 @@ pub fn section(results: &[Results]) -> String {
         "workload",
         "backend",
         "figure",
-        "of bridge",
+        "of the baseline",
         "the others, of the first",
     ]);
     found.add_rows(rows);
@@ -43,10 +43,11 @@ pub fn section(results: &[Results]) -> String {
         let name = &results.scenario.name;
         let _ = writeln!(
             text,
-            "cargo run --release -p bench -- run {name} --out bench/results"
+            "cargo run --release -p bench -- run {name} --out target/{name}"
         );
+        let _ = writeln!(text, "mv target/{name}/*.json bench/results/{name}.json");
     }
-    text += "cargo run --release -p bench -- report bench/results/*.json --markdown docs/performance.md\n```\n\n";
+    text += "cargo run --release -p bench -- report bench/results/*.json \\\n  --markdown docs/performance.md\n```\n\n";
     text
 }
 
@@ -107,12 +108,15 @@ fn line(
     }
     let bound = if first.1.at_least { "at least " } else { "" };
     let figure = format!("{bound}{} {}", shown(first.1.estimate.median), metric.unit);
-    let of_bridge = first.1.comparison.as_ref().map(ratio);
+    let of_baseline = first.1.comparison.as_ref().map(|comparison| {
+        let baseline = word(&results.scenario.baseline());
+        format!("{} of {baseline}", ratio(comparison))
+    });
     Some([
         workload(&results.scenario, point),
         together.join(" or "),
         figure,
-        of_bridge.unwrap_or_default(),
+        of_baseline.unwrap_or_default(),
         others.join(", "),
     ])
 }
@@ -211,14 +215,14 @@ mod tests {
             ("causeway-packet", 1.5, 0.01, &[]),
             ("causeway-xdp", 2.0, 0.01, &[]),
         ]);
-        let [what, who, figure, of_bridge, others] = only_line(&results);
+        let [what, who, figure, of_baseline, others] = only_line(&results);
         assert_eq!(what, "64-byte datagrams to a socket, at most 1.00 % lost");
         assert_eq!((who.as_str(), figure.as_str()), ("xdp", "2.00 Mframes/s"));
-        assert!(of_bridge.starts_with("2.00 [1.9"), "{of_bridge}");
+        assert!(of_baseline.starts_with("2.00 [1.9"), "{of_baseline}");
         assert!(others.starts_with("packet 0.75 ["), "{others}");
         assert!(others.contains(", tap 0.55 ["), "{others}");
         let text = section(&[results]);
-        assert!(text.contains("bench -- run x --out"), "{text}");
+        assert!(text.contains("bench -- run x --out target/x"), "{text}");
     }
 
     #[test]
