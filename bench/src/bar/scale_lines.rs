@@ -7,13 +7,14 @@ use anyhow::{Context, ensure};
 use control::cli::client::Client;
 use serde_json::json;
 use tests::daemon::{self, Daemon};
-use tests::lab::{Lab, block_on};
+use tests::lab::{Lab, Namespace, block_on};
 use tests::talk::Pinger;
 
 use super::contest::{self, BRIDGE, CAUSEWAY};
 use super::{Line, Options, progress};
 use crate::core_alone;
 use crate::measure::Request;
+use crate::prototype::Attacher;
 use crate::scenario::MeasureName;
 use crate::summary::Series;
 use crate::system::{Setup, Shape};
@@ -152,7 +153,8 @@ fn fairness(options: &Options) -> anyhow::Result<Line> {
 }
 
 /// The real daemon with a thousand endpoints, and with a thousand more: each asked for by its API, and
-/// there when its sandbox has pinged the gateway. Then a thousand go by one request.
+/// there when its sandbox has pinged the gateway. Then a thousand go by one request. Beside the first, the
+/// thousandth and the last some are attached without a daemon.
 fn attaching() -> anyhow::Result<Vec<Line>> {
     if daemon::find_binary().is_none() {
         return Ok(vec![Line::unmeasured(6, ATTACHING, NOT_BUILT)]);
@@ -164,15 +166,17 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
     let client = Client::new(&daemon.socket());
     let memory_before = resident_bytes(&daemon)?;
     let (mut namespaces, mut took) = (Vec::new(), Vec::new());
+    // What the kernel alone takes, when there are as many.
+    let mut prototype = Attacher::new(&lab)?;
+    let mut alone = vec![attached_alone(&lab, &mut prototype)?];
     for number in 0..ENDPOINTS {
+        if number == THOUSANDTH {
+            alone.push(attached_alone(&lab, &mut prototype)?);
+        }
         if number % PROGRESS_STEP == 0 {
             progress(ATTACHING, number / PROGRESS_STEP, ENDPOINTS / PROGRESS_STEP);
         }
-        let ns = lab.namespace("endpoint");
-        // Without snooping, what each stack tells of its IPv6 groups is flooded to all others.
-        for scope in ["all", "default"] {
-            ns.set_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1");
-        }
+        let ns = sandbox(&lab);
         Pinger::allow(&ns);
         let path = ns.path();
         let request = json!({"netns": path, "network": "n", "name": endpoint_name(number)});
@@ -186,6 +190,7 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
         block_on(netlink.remove_neighbour(link, GATEWAY.into()))?;
         namespaces.push(ns);
     }
+    alone.push(attached_alone(&lab, &mut prototype)?);
     let mut each = Series::default();
     each.push((resident_bytes(&daemon)? - memory_before) / ENDPOINTS as f64 * 1e-3);
     let names: Vec<String> = (0..DETACHED).map(endpoint_name).collect();
@@ -207,14 +212,17 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
     }
     Ok(vec![
         Line {
-            behind: vec![
-                ("the first ones ms".to_owned(), first.median()),
-                ("the 1,000th ms".to_owned(), thousandth.median()),
-                (
-                    "the 2,000th ms".to_owned(),
-                    compared(ENDPOINTS - COMPARED).median(),
-                ),
-            ],
+            behind: [
+                ("the first ones ms", first.median()),
+                ("the 1,000th ms", thousandth.median()),
+                ("the 2,000th ms", compared(ENDPOINTS - COMPARED).median()),
+                ("prototype without a daemon, the first ones ms", alone[0]),
+                ("prototype without a daemon, beside 1,000 ms", alone[1]),
+                ("prototype without a daemon, beside 2,000 ms", alone[2]),
+                ("prototype ratio", alone[1] / alone[0]),
+            ]
+            .map(|(what, figure)| (what.to_owned(), figure))
+            .into(),
             least: Some(ATTACHING_MAX),
             stretch: Some(1.0),
             ..line(ATTACHING, "x", reached)
@@ -229,6 +237,25 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
         },
         line(PORTS, "kB", each),
     ])
+}
+
+/// A namespace without IPv6: without snooping, what each stack tells of its groups is flooded to all others.
+fn sandbox(lab: &Lab) -> Namespace {
+    let ns = lab.namespace("endpoint");
+    for scope in ["all", "default"] {
+        ns.set_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1");
+    }
+    ns
+}
+
+/// What the prototype takes for one, in milliseconds: the median of as many as are compared.
+fn attached_alone(lab: &Lab, prototype: &mut Attacher) -> anyhow::Result<f64> {
+    let mut took = Series::default();
+    for number in 0..COMPARED {
+        let address = format!("10.65.0.{}/24", 2 + number);
+        took.push(prototype.attach(sandbox(lab), &address, "10.65.0.1")?);
+    }
+    Ok(took.median())
 }
 
 fn endpoint_name(number: usize) -> String {

@@ -124,7 +124,7 @@ const OUTSIDE: &str = "192.0.2.2";
 const EXTERNAL: &str = "192.0.2.1";
 
 /// One end's queues, one for each thread.
-type Queues = Vec<Box<dyn PortIo>>;
+pub(super) type Queues = Vec<Box<dyn PortIo>>;
 
 /// Two sandboxes, or a sandbox and an outside, with threads that carry their frames.
 ///
@@ -235,7 +235,8 @@ fn work() -> Work {
     }
 }
 
-fn taps(ns: &Namespace, count: usize) -> io::Result<Queues> {
+/// A TAP `eth0` in a namespace, as attachments make it.
+pub(super) fn taps(ns: &Namespace, count: usize) -> io::Result<Queues> {
     let made = ns.run(|| TapBuilder::new("eth0").queues(count).create());
     let index = ns.link("eth0").index;
     let netlink = ns.netlink();

@@ -4,11 +4,13 @@
 //! switch and a NAT cannot do without. There is no learning, no admission, no counter, no session:
 //! Causeway does all of that, and should come close.
 
+mod attaching;
 mod forwarder;
 
 use std::net::IpAddr;
 use std::time::Instant;
 
+pub use self::attaching::Attacher;
 pub use self::forwarder::{Prototype, forwarder};
 
 /// Slots of a table for so many keys: at most half are used.
