@@ -2,14 +2,14 @@
 //!
 //! A copy of an announcement costs its port's kernel some 10 µs, so that all the ports of a large
 //! network would hold the worker, and whoever attached the endpoint, for many milliseconds. So an
-//! announcement waits in a queue and goes to [`PORTS_PER_TURN`] ports between two batches of what
-//! others send, and no more than [`TIME_SHARE`] of the worker's time goes there: while hundreds attach,
-//! the rest of the machine is busy with them. The first ports are told at once: in a small network an
-//! announcement that is acknowledged has been sent.
+//! announcement waits in a queue and goes to some ports between two batches of what others send, for
+//! [`TURN_MAX`] at a time, and no more than [`TIME_SHARE`] of the worker's time goes there. While hundreds attach, each
+//! would wait for what is said of those before it, so next to nothing goes there until the orders end. The
+//! first ports are told at once: in a small network an announcement that is acknowledged has been sent.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use dataplane_core::addr::{MacAddr, PortId};
 use dataplane_core::frame::Offload;
@@ -19,22 +19,34 @@ use dataplane_core::verdict::Verdict;
 
 use crate::worker::Worker;
 
-/// Ports that an announcement is sent to in one turn: a third of a millisecond of work.
-pub const PORTS_PER_TURN: usize = 32;
+/// Ports that an announcement is sent to between two looks at the clock, and at once.
+pub const PORTS_AT_ONCE: usize = 32;
+
+/// What a turn takes, the last [`PORTS_AT_ONCE`] left aside. A worker that sleeps wakes a millisecond later at the
+/// soonest, so shorter turns would never take their share.
+const TURN_MAX: Duration = Duration::from_micros(250);
 
 /// Announcing takes one part in so many of the worker's time, the first ports of each left aside.
 const TIME_SHARE: u32 = 4;
+
+/// The same, while orders come.
+const TIME_SHARE_AMID_ORDERS: u32 = 64;
+
+/// How long after an order another one is expected: several times what it takes to attach one of many.
+const ORDERS_APART_MAX: Duration = Duration::from_millis(20);
 
 /// Announcements that may wait: of an IPv4 and an IPv6 address of 2,000 endpoints that attach at once.
 /// More are refused.
 pub const ANNOUNCEMENTS_MAX: usize = 4_096;
 
 /// Those that wait, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Announcements {
     waiting: VecDeque<Announcement>,
-    /// When the next ports may be told.
-    next_turn: Option<Clock>,
+    /// When the last turn ended, and what it took.
+    last_turn: (Clock, Duration),
+    /// When the worker was last given an order.
+    last_order: Clock,
 }
 
 /// A frame that the ports of a network are told, as if one of them had sent it.
@@ -47,9 +59,33 @@ struct Announcement {
 }
 
 impl Announcements {
+    /// None wait.
+    pub fn new(now: Clock) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            last_turn: (now, Duration::ZERO),
+            last_order: now,
+        }
+    }
+
     /// When the next ports are told; `None` when nobody waits to be.
     pub fn due(&self) -> Option<Clock> {
-        self.next_turn.filter(|_| !self.waiting.is_empty())
+        let (ended, took) = self.last_turn;
+        let orders_end = self.last_order + ORDERS_APART_MAX;
+        let amid_orders = ended + took * (TIME_SHARE_AMID_ORDERS - 1);
+        let alone = orders_end.max(ended + took * (TIME_SHARE - 1));
+        (!self.waiting.is_empty()).then(|| alone.min(amid_orders))
+    }
+
+    /// A turn that began at `start` is over.
+    fn end_turn(&mut self, start: Clock) {
+        let end = Clock::now();
+        self.last_turn = (end, end.saturating_duration_since(start));
+    }
+
+    /// The worker was given an order: more may follow.
+    pub fn note_order(&mut self, now: Clock) {
+        self.last_order = now;
     }
 }
 
@@ -59,47 +95,53 @@ impl Worker {
     /// # Errors
     /// As many wait as may.
     pub fn announce(&mut self, from: PortId, bytes: Vec<u8>) -> Result<(), String> {
-        if self.announcements.waiting.len() >= ANNOUNCEMENTS_MAX {
-            return Err(format!("{ANNOUNCEMENTS_MAX} announcements wait already"));
-        }
-        let first = self.announcements.waiting.is_empty();
-        self.announcements.waiting.push_back(Announcement {
+        let mut announcement = Announcement {
             from,
             bytes,
             next: PortId(0),
-        });
-        if first {
-            self.announce_to_some();
+        };
+        let start = Clock::now();
+        let is_told = !self.tell_some(&mut announcement);
+        self.announcements.end_turn(start);
+        if is_told {
+            return Ok(());
         }
+        if self.announcements.waiting.len() >= ANNOUNCEMENTS_MAX {
+            return Err(format!("{ANNOUNCEMENTS_MAX} announcements wait already"));
+        }
+        self.announcements.waiting.push_back(announcement);
         Ok(())
     }
 
-    /// Tells the next ports, when it is time.
+    /// Takes a turn, when it is time.
     pub fn go_on_announcing(&mut self) {
-        let due = self.announcements.due();
-        if due.is_some_and(|due| due <= Clock::now()) {
-            self.announce_to_some();
+        let start = Clock::now();
+        if self.announcements.due().is_none_or(|due| due > start) {
+            return;
         }
+        while let Some(mut announcement) = self.announcements.waiting.pop_front() {
+            if self.tell_some(&mut announcement) {
+                self.announcements.waiting.push_front(announcement);
+            }
+            if start.elapsed() >= TURN_MAX || !self.orders.is_empty() {
+                break;
+            }
+        }
+        self.announcements.end_turn(start);
     }
 
-    /// Tells the next ports of the oldest announcement. It ends when all were told, and when its
-    /// port is gone or down.
-    fn announce_to_some(&mut self) {
-        let Some(mut announcement) = self.announcements.waiting.pop_front() else {
-            return;
-        };
-        let start = Clock::now();
-        if let Some(next) = self.tell_some(&announcement) {
+    /// Tells the next ports of an announcement. `false` when it has ended: all were told, or its port is gone or
+    /// down.
+    fn tell_some(&mut self, announcement: &mut Announcement) -> bool {
+        let next = self.tell_from(announcement);
+        if let Some(next) = next {
             announcement.next = next;
-            self.announcements.waiting.push_front(announcement);
         }
-        let end = Clock::now();
-        let took = end.saturating_duration_since(start);
-        self.announcements.next_turn = Some(end + took * (TIME_SHARE - 1));
+        next.is_some()
     }
 
     /// The port to go on with; `None` when there is no more to be told.
-    fn tell_some(&mut self, announcement: &Announcement) -> Option<PortId> {
+    fn tell_from(&mut self, announcement: &Announcement) -> Option<PortId> {
         let Announcement { from, bytes, next } = announcement;
         let topology = Arc::clone(&self.switch.topology);
         let port = topology.port_up(*from)?;
@@ -117,8 +159,53 @@ impl Worker {
             self.mirror_leaving(*from, &buf, Verdict::Flooded(domain, vlan, class));
         }
         let untold = || topology.flood_set_from(*next, domain, vlan, *from, class);
-        let after = untold().nth(PORTS_PER_TURN);
-        self.send_copies(vlan, || untold().take(PORTS_PER_TURN), buf);
+        let after = untold().nth(PORTS_AT_ONCE);
+        self.send_copies(vlan, || untold().take(PORTS_AT_ONCE), buf);
         after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of an announcement that waits, `took` after the first turn began.
+    fn waiting(start: Clock, took: Duration) -> Announcements {
+        let mut announcements = Announcements::new(start);
+        announcements.last_turn = (start + took, took);
+        announcements.waiting.push_back(Announcement {
+            from: PortId(1),
+            bytes: Vec::new(),
+            next: PortId(0),
+        });
+        announcements
+    }
+
+    #[test]
+    fn announcing_takes_its_share_of_the_time_once_orders_have_ended() {
+        let (start, took) = (Clock::now(), TURN_MAX);
+        let mut announcements = waiting(start, took);
+        announcements.note_order(start);
+        let amid_orders = start + took * TIME_SHARE_AMID_ORDERS;
+        assert_eq!(announcements.due(), Some(amid_orders));
+        let later = start + ORDERS_APART_MAX;
+        announcements.last_turn = (later + took, took);
+        assert_eq!(announcements.due(), Some(later + took * TIME_SHARE));
+        announcements.note_order(later + took);
+        assert_eq!(
+            announcements.due(),
+            Some(later + took * TIME_SHARE_AMID_ORDERS)
+        );
+        announcements.waiting.clear();
+        assert_eq!(announcements.due(), None);
+    }
+
+    #[test]
+    fn announcing_goes_on_soon_after_the_last_order() {
+        let start = Clock::now();
+        // A slow turn: amid orders it would be long before the next.
+        let mut announcements = waiting(start, 8 * TURN_MAX);
+        announcements.note_order(start);
+        assert_eq!(announcements.due(), Some(start + ORDERS_APART_MAX));
     }
 }

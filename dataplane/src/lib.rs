@@ -51,7 +51,7 @@ use dataplane_port::{Batch, Carrier, PortIo};
 use mio::{Poll, Waker};
 
 use announcing::Announcements;
-pub use announcing::{ANNOUNCEMENTS_MAX, PORTS_PER_TURN as ANNOUNCED_PER_TURN};
+pub use announcing::{ANNOUNCEMENTS_MAX, PORTS_AT_ONCE as ANNOUNCED_AT_ONCE};
 use balance::{Loads, Meter};
 pub use command::Notice;
 use command::{Attachment, Command, Order};
@@ -318,7 +318,7 @@ impl Dataplane {
             touched: Vec::new(),
             links: Links::new(),
             timer,
-            announcements: Announcements::default(),
+            announcements: Announcements::new(Clock::now()),
             questions: Vec::new(),
             next_tick: Clock::now(),
             stopped: false,
@@ -510,12 +510,12 @@ impl Dataplane {
     }
 
     /// Tells the stations of a port's network that `address` is at `mac`, behind that port. The
-    /// port must be in the topology. When this returns the first [`ANNOUNCED_PER_TURN`] ports
-    /// were told, unless earlier announcements are still on their way; the others are in the
-    /// turns that follow.
+    /// port must be in the topology. When this returns the first [`ANNOUNCED_AT_ONCE`] ports
+    /// were told; the others are in the turns that follow, most of them when no more orders come.
     ///
     /// # Errors
-    /// [`Error::Silent`]; [`Error::Refused`] when [`ANNOUNCEMENTS_MAX`] wait already.
+    /// [`Error::Silent`]; [`Error::Refused`] when [`ANNOUNCEMENTS_MAX`] wait already: the first ports
+    /// were told all the same.
     pub fn announce(&self, port: PortId, mac: MacAddr, address: IpAddr) -> Result<(), Error> {
         let frame = dataplane_service::announce::announcement(mac, address);
         self.order_one(0, Command::Announce(port, frame))

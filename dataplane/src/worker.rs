@@ -171,6 +171,7 @@ impl Worker {
     fn take_orders(&mut self) {
         while let Ok(order) = self.orders.try_recv() {
             let outcome = self.obey(order.command);
+            self.announcements.note_order(Clock::now());
             // The caller may have given up waiting; the change stands all the same.
             let _ = order.done.send(outcome);
         }

@@ -8,7 +8,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use dataplane::stats::Stats;
-use dataplane::{ANNOUNCED_PER_TURN, Config, Dataplane, Waiting};
+use dataplane::{ANNOUNCED_AT_ONCE, Config, Dataplane, Waiting};
 use dataplane_core::addr::{DomainId, PortId};
 use dataplane_core::topology::{Domain, Port, Role, Topology};
 use dataplane_port::memory::{MemoryPeer, MemoryPort};
@@ -51,8 +51,8 @@ fn an_announcement_reaches_the_other_ports_of_the_network_and_no_others() {
         .unwrap();
 }
 
-/// Ports of the large network, more than are told in one turn, and as many again.
-const MANY: u16 = 2 * ANNOUNCED_PER_TURN as u16 + 5;
+/// Ports of the large network, more than are told at once, and as many again.
+const MANY: u16 = 2 * ANNOUNCED_AT_ONCE as u16 + 5;
 
 #[test]
 fn in_a_large_network_every_port_is_told_once_in_the_turns_that_follow() {
@@ -73,11 +73,13 @@ fn in_a_large_network_every_port_is_told_once_in_the_turns_that_follow() {
     }
     topology.finish();
     dataplane.install(topology).unwrap();
-    // Two at once, of which the second waits for the first.
+    // Two, of which the first is on its way when the second comes: that goes to the first ports at once, too.
     for last in [2, 3] {
         let address = ip(&format!("10.1.0.{last}"));
         dataplane.announce(PortId(last), mac(1), address).unwrap();
     }
+    let at_once = peers[0].pending();
+    assert_eq!(at_once, 2);
     let deadline = Instant::now() + Duration::from_secs(10);
     let sent = |stats: &Stats| stats.ports.iter().map(|port| port.sent_frames).sum::<u64>();
     let all = 2 * (u64::from(MANY) - 1);
