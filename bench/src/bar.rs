@@ -3,6 +3,9 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
+use std::rc::Rc;
+
+use crate::profile::Profile;
 use crate::summary::Series;
 
 mod contest;
@@ -45,7 +48,7 @@ pub enum Group {
 }
 
 /// One line of the bar.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Line {
     /// Number of the bar's line.
     pub number: u8,
@@ -65,6 +68,23 @@ pub struct Line {
     pub behind: Vec<(String, f64)>,
     /// Why there is no figure, or what makes it doubtful.
     pub note: Option<String>,
+    /// Where the time went, of a line that falls short.
+    pub profile: Option<Profile>,
+    /// Takes [`Self::profile`].
+    #[serde(skip)]
+    profiler: Option<Profiler>,
+}
+
+/// Does once more, under a profiler, what a line has measured of Causeway.
+#[derive(Clone)]
+struct Profiler(Rc<TakeProfile>);
+
+type TakeProfile = dyn Fn(&Options) -> anyhow::Result<Profile>;
+
+impl std::fmt::Debug for Profiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Profiler")
+    }
 }
 
 impl Group {
@@ -109,7 +129,11 @@ pub fn run(options: &Options) -> Vec<Line> {
             vec![line]
         })
     });
-    measured.flatten().collect()
+    let mut lines: Vec<Line> = measured.flatten().collect();
+    for line in lines.iter_mut().filter(|line| line.is_short()) {
+        line.take_profile(options);
+    }
+    lines
 }
 
 fn progress(what: &str, repeat: usize, of: usize) {
@@ -122,13 +146,9 @@ impl Line {
         Self {
             number,
             name: name.to_owned(),
-            unit: "",
             more_is_better: true,
-            least: None,
-            stretch: None,
-            reached: None,
-            behind: Vec::new(),
             note: Some(why.to_owned()),
+            ..Self::default()
         }
     }
 
@@ -144,6 +164,26 @@ impl Line {
     pub fn has_failed(&self) -> bool {
         let note = self.note.as_deref().unwrap_or_default();
         self.reached.is_none() && note.starts_with("failed: ")
+    }
+
+    /// Whether it misses its least.
+    pub fn is_short(&self) -> bool {
+        self.least.and_then(|least| self.reaches(least)) == Some(false)
+    }
+
+    /// Takes the profile of a line that falls short, or notes why there is none.
+    fn take_profile(&mut self, options: &Options) {
+        let Some(Profiler(profiler)) = self.profiler.clone() else {
+            return;
+        };
+        eprintln!("{}: its profile", self.name);
+        match profiler(options) {
+            Ok(profile) => self.profile = Some(profile),
+            Err(error) => {
+                let notes = self.note.take().into_iter().chain([format!("{error:#}")]);
+                self.note = Some(notes.collect::<Vec<_>>().join("; "));
+            }
+        }
     }
 
     /// Whether the median reaches a mark.
@@ -170,13 +210,13 @@ pub fn print(lines: &[Line]) {
         };
         let (low, high) = reached.spread();
         let mark = |mark: Option<f64>| mark.map_or_else(|| "-".to_owned(), |m| format!("{m:.2}"));
-        let outcome = match (line.least.and_then(|m| line.reaches(m)), line.stretch) {
-            (Some(false), _) => "SHORT",
+        let outcome = match (line.least, line.stretch) {
+            _ if line.is_short() => "SHORT",
             (_, Some(stretch)) if line.reaches(stretch) == Some(true) => "stretch",
-            (Some(true), _) => "reached",
+            (Some(_), _) => "reached",
             (None, _) => "no mark",
         };
-        short += usize::from(outcome == "SHORT");
+        short += usize::from(line.is_short());
         println!(
             "{}  {:<66} {:>8.2} {:<9} [{low:.2} .. {high:.2}]  least {}, stretch {}  {outcome}",
             line.number,
@@ -195,6 +235,9 @@ pub fn print(lines: &[Line]) {
         }
         if let Some(note) = &line.note {
             println!("     {note}");
+        }
+        for words in line.profile.iter().flat_map(|profile| profile.lines()) {
+            println!("     {words}");
         }
     }
     let measured = lines.len() - unmeasured;
@@ -221,6 +264,35 @@ fn machine() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_is_taken_of_what_falls_short_alone() {
+        let line = |reached: f64| Line {
+            least: Some(2.5),
+            reached: Some(Series {
+                values: vec![reached],
+            }),
+            profiler: Some(Profiler(Rc::new(|_| Ok(Profile::default())))),
+            ..Line::default()
+        };
+        assert!(line(2.6).is_short());
+        assert!(!line(2.4).is_short());
+        assert!(!Line::unmeasured(2, "frames", "not built").is_short());
+        let options = Options {
+            repeats: 3,
+            only: Vec::new(),
+            spin: 0,
+            workers: 1,
+        };
+        let mut short = line(2.6);
+        short.take_profile(&options);
+        assert_eq!(short.profile, Some(Profile::default()));
+        let refuse = |_: &Options| -> anyhow::Result<Profile> { anyhow::bail!("no perf") };
+        short.note = Some("doubtful".to_owned());
+        short.profiler = Some(Profiler(Rc::new(refuse)));
+        short.take_profile(&options);
+        assert_eq!(short.note.as_deref(), Some("doubtful; no perf"));
+    }
 
     #[test]
     fn a_line_that_failed_is_told_from_one_that_is_not_built() {

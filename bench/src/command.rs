@@ -12,11 +12,11 @@ use bench::record::{self, Document};
 use bench::report::table::Style;
 use bench::report::{csv, html, markdown, table};
 use bench::run::Hall;
-use bench::scenario::MeasureName;
+use bench::scenario::{MeasureName, Scenario};
 use bench::session::{self, Session};
 use bench::system::{self, SystemName};
 use bench::{
-    bar, diff as compare, instructions, invented, leftover, library, manifest, primitives,
+    bar, diff as compare, instructions, invented, leftover, library, manifest, primitives, profile,
 };
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -54,7 +54,12 @@ fn run_plan(plan: Plan, options: &RunOptions) -> anyhow::Result<ExitCode> {
     warn_of_debug_build();
     let hall: Box<dyn Hall> = match options.invented {
         Some(noise) => Box::new(invented(noise, &plan)?),
-        None => Box::new(real(&plan, options)?),
+        None => {
+            if options.install {
+                system::install(&plan.scenario.systems).context("cannot install")?;
+            }
+            Box::new(real(&plan)?)
+        }
     };
     let session = session::run(&plan, hall, &options.out)?;
     finish(&session, options)
@@ -66,8 +71,14 @@ fn overridden(plan: Plan, options: &RunOptions) -> anyhow::Result<Plan> {
     if let Some(repeats) = options.repeats {
         scenario.repeats = repeats;
     }
+    restrict(&mut scenario, &options.only_system)?;
+    plan::plan(scenario).map_err(|(key, message)| anyhow::anyhow!("`{key}`: {message}"))
+}
+
+/// Leaves a scenario the systems that are named, beside its baseline; all where none is.
+fn restrict(scenario: &mut Scenario, only: &[String]) -> anyhow::Result<()> {
     let baseline = scenario.baseline();
-    for name in &options.only_system {
+    for name in only {
         if !scenario.systems.iter().any(|system| word(system) == *name) {
             let names: Vec<String> = scenario.systems.iter().map(word).collect();
             bail!(
@@ -76,14 +87,39 @@ fn overridden(plan: Plan, options: &RunOptions) -> anyhow::Result<Plan> {
             );
         }
     }
-    if !options.only_system.is_empty() {
+    if !only.is_empty() {
         scenario.baseline = Some(baseline);
-        let wanted = |system: &SystemName| {
-            *system == baseline || options.only_system.contains(&word(system))
-        };
+        let wanted = |system: &SystemName| *system == baseline || only.contains(&word(system));
         scenario.systems.retain(wanted);
     }
-    plan::plan(scenario).map_err(|(key, message)| anyhow::anyhow!("`{key}`: {message}"))
+    Ok(())
+}
+
+/// Shows where the time goes while the systems of a scenario are measured.
+pub fn profile(scenario: &str, only: &[String], json: bool) -> anyhow::Result<ExitCode> {
+    let mut scenario = library::open(scenario)?.scenario;
+    restrict(&mut scenario, only)?;
+    let plan =
+        plan::plan(scenario).map_err(|(key, message)| anyhow::anyhow!("`{key}`: {message}"))?;
+    leftover::mark_this_process().context("cannot mark this process")?;
+    warn_of_debug_build();
+    let mut hall = real(&plan)?;
+    let taken = profile::of_plan(&plan, &mut hall, |what| eprintln!("{what}"))?;
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &taken)?;
+        writeln!(out)?;
+    } else {
+        for one in &taken {
+            write!(out, "{one}")?;
+        }
+    }
+    let all = taken.iter().all(|one| one.profile.is_some());
+    Ok(if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn invented(noise: f64, plan: &Plan) -> anyhow::Result<invented::Invented> {
@@ -96,14 +132,11 @@ fn invented(noise: f64, plan: &Plan) -> anyhow::Result<invented::Invented> {
     Ok(hall)
 }
 
-fn real(plan: &Plan, options: &RunOptions) -> anyhow::Result<Real> {
+fn real(plan: &Plan) -> anyhow::Result<Real> {
     if plan.scenario.measure != MeasureName::CoreFrames {
         Netns::create_unnamed().context(
             "network namespaces cannot be made here; run as root, or try --invented 0.02",
         )?;
-    }
-    if options.install {
-        system::install(&plan.scenario.systems).context("cannot install")?;
     }
     Ok(Real {
         measure: plan.scenario.measure,

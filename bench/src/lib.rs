@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod measure;
 pub mod plan;
 pub mod primitives;
+pub mod profile;
 mod progress;
 mod prototype;
 pub mod real;

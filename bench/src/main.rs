@@ -120,6 +120,24 @@ enum Command {
         #[arg(long, hide = true, value_name = "FRAMES")]
         alone: Option<usize>,
     },
+    /// Shows where the time of all CPUs goes while the systems of a scenario are measured, by perf.
+    ///
+    /// Each system is measured once at each point, after a warm-up. `swapper` is a CPU that goes idle and the
+    /// interrupts that wake it; `[k]` marks the kernel's functions. Sampling takes time of its own: for figures
+    /// there is `run`. Needs root and perf (the Debian package linux-perf). Exits with 1 when one has no profile.
+    #[command(after_help = "Examples:\n  \
+        bench profile pair-latency\n  \
+        bench profile pair-bulk --only-system causeway --json")]
+    Profile {
+        /// The scenario: a file or a name.
+        scenario: String,
+        /// Only this system beside the baseline; may be given several times.
+        #[arg(long, value_name = "SYSTEM")]
+        only_system: Vec<String>,
+        /// Prints JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Says which reference systems are here, and what would bring the absent ones.
     Systems {
         /// Brings the absent ones first; no daemon of theirs that changes the machine is started.
@@ -208,6 +226,11 @@ fn main() -> ExitCode {
             Some(frames) => command::run_alone(&lines, frames),
             None => command::instructions(&lines, json, against.as_deref(), growth_max),
         },
+        Command::Profile {
+            scenario,
+            only_system,
+            json,
+        } => command::profile(&scenario, &only_system, json),
         Command::Systems { install } => command::systems(install),
         Command::Clean => command::clean(),
         Command::Completion { shell } => command::completion::<Arguments>(shell),

@@ -61,6 +61,18 @@ pub enum Refusal {
     Stopped(String),
 }
 
+impl Refusal {
+    /// In a sentence.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Absent(reason)
+            | Self::Impossible(reason)
+            | Self::Failed(reason)
+            | Self::Stopped(reason) => reason,
+        }
+    }
+}
+
 /// Who wants to know how the run goes.
 pub trait Watch: Sync {
     /// A measurement begins.
@@ -253,18 +265,47 @@ fn measured(
 ) -> Result<(Box<dyn Subject>, Sample), Refusal> {
     let mut subject = match state {
         State::Up(subject) => subject,
-        State::Waiting | State::Out => {
-            let mut subject = hall.start(system, &point.setup)?;
-            let discarded = Request {
-                load: warm_up(request.load),
-                ..request.clone()
-            };
-            subject.sample(&discarded)?;
-            subject
-        }
+        State::Waiting | State::Out => started(hall, system, point, request)?,
     };
     let sample = subject.sample(request)?;
     Ok((subject, sample))
+}
+
+/// Starts and warms up.
+fn started(
+    hall: &mut dyn Hall,
+    system: SystemName,
+    point: &PlannedPoint,
+    request: &Request,
+) -> Result<Box<dyn Subject>, Refusal> {
+    let mut subject = hall.start(system, &point.setup)?;
+    let discarded = Request {
+        load: warm_up(request.load),
+        ..request.clone()
+    };
+    subject.sample(&discarded)?;
+    Ok(subject)
+}
+
+/// Has a contestant measured at a point, for `watch` to look on: it calls what it is given, once. Nothing is
+/// recorded.
+///
+/// # Errors
+/// Why it was not measured.
+pub fn watched<T>(
+    plan: &Plan,
+    index: usize,
+    system: SystemName,
+    hall: &mut dyn Hall,
+    watch: impl FnOnce(&mut dyn FnMut() -> Result<Sample, Refusal>) -> T,
+) -> Result<T, Refusal> {
+    let point = &plan.points[index];
+    let request = request(plan, point, index, 0);
+    let work = AssertUnwindSafe(|| {
+        let mut subject = started(hall, system, point, &request)?;
+        Ok(watch(&mut || subject.sample(&request)))
+    });
+    catch_unwind(work).unwrap_or_else(|panic| Err(Refusal::Failed(panic_message(panic.as_ref()))))
 }
 
 fn request(plan: &Plan, point: &PlannedPoint, index: usize, round: u32) -> Request {

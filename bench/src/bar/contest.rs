@@ -1,11 +1,13 @@
 //! Systems that take turns at the same work.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::modes::{self, Mode};
-use super::{Line, Options, progress};
+use super::{Line, Options, Profiler, progress};
 use crate::measure::{Request, measure};
+use crate::profile;
 use crate::prototype::{self, Prototype};
 use crate::result::{Flag, Sample};
 use crate::summary::Series;
@@ -36,6 +38,8 @@ impl std::fmt::Display for Entrant {
 /// What everybody came to.
 pub struct Contest {
     entrants: Vec<(Entrant, Vec<Sample>)>,
+    setup: Setup,
+    request: Request,
     /// Those that could not take part, and why.
     pub absent: Vec<String>,
 }
@@ -83,6 +87,8 @@ pub fn hold(
 ) -> anyhow::Result<Contest> {
     let mut contest = Contest {
         entrants: Vec::new(),
+        setup: setup.clone(),
+        request: request.clone(),
         absent: Vec::new(),
     };
     let mut running = Vec::new();
@@ -197,6 +203,18 @@ impl Contest {
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
+    /// Has Causeway measured once more, under a profiler.
+    pub fn profiler(&self) -> Profiler {
+        let (setup, request) = (self.setup.clone(), self.request.clone());
+        Profiler(Rc::new(move |options| {
+            let system = options.start(CAUSEWAY, &setup)?;
+            measure(&request, &system)?;
+            let (measured, profile) = profile::during(|| measure(&request, &system))?;
+            measured?;
+            Ok(profile)
+        }))
+    }
+
     /// A line of the bar: Causeway's figure over another's.
     pub fn line(&self, line: Wanted<'_>, metric: &str, unit: &str, over: Entrant) -> Line {
         let mut behind = self.medians(metric, unit);
@@ -218,6 +236,8 @@ impl Contest {
             behind,
             reached: self.ratio_to(over, metric),
             note: self.note(),
+            profile: None,
+            profiler: Some(self.profiler()),
         }
     }
 }

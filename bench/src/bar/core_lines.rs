@@ -1,6 +1,9 @@
 //! Line 5: the core alone, in memory, on one CPU.
 
-use super::{Line, Options, progress};
+use std::rc::Rc;
+
+use super::{Line, Options, Profiler, progress};
+use crate::profile;
 use crate::scaling::{self, MemoryPath};
 use crate::summary::Series;
 use crate::{core_alone, prototype};
@@ -57,6 +60,7 @@ pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
 
 fn alone(options: &Options) -> Vec<Line> {
     let measured = LINES.iter().map(|(name, measure, least, prototype)| {
+        let measure = *measure;
         let (mut reached, mut least_possible) = (Series::default(), Series::default());
         for repeat in 0..options.repeats {
             progress(name, repeat, options.repeats);
@@ -75,7 +79,11 @@ fn alone(options: &Options) -> Vec<Line> {
             stretch: Some(least / 2.0),
             behind: behind.into_iter().collect(),
             reached: Some(reached),
-            note: None,
+            profiler: Some(Profiler(Rc::new(move |_| {
+                let (_, profile) = profile::during(measure)?;
+                Ok(profile)
+            }))),
+            ..Line::default()
         }
     });
     measured.collect()
@@ -110,7 +118,7 @@ fn two_workers(options: &Options) -> anyhow::Result<Line> {
             ("threads x".to_owned(), threads.median()),
         ],
         reached: Some(reached),
-        note: None,
+        ..Line::default()
     })
 }
 
@@ -145,5 +153,6 @@ fn tracing_off(options: &Options) -> anyhow::Result<Line> {
              a trace that is off is compiled away"
                 .to_owned(),
         ),
+        ..Line::default()
     })
 }

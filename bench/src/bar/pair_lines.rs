@@ -76,7 +76,8 @@ pub fn bulk(options: &Options) -> anyhow::Result<Vec<Line>> {
             stretch: None,
             behind: held.medians("cpu", "s/GB"),
             reached: held.figure(CAUSEWAY, "cpu"),
-            note: None,
+            profiler: Some(held.profiler()),
+            ..Line::default()
         });
         if congestion == "bbr" {
             let name = "bulk TCP, BBR: ratio to the best userspace switch";
@@ -199,13 +200,10 @@ pub fn idle(options: &Options) -> anyhow::Result<Line> {
         number: 3,
         name: format!("idle with {IDLE_PORTS} ports: share of a core"),
         unit: "%",
-        more_is_better: false,
         least: Some(1.0),
-        stretch: None,
-        behind: Vec::new(),
         reached: Some(Series {
             values: vec![share],
         }),
-        note: None,
+        ..Line::default()
     })
 }

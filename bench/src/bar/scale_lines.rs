@@ -1,6 +1,7 @@
 //! Line 6: big numbers of sessions, of published ports, of stations and of endpoints.
 
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,9 +12,10 @@ use tests::lab::{Lab, Namespace, block_on};
 use tests::talk::Pinger;
 
 use super::contest::{self, BRIDGE, CAUSEWAY};
-use super::{Line, Options, progress};
+use super::{Line, Options, Profiler, progress};
 use crate::core_alone;
 use crate::measure::Request;
+use crate::profile::{self, Profile};
 use crate::prototype::Attacher;
 use crate::scenario::MeasureName;
 use crate::summary::Series;
@@ -82,12 +84,8 @@ fn line(name: &str, unit: &'static str, reached: Series) -> Line {
         number: 6,
         name: name.to_owned(),
         unit,
-        more_is_better: false,
-        least: None,
-        stretch: None,
         reached: Some(reached),
-        behind: Vec::new(),
-        note: None,
+        ..Line::default()
     }
 }
 
@@ -148,6 +146,7 @@ fn fairness(options: &Options) -> anyhow::Result<Line> {
         least: Some(0.95),
         behind: behind.into_iter().flatten().collect(),
         reached: held.figure(CAUSEWAY, "fairness"),
+        profiler: Some(held.profiler()),
         ..line(FAIRNESS, "Jain", Series::default())
     })
 }
@@ -199,6 +198,7 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
             .into(),
             least: Some(ATTACHING_MAX),
             stretch: Some(1.0),
+            profiler: Some(Profiler(Rc::new(|_| profile_of_attaching()))),
             ..line(ATTACHING, "x", thousandth.ratio)
         },
         Line {
@@ -211,6 +211,15 @@ fn attaching() -> anyhow::Result<Vec<Line>> {
         },
         line(PORTS, "kB", each),
     ])
+}
+
+/// Where the time goes while a thousand grow by as many as are compared.
+fn profile_of_attaching() -> anyhow::Result<Profile> {
+    let mut crowd = Crowd::start()?;
+    crowd.grow_to(THOUSANDTH)?;
+    let (grown, profile) = profile::during(|| crowd.grow_to(THOUSANDTH + COMPARED))?;
+    grown?;
+    Ok(profile)
 }
 
 /// A daemon with a network, and the sandboxes that were attached to it.
