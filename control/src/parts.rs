@@ -4,6 +4,7 @@
 //! nothing each time would cost whoever attaches what all endpoints cost that there are; so what
 //! depends on an endpoint and its network alone is kept until one of the two is another.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -151,11 +152,15 @@ impl Parts {
     /// Makes what is new, and drops what is of endpoints that are no more.
     pub fn follow(&mut self, desired: &DesiredState) {
         let places = desired.endpoints.places();
+        // The same for all endpoints of a network.
+        let networks = desired.networks.iter();
+        let besides = networks.map(|(domain, network)| (*domain, Beside::of(network)));
+        let besides: BTreeMap<DomainId, Beside> = besides.collect();
         let count = self.0.len().max(places.len());
         self.0.resize_with(count, || None);
         for (index, slot) in self.0.iter_mut().enumerate() {
             let here = places.get(index).and_then(Option::as_ref);
-            follow_slot(slot, here, desired);
+            follow_slot(slot, here, &besides);
         }
         self.0.truncate(places.len());
     }
@@ -169,9 +174,9 @@ impl Parts {
 fn follow_slot(
     slot: &mut Option<EndpointParts>,
     endpoint: Option<&Arc<Endpoint>>,
-    desired: &DesiredState,
+    besides: &BTreeMap<DomainId, Beside>,
 ) {
-    let beside = |domain| desired.networks.get(&domain).map(Beside::of);
+    let beside = |domain| besides.get(&domain).copied();
     // Of one that is the same nothing is read but where it is.
     let same = slot.as_ref().zip(endpoint).is_some_and(|(had, endpoint)| {
         Arc::ptr_eq(&had.endpoint, endpoint) && beside(had.domain) == Some(had.beside)

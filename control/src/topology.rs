@@ -87,9 +87,14 @@ pub fn build(inputs: &Inputs<'_>, earlier: Option<Topology>) -> Result<Topology,
     for network in inputs.desired.networks.values() {
         topology.put_domain(domain(inputs, network));
     }
+    let mut open = inputs.open.iter().peekable();
     for parts in inputs.parts.all() {
         let place = earlier.get_mut(parts.port.index());
-        put_endpoint(&mut topology, inputs, parts, place.and_then(Option::take));
+        // Both are sorted by port: to walk them side by side is less than to look each up.
+        while open.next_if(|open| **open < parts.port).is_some() {}
+        let is_open = open.peek() == Some(&&parts.port);
+        let earlier = place.and_then(Option::take);
+        put_endpoint(&mut topology, inputs, parts, is_open, earlier);
     }
     if let Some(link) = inputs.host_link {
         topology.put_port(Port {
@@ -144,6 +149,7 @@ fn put_endpoint(
     topology: &mut Topology,
     inputs: &Inputs<'_>,
     parts: &EndpointParts,
+    is_open: bool,
     earlier: Option<Port>,
 ) {
     let EndpointParts { port, domain, .. } = *parts;
@@ -165,7 +171,7 @@ fn put_endpoint(
         id: port,
         name,
         role: Role::Bridge(domain),
-        up: up && inputs.open.contains(&port) && !inputs.blocked.contains(&port),
+        up: up && is_open && !inputs.blocked.contains(&port),
         mtu: network.mtu,
         flags: match shows {
             // Of what is set of it, what is of frames that leave counts.

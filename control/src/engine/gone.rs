@@ -26,11 +26,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many of them are looked at each time, so that it takes less than 1 % of a CPU however many there are.
 const LOOKED_AT_MAX: usize = 64;
 
-/// Whether a path leads by a process. As bytes: component by component takes ten times as long.
-fn is_by_process(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().starts_with(b"/proc/")
-}
-
 impl Engine {
     /// Finds endpoints whose sandbox ended, or lost its name, while nobody told.
     pub(super) async fn find_gone(&self) -> Result<(), Error> {
@@ -46,9 +41,8 @@ impl Engine {
     pub(super) async fn look_at_processes(&self, last: PortId) -> Result<PortId, Error> {
         let endpoints: Vec<Arc<Endpoint>> = {
             let state = self.state().await;
-            let in_turn = state.desired.endpoints.after(last);
-            let by_process = in_turn.filter(|e| is_by_process(&e.sandbox.path));
-            by_process.take(LOOKED_AT_MAX).cloned().collect()
+            let in_turn = state.desired.endpoints.by_process_after(last);
+            in_turn.take(LOOKED_AT_MAX).cloned().collect()
         };
         let last = endpoints.last().map_or(last, |endpoint| endpoint.port);
         self.leave_gone(endpoints).await?;

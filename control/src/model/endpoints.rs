@@ -11,7 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::{Index, RangeInclusive};
+use std::ops::{Bound, Index, RangeInclusive};
+use std::path::Path;
 use std::sync::Arc;
 
 use dataplane_core::addr::{DomainId, PortId};
@@ -35,6 +36,13 @@ pub struct Endpoints {
     runs: HashMap<DomainId, RangeInclusiveSet<u128>>,
     /// Those with one MAC for everybody behind them.
     mac_nats: BTreeSet<PortId>,
+    /// Those whose sandbox was found by a process.
+    by_process: BTreeSet<PortId>,
+}
+
+/// Whether a path leads by a process. As bytes: component by component takes ten times as long.
+fn is_by_process(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().starts_with(b"/proc/")
 }
 
 /// An address as a number; an IPv4 address as IPv6 has it (RFC 4291 section 2.5.5.2).
@@ -138,6 +146,9 @@ impl Endpoints {
         if endpoint.settings.mac_nat.is_some() {
             self.mac_nats.insert(port);
         }
+        if is_by_process(&endpoint.sandbox.path) {
+            self.by_process.insert(port);
+        }
         let index = port.index();
         self.by_port
             .resize_with(self.by_port.len().max(index + 1), || None);
@@ -160,6 +171,7 @@ impl Endpoints {
             self.end_run(endpoint.domain, *address);
         }
         self.mac_nats.remove(port);
+        self.by_process.remove(port);
         Some(endpoint)
     }
 
@@ -267,11 +279,13 @@ impl Endpoints {
         &self.by_port
     }
 
-    /// Those that come after a port, then those up to it.
-    pub fn after(&self, port: PortId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let next = self.by_port.len().min(port.index() + 1);
-        let (up_to, after) = self.by_port.split_at(next);
-        after.iter().chain(up_to).flatten()
+    /// Those whose sandbox a process leads to: the ones after a port, then the ones up to it.
+    pub fn by_process_after(&self, port: PortId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let after = self
+            .by_process
+            .range((Bound::Excluded(port), Bound::Unbounded));
+        let all = after.chain(self.by_process.range(..=port));
+        all.filter_map(|port| self.by_port.get(port.index())?.as_ref())
     }
 }
 
@@ -371,17 +385,6 @@ mod tests {
         assert_eq!(free(40, &[]), Some(41));
         assert_eq!(free(PORTS_MAX as u16 - 1, &[]), Some(PORTS_MAX as u16 - 1));
         assert_eq!(free(PORTS_MAX as u16, &[]), None);
-        let after = |port| {
-            before
-                .after(PortId(port))
-                .map(|e| e.port.0)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(after(0), [33, 35, 40]);
-        assert_eq!(after(33), [35, 40, 33]);
-        assert_eq!(after(34), [35, 40, 33]);
-        assert_eq!(after(40), [33, 35, 40]);
-        assert_eq!(after(9_000), [33, 35, 40]);
         // As if it had never been there, wherever it was.
         for port in [32, 34, 41, 77] {
             endpoints.insert(at(port));
@@ -446,12 +449,31 @@ mod tests {
     }
 
     #[test]
-    fn those_after_a_port_come_first() {
-        let endpoints = crate::store::tests::example().endpoints;
-        let ports: Vec<PortId> = endpoints.ports().collect();
-        assert!(ports.len() > 1);
-        let after: Vec<PortId> = endpoints.after(ports[0]).map(|e| e.port).collect();
-        assert_eq!(after[..ports.len() - 1], ports[1..]);
-        assert_eq!(after.last(), Some(&ports[0]));
+    fn those_that_a_process_leads_to_are_gone_round() {
+        let example = crate::store::tests::example().endpoints;
+        let one = example.values().next().unwrap();
+        let at = |port: u16| {
+            let mut endpoint = one.clone();
+            endpoint.port = PortId(port);
+            endpoint.sandbox.path = match port % 2 {
+                1 => format!("/proc/{port}/ns/net").into(),
+                _ => format!("/run/netns/{port}").into(),
+            };
+            endpoint
+        };
+        let mut endpoints: Endpoints = [40, 33, 35, 41, 36].map(at).into_iter().collect();
+        let after = |endpoints: &Endpoints, port| {
+            let after = endpoints.by_process_after(PortId(port));
+            after.map(|endpoint| endpoint.port.0).collect::<Vec<_>>()
+        };
+        assert_eq!(after(&endpoints, 0), [33, 35, 41]);
+        assert_eq!(after(&endpoints, 33), [35, 41, 33]);
+        assert_eq!(after(&endpoints, 36), [41, 33, 35]);
+        assert_eq!(after(&endpoints, 41), [33, 35, 41]);
+        assert_eq!(after(&endpoints, 9_000), [33, 35, 41]);
+        endpoints.change(PortId(35), |e| e.sandbox.path = "/run/netns/kept".into());
+        endpoints.change(PortId(36), |e| e.sandbox.path = "/proc/36/ns/net".into());
+        endpoints.remove(&PortId(33));
+        assert_eq!(after(&endpoints, 0), [36, 41]);
     }
 }
