@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bench::held::Table;
 use bench::plan::{self, Plan, word};
 use bench::real::Real;
 use bench::record::{self, Document};
@@ -16,7 +17,8 @@ use bench::scenario::{MeasureName, Scenario};
 use bench::session::{self, Session};
 use bench::system::{self, SystemName};
 use bench::{
-    bar, diff as compare, instructions, invented, leftover, library, manifest, primitives, profile,
+    bar, diff as compare, held, instructions, invented, leftover, library, manifest, primitives,
+    profile,
 };
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -361,6 +363,12 @@ pub fn instructions(
         eprintln!("grew by {growth:.2} %, more than {growth_max} %");
         return Ok(ExitCode::FAILURE);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fills a table, for the program that asks what it takes.
+pub fn held(table: Table) -> anyhow::Result<ExitCode> {
+    held::print(table)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,6 +18,7 @@ use dataplane_core::topology::{Domain, Gateway, Neighbour, Role, Route, Topology
 use dataplane_core::trace::Off;
 use dataplane_core::verdict::{Verdict, VerdictKind};
 use etherparse::PacketBuilder;
+use serde::{Deserialize, Serialize};
 
 use crate::in_memory::{MTU, NETWORK, SINK, SOURCE, port, station};
 
@@ -245,7 +246,7 @@ pub fn nat_new_sessions(frames: usize) -> f64 {
 }
 
 /// What [`million_sessions`] has seen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ManySessions {
     /// Memory that the process took for them.
     pub bytes: u64,

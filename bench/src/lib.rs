@@ -13,6 +13,7 @@ mod core_alone;
 pub mod core_scale;
 pub mod diff;
 pub mod frame_size;
+pub mod held;
 mod in_memory;
 pub mod instructions;
 pub mod invented;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bench::bar;
+use bench::held::Table;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -144,6 +145,12 @@ enum Command {
         #[arg(long)]
         install: bool,
     },
+    /// Fills a large table and prints what it took, for the bar.
+    #[command(hide = true)]
+    Held {
+        /// Which one.
+        table: Table,
+    },
     /// Ends processes and removes directories that a killed run has left behind.
     Clean,
     /// Prints a completion script.
@@ -232,6 +239,7 @@ fn main() -> ExitCode {
             json,
         } => command::profile(&scenario, &only_system, json),
         Command::Systems { install } => command::systems(install),
+        Command::Held { table } => command::held(table),
         Command::Clean => command::clean(),
         Command::Completion { shell } => command::completion::<Arguments>(shell),
         Command::Bar {

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 use tests::lab::{DEADLINE, wait_for};
 
@@ -474,4 +475,15 @@ fn a_scale_is_drawn_over_a_logarithmic_axis_with_its_zero_at_the_left() {
         ticks.len(),
         "a point each: {line}"
     );
+}
+
+#[test]
+fn what_a_large_table_takes_is_counted() {
+    // A million entries of at least a MAC, or of two addresses with ports, and of at most what the bar allows.
+    let stations: u64 = printed(&["held", "stations"]).trim().parse().unwrap();
+    assert!((16 << 20..300 << 20).contains(&stations), "{stations}");
+    let sessions: Value = serde_json::from_str(&printed(&["held", "sessions"])).unwrap();
+    let bytes = sessions["bytes"].as_u64().unwrap();
+    assert!((24 << 20..300 << 20).contains(&bytes), "{sessions}");
+    println!("covered: a million stations in {stations} bytes, of sessions in {bytes}");
 }

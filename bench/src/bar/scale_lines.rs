@@ -13,7 +13,8 @@ use tests::talk::Pinger;
 
 use super::contest::{self, BRIDGE, CAUSEWAY};
 use super::{Line, Options, Profiler, progress};
-use crate::core_alone;
+use crate::core_alone::{self, ManySessions};
+use crate::held::{self, Table};
 use crate::measure::Request;
 use crate::profile::{self, Profile};
 use crate::prototype::Attacher;
@@ -68,9 +69,9 @@ const CONFIG: &str = "[nat]\nport_first = 65024\n";
 /// # Errors
 /// When the daemon cannot be watched.
 pub fn lines(options: &Options) -> anyhow::Result<Vec<Line>> {
-    let mut lines = sessions(options);
+    let mut lines = sessions(options)?;
     lines.extend(publishing(options)?);
-    lines.push(stations(options));
+    lines.push(stations(options)?);
     // Minutes of measuring are behind it, of other things.
     let attached = attaching();
     lines.extend(attached.unwrap_or_else(|error| vec![Line::failed(6, ATTACHING, &error)]));
@@ -90,18 +91,18 @@ fn line(name: &str, unit: &'static str, reached: Series) -> Line {
 }
 
 /// A million sessions in memory, until the last has expired.
-fn sessions(options: &Options) -> Vec<Line> {
+fn sessions(options: &Options) -> anyhow::Result<Vec<Line>> {
     let (mut memory, mut rate) = (Series::default(), Series::default());
     let (mut opening, mut spike) = (Series::default(), Series::default());
     for repeat in 0..options.repeats {
         progress(MEMORY, repeat, options.repeats);
-        let held = core_alone::million_sessions();
+        let held: ManySessions = held::of(Table::Sessions)?;
         memory.push(held.bytes as f64 * 1e-6);
         rate.push(held.expired_per_second * 1e-6);
         opening.push(held.opening_nanos);
         spike.push(held.tick_nanos_max * 1e-6);
     }
-    vec![
+    Ok(vec![
         Line {
             least: Some(300.0),
             behind: vec![("opening ns/session".to_owned(), opening.median())],
@@ -112,17 +113,17 @@ fn sessions(options: &Options) -> Vec<Line> {
             behind: vec![("longest tick ms".to_owned(), spike.median())],
             ..line(EXPIRY, "M/s", rate)
         },
-    ]
+    ])
 }
 
 /// A million stations in memory.
-fn stations(options: &Options) -> Line {
+fn stations(options: &Options) -> anyhow::Result<Line> {
     let mut memory = Series::default();
     for repeat in 0..options.repeats {
         progress(STATIONS, repeat, options.repeats);
-        memory.push(core_alone::million_stations() as f64 * 1e-6);
+        memory.push(held::of::<u64>(Table::Stations)? as f64 * 1e-6);
     }
-    line(STATIONS, "MB", memory)
+    Ok(line(STATIONS, "MB", memory))
 }
 
 /// Jain's index of what each flow of an overloaded mesh gets through, beside the kernel bridge's.
