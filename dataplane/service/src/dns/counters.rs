@@ -40,6 +40,7 @@ counters! {
     refused, "Questions that are not served: ANY, zone transfers, other classes.";
     formerr, "Messages that could not be read.";
     notimp, "Operations other than a question.";
+    badvers, "Questions by a version of EDNS that is not served (RFC 6891 section 6.1.3).";
     own, "Answers about endpoints' names.";
     cache_hits, "Answers that were kept from before.";
     forwarded, "Questions that went upstream.";
@@ -126,6 +127,7 @@ impl Counters {
             ResponseCode::FormErr => self.formerr.add(1),
             ResponseCode::NotImp => self.notimp.add(1),
             ResponseCode::Refused => self.refused.add(1),
+            ResponseCode::BADVERS => self.badvers.add(1),
             _ => self.servfail.add(1),
         }
     }

@@ -16,6 +16,7 @@ use super::message::Transport;
 use super::zone::{Forward, Missing, TTL_SECONDS};
 use super::*;
 
+mod garbled;
 mod upstream;
 
 const WEB: DomainId = DomainId(1);
