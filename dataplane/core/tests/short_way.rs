@@ -629,6 +629,23 @@ fn a_rule_counts_every_packet_of_a_known_client() {
 }
 
 #[test]
+fn a_rule_counts_every_answer_of_a_published_port() {
+    let mut world = World::with(providers());
+    for edit in [Edit::Publish, Edit::AllowOutside] {
+        world.edit(|t| change(edit, t));
+    }
+    assert_eq!(
+        asks(&mut world, Provider::First),
+        Verdict::Routed(PortId(1))
+    );
+    for counted in 2..5 {
+        let (bytes, _) = question(1, 5000, 0, Shape::Udp, 64, 40);
+        assert_eq!(world.send(1, &bytes).verdict, Verdict::Routed(UPLINK));
+        assert_eq!(world.sw.counters.rule_hits(RuleSlot(0)).0, counted);
+    }
+}
+
+#[test]
 fn what_was_published_before_makes_no_answer_of_a_flow() {
     let mut world = World::with(providers());
     for edit in [Edit::AllowOutside, Edit::Publish] {
