@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::nat::hash::HashKey;
 
 /// Packets, pauses and sweeps of one run.
 const STEPS: usize = 3_000;
@@ -399,33 +400,46 @@ fn the_nat_behaves_as_its_model() {
         Err(_) => (0..RUNS).collect(),
     };
     for seed in seeds {
-        let mut run = Run {
-            rng: fastrand::Rng::with_seed(seed),
-            lab: Lab::with_seed(seed),
-            model: Model::default(),
-        };
-        run.lab.publish(1, "198.51.100.1", PUBLISHED, at(SERVER));
-        for step in 0..STEPS {
-            println!("SEED={seed} step {step}");
-            run.step();
-            let model = &run.model;
-            let wanted = model.dynamic.len() + model.forward.len();
-            assert_eq!(
-                run.lab.nat.session_count(),
-                wanted,
-                "SEED={seed} step {step}"
-            );
-            if step % 100 == 0 {
-                let (nat, model) = (listed(&run.lab.nat), run.model.sessions());
-                assert_eq!(nat, model, "SEED={seed} step {step}");
-            }
-        }
-        let counted: usize = (0..=255)
-            .flat_map(|host| [IpAddr::from([10, 0, 0, host])])
-            .chain([ip("fd00::7")])
-            .flat_map(|host| [(NET, host), (TWIN, host)])
-            .map(|(domain, host)| run.lab.nat.session_count_of(domain, host))
-            .sum();
-        assert_eq!(counted, run.lab.nat.session_count(), "SEED={seed}");
+        follow(seed, seed);
     }
+}
+
+/// Hashes are of 32 bits: of a million flows, a hundred share theirs with another.
+#[test]
+fn the_nat_behaves_as_its_model_where_all_hashes_collide() {
+    for seed in 0..RUNS / 4 {
+        follow(seed, HashKey::COLLIDING);
+    }
+}
+
+/// Follows the model through a run of a seed, with hashes of another.
+fn follow(seed: u64, hashes: u64) {
+    let mut run = Run {
+        rng: fastrand::Rng::with_seed(seed),
+        lab: Lab::with_seed(hashes),
+        model: Model::default(),
+    };
+    run.lab.publish(1, "198.51.100.1", PUBLISHED, at(SERVER));
+    for step in 0..STEPS {
+        println!("SEED={seed} step {step}");
+        run.step();
+        let model = &run.model;
+        let wanted = model.dynamic.len() + model.forward.len();
+        assert_eq!(
+            run.lab.nat.session_count(),
+            wanted,
+            "SEED={seed} step {step}"
+        );
+        if step % 100 == 0 {
+            let (nat, model) = (listed(&run.lab.nat), run.model.sessions());
+            assert_eq!(nat, model, "SEED={seed} step {step}");
+        }
+    }
+    let counted: usize = (0..=255)
+        .flat_map(|host| [IpAddr::from([10, 0, 0, host])])
+        .chain([ip("fd00::7")])
+        .flat_map(|host| [(NET, host), (TWIN, host)])
+        .map(|(domain, host)| run.lab.nat.session_count_of(domain, host))
+        .sum();
+    assert_eq!(counted, run.lab.nat.session_count(), "SEED={seed}");
 }
