@@ -255,6 +255,15 @@ impl<T> Asked<T> {
             Self::Value(value) => Some(value),
         }
     }
+
+    /// What is asked for in words, if anything is; `none` for what the configuration says.
+    pub fn in_words(self, words: impl FnOnce(T) -> String) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::Default => Some("none".to_owned()),
+            Self::Value(value) => Some(words(value)),
+        }
+    }
 }
 
 /// What a request says of a network's NAT.

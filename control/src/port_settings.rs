@@ -7,6 +7,7 @@ use dataplane_core::l2::{FloodClass, PortFlags, StormLimit, StormLimits};
 use dataplane_core::link::{Direction, Impairment, LinkSpec, RateLimit};
 use dataplane_port::Carrier;
 
+use crate::impairment::ImpairmentBody;
 use crate::model::Asked;
 
 /// What is set of an endpoint's switch port.
@@ -147,7 +148,7 @@ impl PortChange {
 }
 
 impl fmt::Display for PortChange {
-    /// As `port set` takes it.
+    /// As `port set` and `impair set` take it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
         for (flag, word) in PortFlags::ALL {
@@ -172,6 +173,18 @@ impl fmt::Display for PortChange {
             None => {}
             Some(AdminState::Up) => words.push("up".to_owned()),
             Some(AdminState::Down) => words.push("down".to_owned()),
+        }
+        for class in FloodClass::ALL {
+            let limit = self.storm[class as usize].in_words(|limit| limit.to_string());
+            words.extend(limit.map(|limit| format!("storm-{} {limit}", class.label())));
+        }
+        for direction in Direction::ALL {
+            let way = direction.label();
+            let rate = self.rates[direction as usize].in_words(|rate| rate.to_string());
+            words.extend(rate.map(|rate| format!("rate-{way} {rate}")));
+            let impaired = self.impairments[direction as usize];
+            let impaired = impaired.in_words(|it| ImpairmentBody::from(it).words());
+            words.extend(impaired.map(|impaired| format!("impaired-{way} {impaired}")));
         }
         f.write_str(&words.join(" "))
     }
@@ -247,6 +260,27 @@ pub fn flag(word: &str) -> Result<PortFlags, FlagError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_is_told_with_all_that_it_changes() {
+        let mut change = PortChange::default();
+        assert_eq!(change.to_string(), "");
+        change.on = PortFlags::ISOLATED;
+        change.storm[FloodClass::Broadcast as usize] =
+            Asked::Value("1000 burst 10".parse().unwrap());
+        change.rates[Direction::In as usize] = Asked::Default;
+        change.rates[Direction::Out as usize] = Asked::Value("10mbit burst 32k".parse().unwrap());
+        let impaired = Impairment {
+            delay: dataplane_core::time::Duration::from_millis(10),
+            ..Impairment::default()
+        };
+        change.impairments[Direction::Out as usize] = Asked::Value(impaired);
+        assert_eq!(
+            change.to_string(),
+            "isolated on storm-broadcast 1000 burst 10 rate-in none rate-out 10mbit burst 32768 \
+             impaired-out delay 10ms seed 0"
+        );
+    }
 
     #[test]
     fn every_set_of_flags_is_read_back_as_it_was_written() {

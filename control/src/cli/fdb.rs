@@ -11,6 +11,7 @@ use dataplane_core::fdb::FdbKind;
 #[derive(Debug, Subcommand)]
 pub enum FdbCommand {
     /// Show what a network has learned, and what is set
+    #[command(visible_alias = "ls")]
     Show {
         /// The network
         network: String,

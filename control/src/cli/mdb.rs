@@ -16,6 +16,7 @@ pub enum MdbCommand {
     #[command(after_help = "Examples:
   causeway mdb show
   causeway mdb show web --json")]
+    #[command(visible_alias = "ls")]
     Show {
         /// The network [default: all]
         network: Option<String>,
