@@ -70,11 +70,14 @@ impl Announcements {
 
     /// When the next ports are told; `None` when nobody waits to be.
     pub fn due(&self) -> Option<Clock> {
+        if self.waiting.is_empty() {
+            return None;
+        }
         let (ended, took) = self.last_turn;
         let orders_end = self.last_order + ORDERS_APART_MAX;
         let amid_orders = ended + took * (TIME_SHARE_AMID_ORDERS - 1);
         let alone = orders_end.max(ended + took * (TIME_SHARE - 1));
-        (!self.waiting.is_empty()).then(|| alone.min(amid_orders))
+        Some(alone.min(amid_orders))
     }
 
     /// A turn that began at `start` is over.
@@ -115,15 +118,23 @@ impl Worker {
 
     /// Takes a turn, when it is time.
     pub fn go_on_announcing(&mut self) {
+        // Asked at every turn of the worker: nearly always nothing waits, and no clock is read.
+        let Some(due) = self.announcements.due() else {
+            return;
+        };
         let start = Clock::now();
-        if self.announcements.due().is_none_or(|due| due > start) {
+        if due > start {
             return;
         }
         while let Some(mut announcement) = self.announcements.waiting.pop_front() {
+            let before = announcement.next;
+            let mut is_stuck = false;
             if self.tell_some(&mut announcement) {
+                // Without a buffer nobody was told.
+                is_stuck = announcement.next == before;
                 self.announcements.waiting.push_front(announcement);
             }
-            if start.elapsed() >= TURN_MAX || !self.orders.is_empty() {
+            if is_stuck || start.elapsed() >= TURN_MAX || !self.orders.is_empty() {
                 break;
             }
         }
