@@ -158,11 +158,8 @@ impl fmt::Display for PortChange {
                 (false, false) => {}
             }
         }
-        match self.mac_limit {
-            Asked::Nothing => {}
-            Asked::Default => words.push("mac-limit none".to_owned()),
-            Asked::Value(limit) => words.push(format!("mac-limit {limit}")),
-        }
+        let limit = self.mac_limit.in_words(|limit| limit.to_string());
+        words.extend(limit.map(|limit| format!("mac-limit {limit}")));
         match self.mac_nat {
             Asked::Nothing => {}
             Asked::Default => words.push("mac-nat off".to_owned()),
@@ -266,6 +263,7 @@ mod tests {
         let mut change = PortChange::default();
         assert_eq!(change.to_string(), "");
         change.on = PortFlags::ISOLATED;
+        change.mac_limit = Asked::Value(7);
         change.storm[FloodClass::Broadcast as usize] =
             Asked::Value("1000 burst 10".parse().unwrap());
         change.rates[Direction::In as usize] = Asked::Default;
@@ -277,8 +275,8 @@ mod tests {
         change.impairments[Direction::Out as usize] = Asked::Value(impaired);
         assert_eq!(
             change.to_string(),
-            "isolated on storm-broadcast 1000 burst 10 rate-in none rate-out 10mbit burst 32768 \
-             impaired-out delay 10ms seed 0"
+            "isolated on mac-limit 7 storm-broadcast 1000 burst 10 rate-in none \
+             rate-out 10mbit burst 32768 impaired-out delay 10ms seed 0"
         );
     }
 
