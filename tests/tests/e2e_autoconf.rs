@@ -48,6 +48,9 @@ impl Segment {
         let router = lab.namespace("router");
         let address = ["--ip", "10.88.0.2", "--ip6", "fd00:88::2"];
         daemon.attach(&router, "lan", "router", &address);
+        // It hears what it sends to all nodes: an address made of that is not its port's, and what
+        // it sends from there is dropped as spoofed.
+        router.set_sysctl("net/ipv6/conf/eth0/accept_ra", "0");
         Self {
             daemon,
             router,
