@@ -25,6 +25,7 @@ mod timer;
 mod traced;
 pub mod tracing;
 mod upstream;
+mod waiting;
 pub mod what_if;
 mod worker;
 
