@@ -8,7 +8,7 @@ mod runs;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tests::daemon::{binary, path_text};
-use tests::lab::{DEADLINE, Namespace, ip, require_root, wait_until};
+use tests::lab::{DEADLINE, Namespace, Running, ip, require_root, wait_for, wait_until};
 
 use program::*;
 use runs::*;
@@ -464,19 +464,23 @@ fn exit_codes_and_signals_are_dockers_and_the_terminal_is_the_programs() {
             "trap 'echo got {signal}; exit 3' {signal}; echo ready; while :; do read x; done"
         );
         let words = ["run", "--network", "web", "--", "bash", "-c", &script];
-        let mut command = site.daemon.command(&words);
+        let causeway = site.daemon.command(&words);
+        // A shell that started the tests in the background has them ignore some, and what is ignored
+        // stays so.
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(causeway.get_program());
+        command.args(causeway.get_args());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = site.host.start(&mut command);
-        let stdin = child.stdin.take().unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
+        let mut child = Running(site.host.start(&mut command));
+        let mut out = BufReader::new(child.0.stdout.take().unwrap());
+        let mut said = String::new();
+        out.read_line(&mut said).unwrap();
         let sent: Signal = format!("SIG{signal}").parse().unwrap();
-        kill(Pid::from_raw(child.id().cast_signed()), sent).unwrap();
-        out.read_line(&mut line).unwrap();
-        assert_eq!(line, format!("ready\ngot {signal}\n"));
-        drop(stdin);
-        assert_eq!(child.wait().unwrap().code(), Some(3), "{signal}");
+        kill(Pid::from_raw(child.0.id().cast_signed()), sent).unwrap();
+        let ended = wait_for(DEADLINE, signal, || child.0.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(3), "{signal}");
+        out.read_to_string(&mut said).unwrap();
+        assert_eq!(said, format!("ready\ngot {signal}\n"));
     }
     // What is written to us is read by the program.
     let mut command = site
