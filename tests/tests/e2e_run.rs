@@ -461,7 +461,7 @@ fn exit_codes_and_signals_are_dockers_and_the_terminal_is_the_programs() {
 
     for signal in ["INT", "TERM", "HUP", "QUIT", "ALRM", "USR1", "USR2"] {
         let script = format!(
-            "trap 'echo got {signal}; exit 3' {signal}; echo ready; while :; do read x; done"
+            "trap 'echo got {signal}; exit 3' {signal}; echo ready; while read x; do :; done"
         );
         let words = ["run", "--network", "web", "--", "bash", "-c", &script];
         let causeway = site.daemon.command(&words);
